@@ -1,0 +1,43 @@
+"""Errors whose text a user can act on: what was wrong, where, which value, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Tag2MaskError(Exception):
+    """Base of all errors that are meant for the user's eyes; the CLI prints them without a traceback."""
+
+
+class DataError(Tag2MaskError):
+    """Something about the user's images, labels or masks."""
+
+
+class ConfigError(Tag2MaskError):
+    """An unknown setting, a wrong type or an impossible combination of settings."""
+
+
+class WeightsError(Tag2MaskError):
+    """Weights that are missing, of the wrong kind, or cannot be trusted."""
+
+
+class MissingExtraError(Tag2MaskError):
+    """An optional dependency is needed; the message names the extra that installs it."""
+
+    def __init__(self, package: str, extra: str, what: str) -> None:
+        super().__init__(
+            f"{what} needs the package '{package}', which is not installed; "
+            f"install it with: pip install 'tag2mask[{extra}]'"
+        )
+
+
+def did_you_mean(value: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest known name, or a short list of what is known."""
+    names = sorted(known)
+    folded = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(value.casefold(), list(folded), n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{folded[near[0]]}'?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"; known: {shown}" if names else ""
