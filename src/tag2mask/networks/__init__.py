@@ -1,0 +1,27 @@
+"""Networks: tensors in, tensors out."""
+
+from tag2mask.networks.backbones import Backbone, create_network
+from tag2mask.networks.classifier import CAMClassifier
+from tag2mask.networks.deeplab import DeepLabV2, segmentation_loss
+from tag2mask.networks.weights import (
+    build_backbone,
+    build_classifier,
+    build_imagenet_classifier,
+    load_module,
+    load_state,
+    save_module,
+)
+
+__all__ = [
+    "Backbone",
+    "CAMClassifier",
+    "DeepLabV2",
+    "build_backbone",
+    "build_classifier",
+    "build_imagenet_classifier",
+    "create_network",
+    "load_module",
+    "load_state",
+    "save_module",
+    "segmentation_loss",
+]

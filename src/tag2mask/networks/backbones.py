@@ -1,0 +1,161 @@
+"""Backbones from timm, split into a frozen trunk (to stride 8) and a tuned head.
+
+The split follows RIB: gradients stop after ResNet's layer2, so the trunk never changes and its features can be
+computed once. A new family of networks is one `Family` and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from tag2mask.common.errors import ConfigError, did_you_mean
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+ALIASES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of timm networks is cut: parts up to stride 8, parts after, and the last stage with a stride."""
+
+    network: type[nn.Module]
+    trunk: Callable[[Any], list[nn.Module]]
+    head: Callable[[Any], list[nn.Module]]
+    last_stage: Callable[[Any], nn.Module]
+    channels: Callable[[Any], int]
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        ResNet,
+        trunk=lambda net: [net.conv1, net.bn1, net.act1, net.maxpool, net.layer1, net.layer2],
+        head=lambda net: [net.layer3, net.layer4],
+        last_stage=lambda net: net.layer4,
+        channels=lambda net: net.num_features,
+    ),
+    Family(
+        EfficientNet,
+        trunk=lambda net: [net.conv_stem, net.bn1, *net.blocks[:3]],
+        head=lambda net: [*net.blocks[3:], net.conv_head, net.bn2],
+        last_stage=lambda net: net.blocks[5],
+        channels=lambda net: net.conv_head.out_channels,
+    ),
+)
+
+
+class Normalisation(nn.Module):
+    """Turn ImageNet-normalised input into the normalisation that a backbone's weights were trained with.
+
+    Images always come in with ImageNet's mean and standard deviation, so that readers, augmentation and padding
+    know one convention; a backbone trained with another one (EfficientNet-Lite: 0.5, 0.5) converts here.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        imagenet_mean, imagenet_std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        scale = imagenet_std / torch.tensor(std)
+        shift = (imagenet_mean - torch.tensor(mean)) / torch.tensor(std)
+        self.register_buffer("scale", scale.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) from ImageNet's normalisation to the backbone's."""
+        return torch.addcmul(self.shift, images, self.scale)
+
+
+class Backbone(nn.Module):
+    """A feature extractor in two parts: `trunk` to stride 8, frozen, and `head` to the last features, tuned.
+
+    `channels` is the width of the last features: 2048 for ResNet-50/101, 1280 for EfficientNet-Lite0.
+    """
+
+    def __init__(self, trunk: nn.Sequential, head: nn.Sequential, channels: int, name: str) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+        self.channels = channels
+        self.name = name
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, channels, h, w) of ImageNet-normalised images (B, 3, H, W)."""
+        return self.head(self.trunk(images))
+
+
+def timm_name(name: str) -> str:
+    """Return timm's name of a backbone, or raise ConfigError with the nearest known name."""
+    name = ALIASES.get(name, name)
+    if not timm.is_model(name.split(".")[0]):
+        raise ConfigError(f"backbone '{name}' is not known to timm{did_you_mean(name, timm.list_models())}")
+    return name
+
+
+def create_network(name: str, *, output_stride: int = 16, dilated: bool = False) -> nn.Module:
+    """Create timm's network `name` with random weights at the given output stride.
+
+    `dilated=False` (the classifier): stride 16 by undoing the last stage's stride, its 3x3 convolutions undilated,
+    as in the reference. `dilated=True` (DeepLab): strides are traded for dilation, keeping the receptive field.
+    Raises ConfigError for an unknown name, an unsupported family or stride.
+    """
+    name = timm_name(name)
+    family = family_of(name)
+    if dilated:
+        return _create(name, output_stride=output_stride)
+    if output_stride not in (16, 32):
+        raise ConfigError(f"output_stride {output_stride} without dilation is not supported; use 16 or 32")
+    network = _create(name)
+    if output_stride == 16:
+        undo_stride(family.last_stage(network))
+    return network
+
+
+def _create(name: str, output_stride: int = 32) -> nn.Module:
+    return timm.create_model(name.split(".")[0], pretrained=False, output_stride=output_stride)
+
+
+def family_of(name: str) -> Family:
+    """Return how the network `name` is cut; ConfigError names the families that are supported."""
+    entry = timm.model_entrypoint(name.split(".")[0])
+    with torch.device("meta"):
+        network = entry(pretrained=False)
+    for family in FAMILIES:
+        if isinstance(network, family.network):
+            return family
+    known = ", ".join(family.network.__name__ for family in FAMILIES)
+    raise ConfigError(f"backbone '{name}' is a {type(network).__name__}; supported families: {known}")
+
+
+def undo_stride(stage: nn.Module) -> None:
+    """Set every stride-2 convolution and pooling of a stage to stride 1 (no dilation)."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d | nn.AvgPool2d):
+            stride = module.stride if isinstance(module.stride, tuple) else (module.stride, module.stride)
+            if stride == (2, 2):
+                module.stride = (1, 1)
+
+
+def split_network(network: Any, name: str) -> Backbone:
+    """Cut a timm network into trunk and head; its classifier is dropped."""
+    family = family_of(timm_name(name))
+    mean, std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+    parts = family.trunk(network)
+    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
+        parts = [Normalisation(mean, std), *parts]
+    return Backbone(nn.Sequential(*parts), nn.Sequential(*family.head(network)), family.channels(network), name)
+
+
+def keep_batch_norm_in_eval(module: nn.Module) -> None:
+    """Put batch norm (and timm's fused norm-act layers) in evaluation mode: pretrained statistics are used."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()

@@ -1,0 +1,71 @@
+"""DeepLabV2: four parallel dilated 3x3 classifiers on dilated features, summed (Chen et al., TPAMI 2018)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tag2mask.networks.backbones import Backbone, keep_batch_norm_in_eval
+
+DILATIONS = (6, 12, 18, 24)  # at output stride 8; halved at stride 16, so that the field of view stays the same
+
+
+class DeepLabV2(nn.Module):
+    """Segmentation network: backbone features -> sum of four dilated 3x3 convolutions -> logits.
+
+    Batch norm keeps its pretrained statistics. `frozen_trunk` leaves the parts up to stride 8 unchanged.
+    """
+
+    def __init__(
+        self, backbone: Backbone, n_labels: int, *, output_stride: int = 8, frozen_trunk: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.frozen_trunk = frozen_trunk
+        rates = [rate * 8 // output_stride for rate in DILATIONS]
+        self.branches = nn.ModuleList(
+            nn.Conv2d(backbone.channels, n_labels, 3, padding=rate, dilation=rate) for rate in rates
+        )
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.zeros_(branch.bias)  # type: ignore[arg-type]
+        backbone.trunk.requires_grad_(not frozen_trunk)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> DeepLabV2:
+        """Set training mode, except for batch norm."""
+        super().train(mode)
+        keep_batch_norm_in_eval(self)
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, L, h, w) at the output stride for ImageNet-normalised images (B, 3, H, W)."""
+        if self.frozen_trunk:
+            with torch.no_grad():
+                features = self.backbone.trunk(images)
+        else:
+            features = self.backbone.trunk(images)
+        features = self.backbone.head(features)
+        return torch.stack([branch(features) for branch in self.branches]).sum(dim=0)
+
+    def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Parameters that are trained: the backbone's, and the new branches' (10x the learning rate)."""
+        backbone = [p for p in self.backbone.parameters() if p.requires_grad]
+        return backbone, list(self.branches.parameters())
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, *, balanced: bool = False) -> Tensor:
+    """Cross-entropy at the output stride: labels (B, H, W) are taken down to the logits' size by nearest pixel.
+
+    255 is ignored. `balanced` averages foreground and background pixels apart and takes the mean of the two, so
+    that large backgrounds don't drown small objects. A batch without a labelled pixel gives 0.
+    """
+    small = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0].long()
+    loss = F.cross_entropy(logits, small, ignore_index=255, reduction="none")  # (B, h, w)
+    known = small != 255
+    if not balanced:
+        return loss.sum() / known.sum().clamp(min=1)
+    foreground, background = known & (small > 0), small == 0
+    parts = [loss[mask].mean() for mask in (foreground, background) if bool(mask.any())]
+    return torch.stack(parts).mean() if parts else loss.sum()
