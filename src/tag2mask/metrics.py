@@ -1,0 +1,272 @@
+"""Intersection over union: of a set, of one image, and for every background threshold in one pass.
+
+Everywhere here `n_classes` counts the values of a mask, background included (VOC: 21), and 255 in the
+truth is ignored. A class that occurs neither in the truth nor in the prediction has no IoU (NaN) and is
+left out of the mean; one that was predicted but is not there counts with 0, as in the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from tag2mask.common.errors import DataError
+from tag2mask.common.seeding import seed_for
+from tag2mask.refine.threshold import best_class
+
+IGNORED = 255
+SLIP_VALUES = 256  # with the reference's COCO slip 255 is a class of its own
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """IoU per class and their mean over a set of images, all in 0..1."""
+
+    classes: tuple[str, ...]  # "background" first
+    iou: tuple[float, ...]  # NaN: in neither truth nor prediction
+    miou: float  # mean over the classes that have an IoU; NaN without any scored pixel
+    images: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return {"miou", "per_class", "images"} fit for JSON, with None for NaN."""
+        per_class = {name: _or_none(value) for name, value in zip(self.classes, self.iou, strict=True)}
+        return {"miou": _or_none(self.miou), "per_class": per_class, "images": self.images}
+
+
+class SegmentationScore:
+    """Confusion matrix summed over images; `update`, `merge`, `compute`.
+
+    `n_classes` counts background. With `include_ignore_slip` the ignored pixels stay in and 255 counts as
+    one more class with IoU 0, as the reference does when it scores COCO; for comparison only.
+    """
+
+    def __init__(self, n_classes: int, include_ignore_slip: bool = False) -> None:
+        _check_class_count(n_classes)
+        self.n_classes = n_classes
+        self.include_ignore_slip = include_ignore_slip
+        size = SLIP_VALUES if include_ignore_slip else n_classes
+        self.confusion: Counts = np.zeros((size, size), np.int64)  # rows truth, columns prediction
+        self.images = 0
+
+    def update(self, prediction: npt.NDArray, truth: npt.NDArray) -> Counts:
+        """Add one image, both (H, W) integers; return its own confusion matrix.
+
+        Raises DataError when the sizes differ or a value is outside 0..n_classes-1 (truth: or 255).
+        """
+        added = confusion_matrix(prediction, truth, self.n_classes, include_ignore_slip=self.include_ignore_slip)
+        self.confusion += added
+        self.images += 1
+        return added
+
+    def merge(self, other: SegmentationScore) -> None:
+        """Add the images of `other`, for example from another process."""
+        if self.confusion.shape != other.confusion.shape or self.n_classes != other.n_classes:
+            raise DataError(
+                f"scores over {self.n_classes} and {other.n_classes} classes "
+                f"(matrices of {len(self.confusion)} and {len(other.confusion)}) can't be merged; "
+                "use the same classes and the same include_ignore_slip for both"
+            )
+        self.confusion += other.confusion
+        self.images += other.images
+
+    def compute(self, names: Sequence[str] | None = None) -> Scores:
+        """Return the scores so far; `names` are the foreground classes in order."""
+        iou = class_iou(self.confusion)
+        return Scores(
+            classes=_class_names(self.n_classes, names),
+            iou=tuple(float(value) for value in iou[: self.n_classes]),
+            miou=float(mean_iou(iou)),
+            images=self.images,
+        )
+
+
+def confusion_matrix(
+    prediction: npt.NDArray, truth: npt.NDArray, n_classes: int, *, include_ignore_slip: bool = False
+) -> Counts:
+    """Count the pixels of one image by truth (rows) and prediction (columns), ignoring 255 in the truth.
+
+    Both (H, W) integers. Returns (n_classes, n_classes) int64, or (256, 256) with the slip.
+    Raises DataError as `SegmentationScore.update`.
+    """
+    _check_pair(prediction, truth, n_classes)
+    counts = multiclass_confusion_matrix(
+        torch.from_numpy(prediction.astype(np.int64)),
+        torch.from_numpy(truth.astype(np.int64)),
+        num_classes=SLIP_VALUES if include_ignore_slip else n_classes,
+        ignore_index=None if include_ignore_slip else IGNORED,
+        validate_args=False,
+    )
+    return counts.numpy().astype(np.int64)
+
+
+def class_iou(confusion: npt.NDArray) -> Floats:
+    """Return the IoU of each class (..., C) from confusion matrices (..., C, C); NaN where there is none."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
+    union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - hits
+    return _divide(hits, union)
+
+
+def mean_iou(iou: npt.NDArray) -> npt.NDArray[np.float64]:
+    """Return the mean over the last axis of the classes that have an IoU; NaN where none has."""
+    known = ~np.isnan(iou)
+    return _divide(np.where(known, iou, 0.0).sum(axis=-1), known.sum(axis=-1))
+
+
+def image_iou(prediction: npt.NDArray, truth: npt.NDArray, n_classes: int) -> float:
+    """Return one image's mean IoU over the classes in its truth or prediction; NaN if all is ignored.
+
+    Both (H, W) integers; background is one of the classes. Raises DataError as `SegmentationScore.update`.
+    """
+    return float(mean_iou(class_iou(confusion_matrix(prediction, truth, n_classes))))
+
+
+class CurveResult(NamedTuple):
+    """mIoU against the background threshold."""
+
+    thresholds: Floats  # (T,) rising
+    miou: Floats  # (T,)
+    per_class: Floats  # (T, C) IoU, background first
+
+    def best(self) -> tuple[float, float]:
+        """Return the threshold with the highest mIoU (the lowest such threshold) and that mIoU."""
+        at = int(np.nanargmax(self.miou))
+        return float(self.thresholds[at]), float(self.miou[at])
+
+
+class ThresholdCurve:
+    """mIoU of thresholded maps for many background thresholds in one pass over the images.
+
+    The strongest class at a pixel doesn't depend on the threshold, only whether it beats it does. So each
+    pixel is counted once, by (number of thresholds it beats, strongest class, truth), and every threshold's
+    confusion matrix is a tail sum over the first of these. Exact, not an approximation.
+    """
+
+    def __init__(self, n_classes: int, thresholds: Sequence[float] | npt.NDArray) -> None:
+        _check_class_count(n_classes)
+        grid = np.asarray(thresholds, dtype=np.float32)  # maps are compared in float32, see labels_from_maps
+        if grid.ndim != 1 or len(grid) == 0 or not bool((np.diff(grid) > 0).all()):
+            raise DataError("thresholds must be a non-empty, strictly rising list of numbers")
+        self.n_classes = n_classes
+        self.thresholds = np.asarray(thresholds, dtype=np.float64)
+        self._grid = grid
+        self.counts: Counts = np.zeros((len(grid) + 1, n_classes, n_classes), np.int64)  # beaten, class, truth
+        self.images = 0
+
+    def update(self, maps: npt.NDArray, classes: npt.NDArray, truth: npt.NDArray) -> None:
+        """Add one image: `maps` (n, H, W) in 0..1, `classes` (n,) 0-based, `truth` (H, W) integers.
+
+        Raises DataError when sizes differ or a class is out of range.
+        """
+        label, value = best_class(maps, classes)
+        _check_pair(label, truth, self.n_classes)
+        scored = truth != IGNORED
+        beaten = np.searchsorted(self._grid, value[scored], side="left")  # thresholds below the value
+        flat = (beaten * self.n_classes + label[scored]) * self.n_classes + truth[scored].astype(np.int64)
+        self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
+        self.images += 1
+
+    def merge(self, other: ThresholdCurve) -> None:
+        """Add the images of `other`, which must have the same classes and thresholds."""
+        if self.n_classes != other.n_classes or not np.array_equal(self._grid, other._grid):
+            raise DataError("curves over different classes or thresholds can't be merged; use the same for both")
+        self.counts += other.counts
+        self.images += other.images
+
+    def confusions(self) -> Counts:
+        """Return the confusion matrix (rows truth, columns prediction) of every threshold: (T, C, C)."""
+        # Tail sums: entry t holds the pixels that beat more than t thresholds, so threshold t among them.
+        beating = np.cumsum(self.counts[::-1], axis=0)[::-1][1:]  # (T, class, truth)
+        confusion = beating.transpose(0, 2, 1).copy()  # (T, truth, class)
+        truth_total = self.counts.sum(axis=(0, 1))  # (truth,)
+        confusion[:, :, 0] += truth_total - confusion.sum(axis=2)  # whatever doesn't beat it is background
+        return confusion
+
+    def compute(self) -> CurveResult:
+        """Return thresholds (T,), mIoU (T,) and IoU per class (T, C)."""
+        per_class = class_iou(self.confusions())
+        return CurveResult(self.thresholds, mean_iou(per_class), per_class)
+
+
+def threshold_curve(
+    items: Iterable[tuple[npt.NDArray, npt.NDArray, npt.NDArray]],
+    thresholds: Sequence[float] | npt.NDArray,
+    n_classes: int,
+) -> CurveResult:
+    """Return the mIoU for every threshold from a stream of (maps, classes, truth); see `ThresholdCurve`."""
+    curve = ThresholdCurve(n_classes, thresholds)
+    for maps, classes, truth in items:
+        curve.update(maps, classes, truth)
+    return curve.compute()
+
+
+def bootstrap_miou(
+    confusions: npt.NDArray, seed: int, *, repeats: int = 1000, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile interval of the mIoU when the images are drawn again with replacement.
+
+    `confusions` (N, C, C), one matrix an image. The same seed gives the same interval.
+    """
+    if confusions.ndim != 3 or len(confusions) == 0:
+        raise DataError(f"confusions have shape {confusions.shape}; give one (C, C) for each of N > 0 images")
+    images = len(confusions)
+    hits = np.diagonal(confusions, axis1=1, axis2=2).astype(np.float64)  # (N, C)
+    union = confusions.sum(axis=1) + confusions.sum(axis=2) - hits  # (N, C)
+    random = np.random.default_rng(seed_for(seed, "bootstrap"))
+    drawn = random.multinomial(images, np.full(images, 1.0 / images), size=repeats).astype(np.float64)
+    mious = mean_iou(_divide(drawn @ hits, drawn @ union))  # (repeats,)
+    low, high = np.nanquantile(mious, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _divide(above: npt.NDArray, below: npt.NDArray) -> Floats:
+    result = np.full(np.shape(below), np.nan)
+    return np.divide(above, below, out=result, where=np.asarray(below) > 0)
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _class_names(n_classes: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        names = [f"class {index}" for index in range(1, n_classes)]
+    if len(names) != n_classes - 1:
+        raise DataError(
+            f"{len(names)} class names for {n_classes - 1} foreground classes; "
+            "give every class but the background, in order"
+        )
+    return ("background", *names)
+
+
+def _check_class_count(n_classes: int) -> None:
+    if not 2 <= n_classes <= IGNORED:
+        raise DataError(f"n_classes is {n_classes}; it counts background and must be in 2..{IGNORED}")
+
+
+def _check_pair(prediction: npt.NDArray, truth: npt.NDArray, n_classes: int) -> None:
+    if prediction.ndim != 2 or prediction.shape != truth.shape:
+        raise DataError(
+            f"the prediction is {_size_text(prediction)} but the truth is {_size_text(truth)} "
+            "(height x width); score the prediction at the size of its truth"
+        )
+    _check_values("prediction", prediction, n_classes, "give unsure pixels (255) a class before scoring")
+    _check_values("truth", truth[truth != IGNORED], n_classes, "translate the mask to 0..n_classes-1 and 255 first")
+
+
+def _check_values(what: str, values: npt.NDArray, n_classes: int, remedy: str) -> None:
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) < n_classes:
+        wrong = int(values.max()) if int(values.max()) >= n_classes else int(values.min())
+        raise DataError(f"the {what} holds the value {wrong}, outside 0..{n_classes - 1}; {remedy}")
+
+
+def _size_text(array: npt.NDArray) -> str:
+    return "x".join(str(side) for side in array.shape)

@@ -1,0 +1,54 @@
+"""From localization maps to labels by one background threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.common.errors import DataError
+
+Labels = npt.NDArray[np.uint8]
+MAX_CLASSES = 254  # value 255 means "ignored" in a mask, 0 background
+
+
+def labels_from_maps(maps: npt.NDArray, classes: npt.NDArray, threshold: float) -> Labels:
+    """Take the strongest class where its map exceeds `threshold`, else background.
+
+    `maps` (n, H, W) in 0..1, `classes` (n,) 0-based class indices. Returns (H, W) uint8 with 0 = background
+    and class index + 1. Equal to the argmax over [threshold, maps]: a tie goes to background, then to the
+    earlier class. NaN counts as 0, so a map without any evidence becomes background (the reference turns it
+    into its first class). n = 0 gives background everywhere.
+    Raises DataError when maps and classes don't fit together.
+    """
+    best, value = best_class(maps, classes)
+    return np.where(value > np.float32(threshold), best, 0).astype(np.uint8)
+
+
+def best_class(maps: npt.NDArray, classes: npt.NDArray) -> tuple[Labels, npt.NDArray[np.float32]]:
+    """Return the strongest class at every position and its value, whatever the threshold.
+
+    `maps` (n, H, W), `classes` (n,) 0-based. Returns label (H, W) uint8 = class index + 1 (0 where n = 0)
+    and value (H, W) float32 with NaN taken as 0.
+    """
+    classes = np.asarray(classes, dtype=np.int64)
+    check_maps(maps, classes)
+    if len(classes) == 0:
+        return np.zeros(maps.shape[1:], np.uint8), np.zeros(maps.shape[1:], np.float32)
+    values = np.nan_to_num(np.asarray(maps, dtype=np.float32), nan=0.0)
+    winner = values.argmax(axis=0)  # (H, W) row of `classes`
+    value = np.take_along_axis(values, winner[None], axis=0)[0]
+    return (classes + 1).astype(np.uint8)[winner], value
+
+
+def check_maps(maps: npt.NDArray, classes: npt.NDArray) -> None:
+    """Raise DataError unless `maps` is (n, H, W) with one row for each of the 0-based `classes`."""
+    if maps.ndim != 3 or len(maps) != len(classes):
+        raise DataError(
+            f"maps of shape {tuple(maps.shape)} don't fit {len(classes)} classes; "
+            "give one map (H, W) for each class, stacked as (n, H, W)"
+        )
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < MAX_CLASSES:
+        raise DataError(
+            f"class indices {classes.tolist()} can't be stored in a mask; "
+            f"they must be 0-based and below {MAX_CLASSES}"
+        )
