@@ -1,0 +1,117 @@
+"""Localization maps: how scales are joined into one map (method of CAM and RIB), and their files."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from tag2mask.common.errors import DataError
+from tag2mask.common.files import atomic_write
+from tag2mask.data.records import BadFileError
+
+EPSILON = 1e-5  # added to each class map's maximum before dividing by it
+_REMAKE = "delete the file and run the localization again"
+
+
+def strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return (ceil(H / stride), ceil(W / stride))."""
+    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
+
+
+def strided_up_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return (H, W) raised to the next multiples of `stride`."""
+    height, width = strided_size(size, stride)
+    return height * stride, width * stride
+
+
+def at_stride4(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """Join scales into maps (n, ceil(H/4), ceil(W/4)) float32 in 0..1.
+
+    sums: per scale (n, h_s, w_s) >= 0; size: (H, W) of the image. Each class is divided by its maximum.
+    """
+    return _normalised(_joined(sums, strided_size(size, 4)))
+
+
+def at_full(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """Join scales into maps (n, H, W) float32 in 0..1; arguments as `at_stride4`.
+
+    Scales are brought to the next multiple of 16 above the image's size, then cropped to it.
+    """
+    return _normalised(_joined(sums, strided_up_size(size, 16))[:, : size[0], : size[1]])
+
+
+def _joined(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    total = torch.zeros((sums[0].shape[0], *size), dtype=torch.float32, device=sums[0].device)
+    for scale_sum in sums if len(total) else ():
+        finite = torch.nan_to_num(scale_sum.float(), nan=0.0, posinf=0.0, neginf=0.0)
+        # (n, h_s, w_s) -> (1, n, h_s, w_s) -> (1, n, H', W') -> (n, H', W')
+        total += F.interpolate(finite[None], size, mode="bilinear", align_corners=False)[0]
+    return total
+
+
+def _normalised(maps: torch.Tensor) -> torch.Tensor:
+    return maps / (maps.amax(dim=(1, 2), keepdim=True) + EPSILON)  # all-zero maps stay zero
+
+
+@dataclass
+class LocalizationMaps:
+    """The accumulated maps of one image, per scale, at the network's resolution."""
+
+    classes: np.ndarray  # (n,) int: 0-based indices of the present classes
+    size: tuple[int, int]  # (H, W) of the image
+    scales: tuple[float, ...]
+    sums: list[np.ndarray]  # per scale (n, h_s, w_s) float32: sum over steps of ReLU(CAM) of image and mirror
+
+    def at_stride4(self) -> np.ndarray:
+        """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""
+        return at_stride4([torch.from_numpy(s) for s in self.sums], self.size).numpy()
+
+    def full(self) -> np.ndarray:
+        """Return (n, H, W) float32 in 0..1."""
+        return at_full([torch.from_numpy(s) for s in self.sums], self.size).numpy()
+
+
+def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
+    """Write maps as a compressed .npz in half precision, whole or not at all.
+
+    Values are stored divided by `peak`, each class's maximum over all scales, so that half precision costs
+    at most 2^-11 of a value whatever the network's range.
+    """
+    count = len(maps.classes)
+    if len(maps.sums) != len(maps.scales) or not maps.sums or any(s.shape[0] != count for s in maps.sums):
+        shapes = [s.shape for s in maps.sums]
+        raise DataError(f"{path}: maps {shapes} do not fit {count} classes at {len(maps.scales)} scales")
+    sums = [np.nan_to_num(s.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0) for s in maps.sums]
+    peak = np.max([s.max(axis=(1, 2), initial=0.0) for s in sums], axis=0).astype(np.float32)
+    divisor = np.where(peak > 0, peak, np.float32(1))[:, None, None]
+    arrays = {f"sum_{index}": (s / divisor).astype(np.float16) for index, s in enumerate(sums)}
+    with atomic_write(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            classes=np.asarray(maps.classes, dtype=np.int16),
+            size=np.asarray(maps.size, dtype=np.int32),
+            scales=np.asarray(maps.scales, dtype=np.float32),
+            peak=peak,
+            **arrays,  # type: ignore[arg-type]  # the stub takes its flag for one of these
+        )
+
+
+def load_maps(path: Path | str) -> LocalizationMaps:
+    """Read what `save_maps` wrote; raises DataError for a missing, damaged or foreign file."""
+    if not Path(path).is_file():
+        raise BadFileError(path, "does not exist", "run the localization for this image")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            peak = stored["peak"][:, None, None]
+            scales = tuple(round(float(scale), 6) for scale in stored["scales"])
+            sums = [stored[f"sum_{index}"].astype(np.float32) * peak for index in range(len(scales))]
+            height, width = (int(side) for side in stored["size"])
+            return LocalizationMaps(stored["classes"].astype(np.int64), (height, width), scales, sums)
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, IndexError, zipfile.BadZipFile) as error:
+        raise BadFileError(path, f"is no whole map file ({' '.join(str(error).split())})", _REMAKE) from error

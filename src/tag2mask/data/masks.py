@@ -1,0 +1,91 @@
+"""Mask files: 8-bit PNGs whose values are class numbers, shown in the colours of PASCAL VOC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tag2mask.common.errors import DataError
+from tag2mask.common.files import atomic_write
+from tag2mask.data.images import open_picture
+from tag2mask.data.records import BadFileError
+
+_SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads grey values of 2 and 4 bits over 0..255
+_SAVE_AS_INDICES = "save it as a palette or grey PNG whose pixel values are class numbers (0 background, 255 ignored)"
+
+
+def voc_palette() -> np.ndarray:
+    """Return the (256, 3) uint8 RGB colours of PASCAL VOC.
+
+    The bits of an index go in threes, lowest first, to the highest free bits of red, green and blue.
+    """
+    index = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            if 3 * bit + channel < 8:
+                palette[:, channel] |= (((index >> (3 * bit + channel)) & 1) << (7 - bit)).astype(np.uint8)
+    return palette
+
+
+def read_mask(path: Path | str, lut: np.ndarray | None = None) -> np.ndarray:
+    """Read a palette or grey mask as (H, W) uint8, its values passed through `lut` (256,) when given.
+
+    Raises DataError for unreadable files, colour pictures, lossy formats and values above 255.
+    """
+    with open_picture(path) as picture:
+        if picture.format in ("JPEG", "MPO", "JPEG2000"):
+            raise BadFileError(path, f"is a {picture.format}, which alters mask values", _SAVE_AS_INDICES)
+        spread = _spread(picture)
+        picture.load()
+        values = _indices(Path(path), picture) // np.uint8(spread)
+    return values if lut is None else np.asarray(lut, dtype=np.uint8)[values]
+
+
+def write_mask(path: Path | str, mask: np.ndarray) -> None:
+    """Write (H, W) integers 0..255 as a palette PNG in VOC colours, whole or not at all."""
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.size == 0 or mask.min() < 0 or mask.max() > 255:
+        raise DataError(f"{path}: a mask must be (H, W) with values 0..255, got shape {mask.shape}")
+    picture = Image.fromarray(np.ascontiguousarray(mask.astype(np.uint8)))
+    picture.putpalette(voc_palette().tobytes())
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def _spread(picture: Image.Image) -> int:
+    tiles = getattr(picture, "tile", None)  # (decoder, box, offset, raw mode or options) before loading
+    raw_mode = tiles[0][3] if tiles else None
+    return _SPREAD.get(raw_mode, 1) if isinstance(raw_mode, str) else 1
+
+
+def _indices(path: Path, picture: Image.Image) -> np.ndarray:
+    if picture.mode in ("P", "L", "1"):
+        return np.array(picture, dtype=np.uint8)
+    if picture.mode in ("LA", "PA"):
+        return np.array(picture.getchannel(0), dtype=np.uint8)
+    values = np.asarray(picture)
+    if values.ndim == 2:
+        if values.min() < 0 or values.max() > 255 or np.any(values != np.floor(values)):
+            message = f"holds values {values.min()}..{values.max()}, outside 0..255"
+            raise BadFileError(path, message, _SAVE_AS_INDICES)
+        return values.astype(np.uint8)
+    return _grey_of_colour(path, np.asarray(picture.convert("RGB")))
+
+
+def _grey_of_colour(path: Path, rgb: np.ndarray) -> np.ndarray:
+    if np.array_equal(rgb[..., 0], rgb[..., 1]) and np.array_equal(rgb[..., 0], rgb[..., 2]):
+        return np.array(rgb[..., 0])
+    codes = _codes(rgb)
+    if np.isin(codes, _codes(voc_palette())).all():
+        message = "holds the colours of PASCAL VOC as RGB instead of palette indices"
+    else:
+        message = f"is a colour picture with {len(np.unique(codes))} colours instead of class numbers"
+    raise BadFileError(path, message, _SAVE_AS_INDICES)
+
+
+def _codes(rgb: np.ndarray) -> np.ndarray:
+    wide = rgb.astype(np.int32)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]

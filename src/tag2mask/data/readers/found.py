@@ -1,0 +1,261 @@
+"""What every reader shares: the question, the rows found, listed folders, and making a Dataset of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from tag2mask.common.errors import DataError, did_you_mean
+from tag2mask.data.images import IMAGE_SUFFIXES
+from tag2mask.data.records import (
+    MAX_CLASSES,
+    VOC_CLASSES,
+    Dataset,
+    ImageRecord,
+    Problem,
+    lut_between,
+)
+
+BACKGROUND = "background"  # the name of mask value 0, so no class can have it
+MASK_FOLDERS = ("SegmentationClass", "masks")
+IMAGE_FOLDERS = ("", "JPEGImages", "images", "Images")
+_SPLIT_NAMES = {
+    "": "", "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "test": "test",
+}  # fmt: skip
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LONGEST_ID = 150  # bytes; file systems allow 255, and suffixes are added
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the caller asked for; None means that the reader decides."""
+
+    classes: tuple[str, ...] | None = None
+    mask_classes: tuple[str, ...] | None = None
+    split: str | None = None
+
+    def known(self) -> frozenset[str]:
+        """Return names that are right even where they are not asked for; empty when anything may come."""
+        if self.classes is None:
+            return frozenset()
+        voc = VOC_CLASSES if set(self.classes) <= set(VOC_CLASSES) else ()
+        return frozenset((*self.classes, *(self.mask_classes or ()), *voc))
+
+
+@dataclass
+class Row:
+    """One image as a reader found it, its labels still names."""
+
+    path: Path
+    relative: str  # path inside the dataset, with '/'
+    names: list[str]
+    split: str = ""
+    mask_path: Path | None = None
+    file: str = ""  # where it was listed, for messages
+    place: str = ""
+    label_file: str = ""  # where its labels were read, if that is another file
+
+    def label_place(self) -> tuple[str, str]:
+        """Return the file and place that a message about the labels should name."""
+        return (self.label_file, "") if self.label_file else (self.file, self.place)
+
+
+@dataclass
+class Found:
+    """All that a reader found in a folder."""
+
+    name: str
+    rows: list[Row] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    known: tuple[str, ...] | None = None  # all classes in order, where the format says them
+    voc_masks: bool = False  # masks are probably numbered as in VOC
+    ids_by_path: bool = False  # ids from the relative path instead of the stem
+
+    def report(self, kind: str, file: str, place: str, message: str, remedy: str) -> None:
+        """Note one problem."""
+        self.problems.append(Problem(kind, file, place, message, remedy))
+
+
+def nfc(text: str) -> str:
+    """Return text with letters and their accents joined, so that equal-looking names are equal."""
+    return unicodedata.normalize("NFC", text)
+
+
+def split_name(text: str) -> str | None:
+    """Return "train", "val", "test" or "" for a split's usual names, None for others."""
+    return _SPLIT_NAMES.get(text.strip().casefold())
+
+
+def inside(name: str) -> str | None:
+    """Return a relative path with '/' and without '.', or None when it would leave the dataset's folder."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    drive = len(name) > 1 and name[1] == ":"
+    if path.is_absolute() or drive or ".." in path.parts or "\0" in name or not path.parts:
+        return None
+    return str(path)
+
+
+class Folders:
+    """The files below a root; each folder is listed once, when first asked for, with no look at the files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._files: dict[str, dict[str, str]] = {}
+        self._stems: dict[str, dict[str, str]] = {}
+
+    def files(self, folder: str) -> dict[str, str]:
+        """Return {name with joined accents: name on disk} of the visible files in a folder; {} without it."""
+        if folder not in self._files:
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+            except PermissionError as error:
+                raise DataError(f"{self.root / folder}: may not be listed; make the folder readable") from error
+            except OSError:  # not there, not a folder, or a name that no file system takes
+                names = []
+            self._files[folder] = {nfc(name): name for name in names}
+        return self._files[folder]
+
+    def find(self, relative: str, bases: Iterable[str] = ("",)) -> str | None:
+        """Return the path on disk, relative to the root, of a file looked for in each of `bases`."""
+        inner, _, wanted = nfc(relative).rpartition("/")  # plain text: pathlib is slow for 100,000 names
+        for base in bases:
+            folder = f"{base}/{inner}" if base and inner else base or inner
+            name = self.files(folder).get(wanted)
+            if name is not None:
+                return f"{folder}/{name}" if folder else name
+        return None
+
+    def image_by_stem(self, folder: str, stem: str) -> str | None:
+        """Return the path, relative to the root, of the image with this stem in a folder."""
+        if folder not in self._stems:
+            images = [n for n in self.files(folder).values() if Path(n).suffix.lower() in IMAGE_SUFFIXES]
+            self._stems[folder] = {nfc(Path(name).stem): name for name in images}
+        name = self._stems[folder].get(nfc(stem))
+        return None if name is None else str(PurePosixPath(folder, name))
+
+    def mask(self, stem: str, bases: Iterable[str] = MASK_FOLDERS) -> Path | None:
+        """Return the mask file STEM.png in one of `bases`."""
+        found = self.find(f"{stem}.png", bases)
+        return None if found is None else self.root / found
+
+    def other_case(self, relative: str, bases: Iterable[str]) -> str:
+        """Return "; did you mean 'X'?" when only upper and lower case differ, else ""."""
+        wanted = PurePosixPath(nfc(relative))
+        for base in bases:
+            for name in self.files(str(PurePosixPath(base, wanted.parent)).removeprefix(".")):
+                if name.casefold() == wanted.name.casefold():
+                    return f"; did you mean '{name}'?"
+        return ""
+
+
+def assemble(found: Found, query: Query) -> Dataset:
+    """Make the dataset: classes, label numbers, ids and the table for masks; DataError if nothing is left."""
+    classes = query.classes if query.classes is not None else found.known or _inferred(found.rows)
+    _check_classes(classes)
+    known = query.known() | set(classes) | set(found.known or ())
+    rows = [row for row in found.rows if _usable(found, row, classes, known)]
+    position = {name: index for index, name in enumerate(classes)}
+    records = []
+    for row, record_id in _with_ids(found, _without_repeats(found, rows)):
+        labels = tuple(sorted({position[name] for name in row.names if name in position}))
+        if labels:  # else it has only classes that are known but not asked for
+            records.append(ImageRecord(record_id, row.path, labels, row.split, row.mask_path))
+    if not records:
+        raise _nothing_left(found, classes)
+    lut = lut_between(_mask_names(found, query, classes), classes)
+    return Dataset(found.name, tuple(classes), tuple(records), tuple(found.problems), lut)
+
+
+def _inferred(rows: Sequence[Row]) -> tuple[str, ...]:
+    return tuple(sorted({name for row in rows for name in row.names} - {BACKGROUND}))
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{len(classes)} classes, but a mask file holds at most {MAX_CLASSES}; name the wanted ones in 'classes'"
+        )
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated or BACKGROUND in classes or any(not name for name in classes):
+        wrong = f"repeats '{repeated[0]}'" if repeated else f"holds an empty name or '{BACKGROUND}'"
+        raise DataError(f"the class list {wrong}; name each class once, without the background")
+
+
+def _usable(found: Found, row: Row, classes: Sequence[str], known: Iterable[str]) -> bool:
+    unknown = [name for name in row.names if name not in known]
+    for name in unknown:
+        if name == BACKGROUND:
+            message, remedy = f"'{name}' can't be a class", "leave it out: what has no class is background"
+        else:
+            message = f"class '{name}' is not in the class list{did_you_mean(name, classes)}"
+            remedy = "the image is left out; correct the name, or add the class to the list"
+        found.report("unknown-class", *row.label_place(), message, remedy)
+    if not row.names:
+        remedy = "the image is left out; give it at least one class"
+        found.report("no-label", *row.label_place(), f"image '{row.relative}' has no label", remedy)
+    return bool(row.names) and not unknown
+
+
+def _without_repeats(found: Found, rows: Sequence[Row]) -> list[Row]:
+    first: dict[Path, Row] = {}
+    for row in rows:
+        earlier = first.setdefault(row.path, row)
+        if earlier is not row:
+            where = " ".join(part for part in (earlier.file, earlier.place) if part)
+            message = f"image '{row.relative}' was listed before ({where})"
+            remedy = "only the first counts; list it once, with all of its labels"
+            found.report("duplicate", row.file, row.place, message, remedy)
+    return list(first.values())
+
+
+def _with_ids(found: Found, rows: Sequence[Row]) -> list[tuple[Row, str]]:
+    def short(row: Row) -> str:
+        path = PurePosixPath(row.relative)
+        return safe_id(str(path.with_suffix("")) if found.ids_by_path else path.stem)
+
+    shorts = [short(row) for row in rows]
+    counts = Counter(shorts)
+    taken: dict[str, Row] = {}
+    for row, stem in zip(rows, shorts, strict=True):
+        record_id = stem if counts[stem] == 1 else safe_id(row.relative)
+        if record_id in taken:
+            message = f"image '{row.relative}' gets the same id '{record_id}' as '{taken[record_id].relative}'"
+            found.report("duplicate", row.file, row.place, message, "it is left out; rename the file")
+        else:
+            taken[record_id] = row
+    return [(row, record_id) for record_id, row in taken.items()]
+
+
+def safe_id(name: str) -> str:
+    """Return a name that can be a file's: no separators, control characters or leading dot, not too long."""
+    text = nfc(name).replace("\\", "/").replace("/", "__")
+    text = _CONTROL.sub("_", text)
+    if text.startswith("."):
+        text = "_" + text[1:]
+    if len(text.encode("utf-8")) > _LONGEST_ID:
+        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+        text = text.encode("utf-8")[: _LONGEST_ID - 13].decode("utf-8", "ignore") + "-" + digest
+    return text
+
+
+def _mask_names(found: Found, query: Query, classes: Sequence[str]) -> Sequence[str]:
+    if query.mask_classes is not None:
+        return query.mask_classes
+    if found.voc_masks and set(classes) <= set(VOC_CLASSES):
+        return VOC_CLASSES
+    return found.known or classes
+
+
+def _nothing_left(found: Found, classes: Sequence[str]) -> DataError:
+    shown = " | ".join(str(problem) for problem in found.problems[:3])
+    more = f" (and {len(found.problems) - 3} more)" if len(found.problems) > 3 else ""
+    reason = shown + more if shown else f"no image has any of the classes {', '.join(classes)}"
+    return DataError(f"{found.name}: no usable image is left of {len(found.rows)} found; {reason}")

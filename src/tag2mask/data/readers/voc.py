@@ -1,0 +1,163 @@
+"""The layout of PASCAL VOC 2012: lists in ImageSets, labels from Annotations or else from masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.parsers import expat
+
+import numpy as np
+
+from tag2mask.common.errors import DataError
+from tag2mask.data.masks import read_mask
+from tag2mask.data.readers.found import Folders, Found, Query, Row, nfc
+from tag2mask.data.records import IGNORED, VOC_CLASSES, BadFileError
+
+LOOKS_FOR = "folders JPEGImages and ImageSets (here, or in VOC2012 or VOCdevkit/VOC2012)"
+_LIST_FOLDERS = ("Segmentation", "Main")
+_MASKS = ("SegmentationClass",)
+
+
+def matches(root: Path) -> bool:
+    """Tell whether `root`, or a VOC folder below it, has the layout."""
+    return root.is_dir() and _home(root) is not None
+
+
+def read(root: Path, query: Query) -> Found:
+    """Read lists and labels; objects marked difficult count as labels too.
+
+    Labels come from Annotations/ID.xml, or from the values of SegmentationClass/ID.png where that is missing.
+    """
+    home = _home(root)
+    if home is None:
+        raise _wrong_folder(root)
+    folders = Folders(home)
+    annotated = folders.files("Annotations")
+    found = Found(home.name, voc_masks=True)
+    for split, list_name, line, stem in _listed(home, query.split):
+        image = folders.image_by_stem("JPEGImages", stem)
+        place = f"line {line}"
+        if image is None:
+            message = f"image '{stem}' is not in JPEGImages"
+            found.report("missing-image", list_name, place, message, "add the file or delete the line")
+            continue
+        mask = folders.mask(stem, _MASKS)
+        row = Row(home / image, image, [], split, mask, list_name, place)
+        if _fill_labels(found, row, annotated.get(f"{nfc(stem)}.xml"), query):
+            found.rows.append(row)
+    return found
+
+
+def _home(root: Path) -> Path | None:
+    inner = [*sorted(root.glob("VOC2*"), reverse=True), *sorted(root.glob("VOCdevkit/VOC2*"), reverse=True)]
+    preferred = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012", *inner]
+    for folder in preferred:
+        if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir():
+            return folder
+    return None
+
+
+def _wrong_folder(root: Path) -> DataError:
+    above = next((p for p in (*root.parents,)[:3] if (p / "JPEGImages").is_dir()), None)
+    if above is not None and (above / "ImageSets").is_dir():
+        return DataError(f"{root}: is inside a VOC folder; give {above} instead")
+    missing = [name for name in ("JPEGImages", "ImageSets") if not (root / name).is_dir()]
+    return DataError(
+        f"{root}: no VOC layout, {' and '.join(missing)} missing; give the folder VOC2012 that holds "
+        "JPEGImages, ImageSets and Annotations, or VOCdevkit above it"
+    )
+
+
+def _listed(home: Path, split: str | None) -> list[tuple[str, str, int, str]]:
+    """Return (split, list's name, line, stem) for every listed image."""
+    wanted = ("train", "val") if split in (None, "", "train", "val") else (split,)
+    for folder in _LIST_FOLDERS:
+        paths = [(name, home / "ImageSets" / folder / f"{name}.txt") for name in wanted]
+        if not any(path.is_file() for _, path in paths):
+            paths = [("", home / "ImageSets" / folder / "trainval.txt")] if split in (None, "") else []
+        rows = [
+            (name, f"ImageSets/{folder}/{path.name}", number, _stem(line))
+            for name, path in paths
+            if path.is_file()
+            for number, line in enumerate(_lines(path), start=1)
+            if line.strip()
+        ]
+        if rows:
+            return rows
+    names = " or ".join(f"{name}.txt" for name in wanted)
+    raise DataError(
+        f"{home / 'ImageSets'}: no list {names} with any image in Segmentation or Main; "
+        "write one, with an image's name without suffix on each line"
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise BadFileError(path, f"is not UTF-8 ({error.reason})", "save the list as UTF-8") from error
+
+
+def _stem(line: str) -> str:
+    """Return the image's name: all of the line, without a trailing -1, 0 or 1 and without folder or suffix."""
+    text, _, flag = line.strip().rpartition(" ")
+    name = text.strip() if text and flag in ("-1", "0", "1") else line.strip()
+    name = name.replace("\\", "/").rpartition("/")[2]
+    return name[: -len(".jpg")] if name.lower().endswith(".jpg") else name
+
+
+def _fill_labels(found: Found, row: Row, annotation: str | None, query: Query) -> bool:
+    """Put the labels' names into the row; report and return False when its annotation can't be used."""
+    try:
+        if annotation is not None:
+            path = row.path.parent.parent / "Annotations" / annotation
+            row.label_file = f"Annotations/{annotation}"
+            row.names = object_names(path)
+        elif row.mask_path is not None:
+            row.label_file = f"SegmentationClass/{row.mask_path.name}"
+            row.names = _names_in_mask(found, row, row.mask_path, query)
+    except BadFileError as error:
+        found.report("bad-annotation", row.label_file, "", error.message, error.remedy)
+        return False
+    return True
+
+
+def object_names(path: Path) -> list[str]:
+    """Return the names of the objects in an annotation file, each once, sorted.
+
+    A document type is refused, because entities declared there can blow up to any size. Raises DataError.
+    """
+    stack: list[str] = []
+    names: list[str] = []
+    parser = expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        raise BadFileError(path, "declares a document type or entities", "delete the <!DOCTYPE ...> part")
+
+    def start(tag: str, _: dict[str, str]) -> None:
+        stack.append(tag)
+        if stack[1:] == ["object", "name"]:
+            names.append("")
+
+    def text(data: str) -> None:
+        if stack[1:] == ["object", "name"]:
+            names[-1] += data
+
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda _: stack.pop() and None
+    parser.CharacterDataHandler = text
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        raise BadFileError(path, f"is not valid XML ({error})", "repair or delete the file") from error
+    return sorted({nfc(name.strip()) for name in names} - {""})
+
+
+def _names_in_mask(found: Found, row: Row, mask: Path, query: Query) -> list[str]:
+    names = query.mask_classes or VOC_CLASSES
+    values = [int(value) for value in np.unique(read_mask(mask)) if value not in (0, IGNORED)]
+    outside = [value for value in values if value > len(names)]
+    if outside:
+        message = f"value {outside[0]} names no class; the mask classes are 1..{len(names)}"
+        found.report("mask-values", row.label_file, "", message, "those pixels are ignored; give mask_classes")
+    return sorted({names[value - 1] for value in values if value <= len(names)})

@@ -1,0 +1,177 @@
+"""What a dataset is to the rest of the package: images with ids, labels and (for scoring) masks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.common.errors import DataError, did_you_mean
+from tag2mask.common.files import digest_value
+from tag2mask.common.seeding import rng_for
+
+IGNORED = 255  # mask value of pixels that take part in nothing
+MAX_CLASSES = 254  # 0 is background and 255 is ignored in an 8-bit mask
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+class BadFileError(DataError):
+    """One file that cannot be used: which one, what is wrong with it, and the remedy."""
+
+    def __init__(self, path: Path | str, message: str, remedy: str) -> None:
+        self.path, self.message, self.remedy = Path(path), message, remedy
+        super().__init__(f"{path}: {message}; {remedy}")
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One labelled image; `labels` are sorted 0-based indices into `Dataset.classes`."""
+
+    id: str  # unique in the dataset and safe as a file name
+    path: Path  # absolute
+    labels: tuple[int, ...]
+    split: str = ""  # "train", "val", or "" when unspecified
+    mask_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with the input; `fatal` ones leave nothing to work with."""
+
+    kind: str  # "missing-image", "unreadable-image", "unknown-class", "duplicate", "no-label", ...
+    file: str  # e.g. "labels.csv"
+    place: str  # e.g. "line 14"; "" when the whole file is meant
+    message: str
+    remedy: str
+    fatal: bool = False
+
+    def __str__(self) -> str:
+        where = " ".join(part for part in (self.file, self.place) if part)
+        return " ".join(f"{where}: {self.message}; {self.remedy}".split())
+
+
+def own_lut(classes: Sequence[str]) -> np.ndarray:
+    """Return the (256,) uint8 table for masks whose values 1..C are `classes` in order."""
+    return lut_between(classes, classes)
+
+
+def lut_between(mask_classes: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Return the (256,) uint8 table from mask values (1..N name `mask_classes`) to 1..C of `classes`.
+
+    Classes that are only in `mask_classes` become background; values that name nothing become 255.
+    """
+    lut = np.full(256, IGNORED, dtype=np.uint8)
+    lut[0] = 0
+    position = {name: index + 1 for index, name in enumerate(classes[:MAX_CLASSES])}
+    for value, name in enumerate(mask_classes[:MAX_CLASSES], start=1):
+        lut[value] = position.get(name, 0)
+    return lut
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, the names of their classes, what was wrong with the input, and how to read masks.
+
+    `mask_lut` (256,) uint8 maps a value in a mask file to 0 background, 1..C = class index + 1, or 255
+    ignored; without it, mask values 1..C are taken to be `classes` in order.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    records: tuple[ImageRecord, ...]
+    problems: tuple[Problem, ...] = ()
+    mask_lut: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.mask_lut.size == 0:
+            object.__setattr__(self, "mask_lut", own_lut(self.classes))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def select(self, split: str) -> Dataset:
+        """Return the records of one split ("train", "val", ""); DataError when there are none."""
+        kept = tuple(record for record in self.records if record.split == split)
+        if not kept:
+            there = ", ".join(sorted({record.split or "(unspecified)" for record in self.records})) or "none"
+            raise DataError(
+                f"{self.name}: no image belongs to split '{split}'; splits there are: {there}; "
+                "add a 'split' column, split lists or train/val folders"
+            )
+        return replace(self, records=kept)
+
+    def restrict(self, classes: Sequence[str]) -> Dataset:
+        """Return the dataset with these classes only, in this order.
+
+        Labels of other classes are dropped, images without any of `classes` are left out, and other classes'
+        pixels become background. Raises DataError for an unknown or repeated name.
+        """
+        for name in classes:
+            if name not in self.classes:
+                raise DataError(f"{self.name}: no class '{name}'{did_you_mean(name, self.classes)}")
+        if len(set(classes)) != len(classes) or not classes:
+            raise DataError(f"{self.name}: the class list {list(classes)} is empty or repeats a name")
+        position = {self.classes.index(name): new for new, name in enumerate(classes)}
+        kept = []
+        for record in self.records:
+            labels = tuple(sorted(position[label] for label in record.labels if label in position))
+            if labels:
+                kept.append(replace(record, labels=labels))
+        lut = self.mask_lut.copy()
+        for old in range(len(self.classes)):
+            lut[self.mask_lut == old + 1] = position.get(old, -1) + 1
+        return replace(self, classes=tuple(classes), records=tuple(kept), mask_lut=lut)
+
+    def limit(self, n: int, seed: int = 0) -> Dataset:
+        """Return at most `n` records, class-balanced, the same for the same records and seed.
+
+        Each pick serves the class with the fewest images so far; with splits, call `select` first.
+        """
+        if n < 1:
+            raise DataError(f"a limit of {n} images leaves nothing; give 1 or more")
+        if n >= len(self.records):
+            return self
+        chosen = _balanced(self.records, len(self.classes), n, rng_for(seed, "limit"))
+        return replace(self, records=tuple(r for i, r in enumerate(self.records) if i in chosen))
+
+    def label_matrix(self) -> np.ndarray:
+        """Return (N, C) bool: which class is present in which image."""
+        matrix = np.zeros((len(self.records), len(self.classes)), dtype=bool)
+        for row, record in enumerate(self.records):
+            matrix[row, list(record.labels)] = True
+        return matrix
+
+    def digest(self) -> str:
+        """Return the sha256 over ids, labels, splits and classes, for manifests."""
+        rows = [(record.id, list(record.labels), record.split) for record in self.records]
+        return digest_value({"classes": list(self.classes), "records": rows})
+
+
+def _balanced(records: Sequence[ImageRecord], class_count: int, n: int, rng: random.Random) -> set[int]:
+    order = sorted(range(len(records)), key=lambda index: records[index].id)
+    rng.shuffle(order)
+    queues: list[list[int]] = [[] for _ in range(class_count)]
+    for index in reversed(order):  # queues are read from their end
+        for label in records[index].labels:
+            queues[label].append(index)
+    chosen: set[int] = set()
+    counts = [0] * class_count
+    while len(chosen) < n:
+        for queue in queues:
+            while queue and queue[-1] in chosen:
+                queue.pop()
+        open_classes = [label for label in range(class_count) if queues[label]]
+        if not open_classes:
+            break
+        index = queues[min(open_classes, key=lambda label: (counts[label], label))].pop()
+        chosen.add(index)
+        for label in records[index].labels:
+            counts[label] += 1
+    return chosen

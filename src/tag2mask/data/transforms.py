@@ -1,0 +1,198 @@
+"""Resizing, mirroring, normalising and cropping; every random choice is drawn first and can be replayed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from tag2mask.common.errors import DataError
+from tag2mask.data.records import IGNORED
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LONG_SIDE = (320, 640)  # pixels, both included: the classifier's training range
+CROP_SIZE = 512
+
+# (256, 3): the normalised value of every byte in every channel, computed in float64 and rounded once
+_NORMALISED = (
+    (np.arange(256)[:, None] / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
+).astype(np.float32)  # fmt: skip
+
+
+def normalise(image: np.ndarray) -> np.ndarray:
+    """Map (H, W, 3) uint8 RGB to float32 with ImageNet's mean and standard deviation."""
+    return _NORMALISED[image, np.arange(3)]
+
+
+def resize(image: np.ndarray, size: tuple[int, int], *, nearest: bool = False) -> np.ndarray:
+    """Resize (H, W[, 3]) uint8 to `size` = (H', W'), cubic by default, nearest for masks."""
+    if image.shape[:2] == tuple(size):
+        return image
+    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), method))
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """Return (H, W) times `scale`, rounded half to even, at least 1."""
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def rescale(image: np.ndarray, scale: float, *, nearest: bool = False) -> np.ndarray:
+    """Resize (H, W[, 3]) uint8 by a factor, as for the test scales 1, 0.5, 1.5, 2."""
+    return resize(image, scaled_size((image.shape[0], image.shape[1]), scale), nearest=nearest)
+
+
+def resize_long(image: np.ndarray, long_side: int) -> np.ndarray:
+    """Resize (H, W, 3) uint8 so that its longer side has `long_side` pixels, keeping the proportions."""
+    return rescale(image, long_side / max(image.shape[:2]))
+
+
+def random_resize_long(image: np.ndarray, rng: random.Random, long_side: tuple[int, int] = LONG_SIDE) -> np.ndarray:
+    """Resize so that the longer side has a number of pixels drawn from `long_side` (both ends included)."""
+    return resize_long(image, rng.randint(*long_side))
+
+
+def draw_mirror(rng: random.Random) -> bool:
+    """Draw whether to mirror: one random bit."""
+    return bool(rng.getrandbits(1))
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """Where a crop lies: its size in pixels, its corner in the image and in the padded container."""
+
+    height: int
+    width: int
+    image_top: int
+    image_left: int
+    top: int
+    left: int
+
+
+def draw_offset(rng: random.Random, side: int, crop_size: int) -> int:
+    """Draw an offset for one side: into the image where it is larger than the crop, else into the container."""
+    return rng.randrange(abs(side - crop_size) + 1)
+
+
+def crop_box(size: tuple[int, int], crop_size: int, left: int, top: int) -> CropBox:
+    """Turn drawn offsets into a box; DataError when an offset is outside of what `size` allows."""
+    height, width = size
+    for name, side, offset in (("left", width, left), ("top", height, top)):
+        if not 0 <= offset <= abs(side - crop_size):
+            raise DataError(
+                f"crop offset {name}={offset} is outside 0..{abs(side - crop_size)} for an image of "
+                f"{height} x {width} and a crop of {crop_size}; replay draws with the image they were made for"
+            )
+    return CropBox(
+        height=min(crop_size, height),
+        width=min(crop_size, width),
+        image_top=top if height > crop_size else 0,
+        image_left=left if width > crop_size else 0,
+        top=0 if height > crop_size else top,
+        left=0 if width > crop_size else left,
+    )
+
+
+def draw_crop_box(size: tuple[int, int], crop_size: int, rng: random.Random) -> CropBox:
+    """Draw a box: the offset of the left side first, then that of the top."""
+    left = draw_offset(rng, size[1], crop_size)
+    return crop_box(size, crop_size, left, draw_offset(rng, size[0], crop_size))
+
+
+def crop(image: np.ndarray, box: CropBox, crop_size: int, fill: float = 0) -> np.ndarray:
+    """Cut (H, W[, C]) to (crop_size, crop_size[, C]); what the image doesn't cover is `fill`."""
+    container = np.full((crop_size, crop_size, *image.shape[2:]), fill, dtype=image.dtype)
+    container[box.top : box.top + box.height, box.left : box.left + box.width] = image[
+        box.image_top : box.image_top + box.height, box.image_left : box.image_left + box.width
+    ]
+    return container
+
+
+def top_left_crop(image: np.ndarray, crop_size: int, fill: float = 0) -> np.ndarray:
+    """Cut (H, W[, C]) to (crop_size, crop_size[, C]) from the corner, padding with `fill`."""
+    return crop(image, crop_box((image.shape[0], image.shape[1]), crop_size, 0, 0), crop_size, fill)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All random choices of one training sample; the offsets are for the image after resizing."""
+
+    long_side: int  # pixels of the longer side
+    mirror: bool
+    left: int  # into the image when it is wider than the crop, else into the container
+    top: int
+
+    @classmethod
+    def draw(
+        cls,
+        rng: random.Random,
+        size: tuple[int, int],
+        *,
+        long_side: tuple[int, int] = LONG_SIDE,
+        crop_size: int = CROP_SIZE,
+    ) -> Draws:
+        """Draw for an image of `size` = (H, W): long side, mirror, left, top, in this order."""
+        side = rng.randint(*long_side)
+        height, width = scaled_size(size, side / max(size))
+        mirror = draw_mirror(rng)
+        left = draw_offset(rng, width, crop_size)
+        return cls(side, mirror, left, draw_offset(rng, height, crop_size))
+
+
+def augment(image: np.ndarray, draws: Draws, crop_size: int = CROP_SIZE) -> np.ndarray:
+    """Make a training sample (3, crop_size, crop_size) float32 of (H, W, 3) uint8.
+
+    Resize, mirror, normalise, crop; padding is zero after normalisation, that is, the mean colour.
+    """
+    resized = resize_long(image, draws.long_side)
+    if draws.mirror:
+        resized = resized[:, ::-1]
+    box = crop_box((resized.shape[0], resized.shape[1]), crop_size, draws.left, draws.top)
+    return _channels_first(crop(normalise(resized), box, crop_size))
+
+
+def random_augment(
+    image: np.ndarray,
+    rng: random.Random,
+    *,
+    long_side: tuple[int, int] = LONG_SIDE,
+    crop_size: int = CROP_SIZE,
+) -> np.ndarray:
+    """Draw and `augment`: (H, W, 3) uint8 to (3, crop_size, crop_size) float32."""
+    size = (image.shape[0], image.shape[1])
+    return augment(image, Draws.draw(rng, size, long_side=long_side, crop_size=crop_size), crop_size)
+
+
+def joint_augment(
+    image: np.ndarray,
+    mask: np.ndarray,
+    rng: random.Random,
+    *,
+    crop_size: int,
+    scales: tuple[float, float] = (0.5, 2.0),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make a segmentation sample: image (3, crop, crop) float32 and mask (crop, crop) uint8.
+
+    image: (H, W, 3) uint8; mask: (H, W) uint8. A scale drawn evenly from `scales`, mirroring and a crop are
+    shared; the image is padded with zeros after normalisation, the mask with 255. Raises DataError when the
+    sizes differ.
+    """
+    if image.shape[:2] != mask.shape:
+        raise DataError(
+            f"the mask is {mask.shape[0]} x {mask.shape[1]} pixels but its image is {image.shape[0]} x "
+            f"{image.shape[1]}; make the mask anew for this image"
+        )
+    scale = rng.uniform(*scales)
+    image, mask = rescale(image, scale), rescale(mask, scale, nearest=True)
+    if draw_mirror(rng):
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    box = draw_crop_box((mask.shape[0], mask.shape[1]), crop_size, rng)
+    sample = _channels_first(crop(normalise(image), box, crop_size))
+    return sample, crop(mask, box, crop_size, IGNORED)
+
+
+def _channels_first(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)

@@ -1,0 +1,504 @@
+"""Readers: what each format gives, and one line for each thing that is wrong while the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tag2mask.common.errors import DataError
+from tag2mask.data import VOC_CLASSES, Dataset, read_dataset, read_mask, write_mask
+from tag2mask.data.readers.csv_labels import split_labels
+from tag2mask.data.readers.found import inside, safe_id
+
+Labels = dict[str, list[str]]
+
+
+def picture(path: Path, value: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (value, 50, 90)).save(path)
+
+
+def labels(dataset: Dataset) -> Labels:
+    return {r.id: [dataset.classes[label] for label in r.labels] for r in dataset.records}
+
+
+def problem_lines(dataset: Dataset) -> list[str]:
+    return [str(problem) for problem in dataset.problems]
+
+
+@pytest.fixture
+def csv_set(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes labels.csv and empty-looking pictures."""
+
+    def write(text: str | bytes, images: tuple[str, ...] = ("a.png", "b.png")) -> Path:
+        for number, name in enumerate(images):
+            picture(tmp_path / name, number)
+        (tmp_path / "labels.csv").write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+        return tmp_path
+
+    return write
+
+
+# ---------------------------------------------------------------- CSV
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_csv_from_any_program(csv_set: Callable[..., Path], newline: str, encoding: str) -> None:
+    rows = ["image,labels", "", "мой кот.png,кошка", ",", "b.png,dog", "", ""]
+    folder = csv_set(newline.join(rows).encode(encoding), ("мой кот.png", "b.png"))
+    dataset = read_dataset(folder)
+    assert labels(dataset) == {"мой кот": ["кошка"], "b": ["dog"]}
+    assert dataset.problems == ()
+    assert all(record.path.is_file() and record.path.is_absolute() for record in dataset.records)
+
+
+@pytest.mark.parametrize("cell", ["cat;dog", "cat|dog", '"cat,dog"', "cat dog", '"cat, dog"', "cat ; dog;"])
+def test_csv_label_separators(csv_set: Callable[..., Path], cell: str) -> None:
+    folder = csv_set(f"image,labels\na.png,{cell}\n")
+    assert labels(read_dataset(folder)) == {"a": ["cat", "dog"]}
+    assert labels(read_dataset(folder, classes=["dog", "cat"])) == {"a": ["dog", "cat"]}
+
+
+def test_csv_names_of_several_words(csv_set: Callable[..., Path]) -> None:
+    assert split_labels("traffic light", {"traffic light", "car"}) == ["traffic light"]
+    assert split_labels("car traffic light cat", {"traffic light", "car", "cat"}) == [
+        "car",
+        "traffic light",
+        "cat",
+    ]
+    assert split_labels("traffic ligth", {"traffic light", "car"}) == ["traffic ligth"]
+    assert split_labels("cat cat;cat") == ["cat cat", "cat"]
+    folder = csv_set("image,labels\na.png,traffic light;car\nb.png,traffic light\n")
+    assert read_dataset(folder).classes == ("car", "traffic light")
+
+
+def test_csv_semicolon_and_tab_files(csv_set: Callable[..., Path]) -> None:
+    assert labels(read_dataset(csv_set("image;labels\na.png;cat|dog\n"))) == {"a": ["cat", "dog"]}
+    assert labels(read_dataset(csv_set("Image\tLabels\na.png\tcat;dog\n"))) == {"a": ["cat", "dog"]}
+
+
+def test_csv_each_wrong_row_is_named_and_the_rest_goes_on(csv_set: Callable[..., Path]) -> None:
+    text = (
+        "image,labels,split\n"
+        "a.png,cat,train\n"  # 2
+        "gone.png,cat,train\n"  # 3
+        "b.png,hose,val\n"  # 4
+        "a.png,horse,train\n"  # 5
+        "c.png,,train\n"  # 6
+        "../secret.png,cat,train\n"  # 7
+        "/etc/passwd,cat,train\n"  # 8
+        "d.png,cat,tarin\n"  # 9
+        "d.png,cat,val,extra,more\n"  # 10
+        "A.png,cat,val\n"  # 11
+        "d.png,horse,val\n"  # 12
+    )
+    folder = csv_set(text, ("a.png", "b.png", "c.png", "d.png"))
+    dataset = read_dataset(folder, classes=["cat", "horse", "unicorn"])
+    assert labels(dataset) == {"a": ["cat"], "d": ["horse"]}
+    found = {problem.place: problem for problem in dataset.problems}
+    assert {place: problem.kind for place, problem in found.items()} == {
+        "line 3": "missing-image", "line 4": "unknown-class", "line 5": "duplicate", "line 6": "no-label",
+        "line 7": "unsafe-path", "line 8": "unsafe-path", "line 9": "unknown-split", "line 10": "bad-row",
+        "line 11": "missing-image",
+    }  # fmt: skip
+    assert str(found["line 4"]).startswith(
+        "labels.csv line 4: class 'hose' is not in the class list; did you mean 'horse'?"
+    )
+    assert "did you mean 'a.png'?" in str(found["line 11"])
+    assert "'../secret.png'" in str(found["line 7"])
+    assert all(problem.remedy and "\n" not in str(problem) for problem in dataset.problems)
+
+
+def test_csv_other_voc_classes_are_dropped_but_slips_are_not(csv_set: Callable[..., Path]) -> None:
+    folder = csv_set("image,labels\na.png,cat chair\nb.png,sofa\nc.png,cat chiar\n", ("a.png", "b.png", "c.png"))
+    dataset = read_dataset(folder, classes=["cat", "dog"])
+    assert labels(dataset) == {"a": ["cat"]}
+    assert [problem.place for problem in dataset.problems] == ["line 4"]
+
+
+@pytest.mark.parametrize("folder_name", ["", "JPEGImages", "images", "Images", "images/deep"])
+def test_csv_image_folders(csv_set: Callable[..., Path], folder_name: str) -> None:
+    name = "deep/a.png" if folder_name == "images/deep" else "a.png"
+    folder = csv_set(f"image,labels\n{name},cat\n", (f"{folder_name}/a.png".strip("/"),))
+    assert read_dataset(folder).records[0].path == folder / folder_name / "a.png"
+    assert labels(read_dataset(folder / "labels.csv")) == {"a": ["cat"]}
+
+
+def test_csv_name_without_suffix_or_with_backslash(csv_set: Callable[..., Path]) -> None:
+    folder = csv_set("image,labels\na,cat\nsub\\b.png,cat\n", ("a.png", "sub/b.png"))
+    assert set(labels(read_dataset(folder))) == {"a", "b"}
+
+
+def test_csv_accents_joined_or_not(csv_set: Callable[..., Path]) -> None:
+    folder = csv_set("image,labels\ncafe\u0301.png,re\u0301sume\u0301\n", ("caf\u00e9.png",))
+    assert labels(read_dataset(folder, classes=["r\u00e9sum\u00e9"])) == {"caf\u00e9": ["r\u00e9sum\u00e9"]}
+
+
+def test_csv_ids_stay_different(csv_set: Callable[..., Path]) -> None:
+    names = ("a.png", "a.bmp", "x/b.png", "y/b.png", ".c.png")
+    rows = "".join(f"{name},cat\n" for name in names[:4])
+    dataset = read_dataset(csv_set("image,labels\n" + rows, names))
+    assert sorted(labels(dataset)) == ["a.bmp", "a.png", "x__b.png", "y__b.png"]
+
+
+def test_ids_are_safe_file_names() -> None:
+    assert safe_id("a/b\\c") == "a__b__c"
+    assert safe_id(".hidden") == "_hidden"
+    assert safe_id("a\tb\x00") == "a_b_"
+    long = safe_id("ы" * 200)
+    assert len(long.encode()) <= 150
+    assert long != safe_id("ы" * 201)
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", "C:\\a", "a/../../b", "", "\\\\host\\a", "a\0b", "."])
+def test_paths_outside_are_refused(name: str) -> None:
+    assert inside(name) is None
+
+
+def test_csv_masks_and_splits(csv_set: Callable[..., Path], tmp_path: Path) -> None:
+    names = ("JPEGImages/a.png", "JPEGImages/b.png", "JPEGImages/c.png", "JPEGImages/d.png")
+    folder = csv_set("image,labels,mask\na.png,cat,m/x.png\nb.png,cat,gone.png\nc.png,cat\nd.png,cat\n", names)
+    for name in ("m/x.png", "SegmentationClass/b.png", "SegmentationClass/c.png"):
+        write_mask(folder / name, np.ones((6, 8)))
+    lists = folder / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\r\n\r\n")
+    (lists / "val.txt").write_text("c\n")
+    dataset = read_dataset(folder)
+    by_id = {record.id: record for record in dataset.records}
+    masks = {key: r.mask_path and r.mask_path.relative_to(folder).as_posix() for key, r in by_id.items()}
+    assert masks == {"a": "m/x.png", "b": None, "c": "SegmentationClass/c.png", "d": None}
+    assert {key: record.split for key, record in by_id.items()} == {"a": "train", "b": "train", "c": "val", "d": ""}
+    assert [problem.kind for problem in dataset.problems] == ["missing-mask"]
+    assert [record.id for record in read_dataset(folder, split="train").records] == ["a", "b"]
+
+
+def test_mask_numbering(csv_set: Callable[..., Path]) -> None:
+    folder = csv_set("image,labels\na.png,dog\nb.png,cat\n")
+    assert read_dataset(folder).mask_lut[:4].tolist() == [0, 1, 2, 255]
+    assert read_dataset(folder, mask_classes="voc").mask_lut[[8, 12, 15, 21]].tolist() == [1, 2, 0, 255]
+    swapped = read_dataset(folder, mask_classes=["dog", "bird", "cat"])
+    assert swapped.mask_lut[:5].tolist() == [0, 2, 0, 1, 255]
+    (folder / "SegmentationClass").mkdir()
+    assert read_dataset(folder).mask_lut[[8, 12]].tolist() == [1, 2]
+    assert read_dataset(folder, mask_classes=["cat", "dog"]).mask_lut[:4].tolist() == [0, 1, 2, 255]
+
+
+def test_mask_values_reach_class_numbers(csv_set: Callable[..., Path]) -> None:
+    folder = csv_set("image,labels\na.png,dog\n")
+    write_mask(folder / "SegmentationClass" / "a.png", np.array([[0, 12, 8, 255]]))
+    dataset = read_dataset(folder, classes=["dog"])
+    mask_path = dataset.records[0].mask_path
+    assert mask_path is not None
+    assert read_mask(mask_path, dataset.mask_lut).tolist() == [[0, 1, 0, 255]]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"file,labels\na.png,cat\n", "has no column 'image'"),
+        (b"image,label\na.png,cat\n", "no column 'labels'; did you mean 'label'"),
+        (b"image,labels\na.png,caf\xe9\n", "line 2: byte b'\\\\xe9' is not UTF-8"),
+        (b"image,labels\ngone.png,cat\n", "no usable image is left of 0 found; labels.csv line 2"),
+        (b"image,labels\n", "no usable image"),
+    ],
+)
+def test_csv_files_that_cannot_be_used(csv_set: Callable[..., Path], content: bytes, words: str) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        read_dataset(csv_set(content), reader="csv")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"classes": "cat"}, "must be a list"),
+        ({"classes": []}, "must be a list"),
+        ({"classes": ["cat", "cat"]}, "repeats 'cat'"),
+        ({"classes": ["background", "cat"]}, "without the background"),
+        ({"classes": [f"c{i}" for i in range(255)]}, "at most 254"),
+        ({"reader": "cvs"}, "no reader 'cvs'; did you mean 'csv'"),
+        ({"split": "train"}, "split 'train'; splits there are: \\(unspecified\\)"),
+    ],
+)
+def test_wrong_arguments(csv_set: Callable[..., Path], arguments: dict, words: str) -> None:
+    folder = csv_set("image,labels\na.png,cat\n")
+    with pytest.raises(DataError, match=words):
+        read_dataset(folder, **arguments)
+
+
+def test_background_cannot_be_a_label(csv_set: Callable[..., Path]) -> None:
+    dataset = read_dataset(csv_set("image,labels\na.png,cat\nb.png,background\n"))
+    assert dataset.classes == ("cat",)
+    assert "'background' can't be a class" in problem_lines(dataset)[0]
+
+
+def test_a_large_index_needs_no_look_at_single_files(
+    csv_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(f"images/{number}.png" for number in range(50))
+    folder = csv_set("image,labels\n" + "".join(f"{n},c{i % 3}\n" for i, n in enumerate(names)), names)
+    calls: list[str] = []
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, *a, **k: (calls.append(str(path)), real(path, *a, **k))[1])
+    assert len(read_dataset(folder)) == 50
+    assert len(calls) < 20
+
+
+# ---------------------------------------------------------------- class folders
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    for name in ("кошка/a 1.jpg", "dog/b.JPG", "dog/deep/c.png", ".git/x.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    dataset = read_dataset(tmp_path)
+    assert dataset.classes == ("dog", "empty", "кошка")
+    assert labels(dataset) == {"dog__b": ["dog"], "dog__deep__c": ["dog"], "кошка__a 1": ["кошка"]}
+
+
+def test_class_folders_under_splits_with_masks(tmp_path: Path) -> None:
+    for number, name in enumerate(("train/cat/1.png", "train/dog/1.png", "validation/cat/1.png")):
+        picture(tmp_path / name, number)
+    write_mask(tmp_path / "masks" / "train" / "cat" / "1.png", np.ones((6, 8)))
+    dataset = read_dataset(tmp_path)
+    assert [(r.id, r.split, r.mask_path is not None) for r in dataset.records] == [
+        ("train__cat__1", "train", True),
+        ("train__dog__1", "train", False),
+        ("validation__cat__1", "val", False),
+    ]
+    assert dataset.classes == ("cat", "dog")
+
+
+def test_same_file_in_two_classes(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "both.png", 1)
+    picture(tmp_path / "dog" / "both.png", 1)
+    picture(tmp_path / "cat" / "1.png", 2)
+    picture(tmp_path / "dog" / "1.png", 3)
+    dataset = read_dataset(tmp_path)
+    assert labels(dataset) == {"cat__1": ["cat"], "cat__both": ["cat", "dog"], "dog__1": ["dog"]}
+    assert problem_lines(dataset) == [
+        "dog/both.png: is the same file as cat/both.png; counted once, with both labels; "
+        "use a label CSV for images with several labels"
+    ]
+
+
+def test_class_folders_report_what_is_left_out(tmp_path: Path) -> None:
+    for name in ("hose/a.jpg", "cat/b.jpg", "loose.jpg", "background/c.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "cat" / "c.heic").write_bytes(b"x")
+    (tmp_path / "cat" / ".DS_Store").write_bytes(b"x")
+    dataset = read_dataset(tmp_path, classes=["cat", "horse"])
+    assert labels(dataset) == {"cat__b": ["cat"]}
+    text = "\n".join(problem_lines(dataset))
+    assert "class 'horse' has no folder; did you mean 'hose'?" in text
+    assert "1 file(s) that are not pictures by their name (.heic)" in text
+    assert "1 picture(s) lie beside the class folders (such as 'loose.jpg')" in text
+    assert "'background' can't be a class" in text
+    assert len(dataset.problems) == 4
+
+
+def test_class_folders_ids_on_collision(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "a.jpg")
+    picture(tmp_path / "cat" / "a.png")
+    assert sorted(labels(read_dataset(tmp_path))) == ["cat__a.jpg", "cat__a.png"]
+
+
+def test_folder_of_nothing_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"looked for csv: .*labels.csv.*; voc: .*; coco: .*; folders: "):
+        read_dataset(tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
+        read_dataset(tmp_path / "gone")
+
+
+# ---------------------------------------------------------------- VOC
+
+
+def voc_annotation(*names: str, extra: str = "") -> str:
+    objects = "".join(
+        f"<object><name>{n}</name><difficult>1</difficult><part><name>head</name></part></object>" for n in names
+    )
+    return f"<?xml version='1.0'?>{extra}<annotation><folder>x</folder>{objects}</annotation>"
+
+
+@pytest.fixture
+def voc_home(tmp_path: Path) -> Path:
+    home = tmp_path / "data" / "VOCdevkit" / "VOC2012"
+    for number, name in enumerate(("2007_01", "2007_02", "2007_03", "2007_04")):
+        picture(home / "JPEGImages" / f"{name}.jpg", number)
+    for folder in ("Annotations", "SegmentationClass", "ImageSets/Segmentation", "ImageSets/Main"):
+        (home / folder).mkdir(parents=True)
+    (home / "ImageSets/Segmentation/train.txt").write_text("2007_01\n2007_02\n")
+    (home / "ImageSets/Segmentation/val.txt").write_text("2007_03\n")
+    (home / "ImageSets/Main/train.txt").write_text("2007_04\n")
+    (home / "Annotations/2007_01.xml").write_text(voc_annotation("person", "dog", "dog"))
+    (home / "Annotations/2007_02.xml").write_text(voc_annotation("tvmonitor"))
+    write_mask(home / "SegmentationClass/2007_01.png", np.array([[15, 12]]))
+    write_mask(home / "SegmentationClass/2007_03.png", np.array([[0, 8, 255, 1]]))
+    return home
+
+
+@pytest.mark.parametrize("up", [0, 1, 2])
+def test_voc_from_any_height(voc_home: Path, up: int) -> None:
+    dataset = read_dataset([voc_home, *voc_home.parents][up])
+    assert labels(dataset) == {
+        "2007_01": ["dog", "person"],
+        "2007_02": ["tvmonitor"],
+        "2007_03": ["aeroplane", "cat"],  # no annotation: from the mask
+    }
+    assert dataset.classes == ("aeroplane", "cat", "dog", "person", "tvmonitor")
+    assert [record.split for record in dataset.records] == ["train", "train", "val"]
+    assert dataset.mask_lut[[1, 8, 12, 15, 20, 2]].tolist() == [1, 2, 3, 4, 5, 0]
+    assert dataset.records[0].mask_path == voc_home / "SegmentationClass/2007_01.png"
+
+
+def test_voc_full_class_list(voc_home: Path) -> None:
+    dataset = read_dataset(voc_home, classes=VOC_CLASSES)
+    assert dataset.mask_lut[:22].tolist() == [*range(21), 255]
+
+
+def test_voc_too_deep_or_wrong(voc_home: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is inside a VOC folder; give .*VOC2012 instead"):
+        read_dataset(voc_home / "JPEGImages", reader="voc")
+    (tmp_path / "x").mkdir()
+    with pytest.raises(DataError, match="JPEGImages and ImageSets missing"):
+        read_dataset(tmp_path / "x", reader="voc")
+
+
+def test_voc_main_lists(voc_home: Path) -> None:
+    for name in ("train", "val"):
+        (voc_home / f"ImageSets/Segmentation/{name}.txt").unlink()
+    (voc_home / "ImageSets/Main/train.txt").write_text("2007_01  1\n2007_02 -1\n")
+    assert set(labels(read_dataset(voc_home))) == {"2007_01", "2007_02"}
+    (voc_home / "ImageSets/Main/train.txt").unlink()
+    with pytest.raises(DataError, match=r"no list train\.txt or val\.txt"):
+        read_dataset(voc_home)
+
+
+def test_voc_other_list(voc_home: Path) -> None:
+    (voc_home / "ImageSets/Segmentation/train_aug.txt").write_text("2007_01\n2007_03\n")
+    dataset = read_dataset(voc_home, split="train_aug")
+    assert [(r.id, r.split) for r in dataset.records] == [("2007_01", "train_aug"), ("2007_03", "train_aug")]
+
+
+def test_voc_problems(voc_home: Path) -> None:
+    (voc_home / "ImageSets/Segmentation/val.txt").write_text("2007_03\ngone\n2007_04\n2007_01\n\n")
+    (voc_home / "Annotations/2007_02.xml").write_text("<annotation><object>")
+    write_mask(voc_home / "SegmentationClass/2007_03.png", np.array([[8, 77]]))
+    dataset = read_dataset(voc_home)
+    assert labels(dataset) == {"2007_01": ["dog", "person"], "2007_03": ["cat"]}
+    found = {problem.kind: str(problem) for problem in dataset.problems}
+    assert sorted(found) == ["bad-annotation", "duplicate", "mask-values", "missing-image", "no-label"]
+    assert found["missing-image"].startswith("ImageSets/Segmentation/val.txt line 2: image 'gone'")
+    assert found["bad-annotation"].startswith("Annotations/2007_02.xml: is not valid XML")
+    assert "value 77" in found["mask-values"]
+    assert found["duplicate"].startswith("ImageSets/Segmentation/val.txt line 4")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_voc_annotation_with_entities_is_refused(voc_home: Path, encoding: str) -> None:
+    bomb = '<!DOCTYPE a [<!ENTITY x "dog"><!ENTITY y "&x;&x;&x;&x;">]>'
+    text = voc_annotation("&y;", extra=bomb).replace("<?xml version='1.0'?>", "")
+    (voc_home / "Annotations/2007_01.xml").write_text(text, encoding=encoding)
+    dataset = read_dataset(voc_home)
+    assert "2007_01" not in labels(dataset)
+    assert "Annotations/2007_01.xml: declares a document type or entities" in problem_lines(dataset)[0]
+
+
+def test_voc_layout_with_own_classes(voc_home: Path) -> None:
+    (voc_home / "SegmentationClass/2007_03.png").unlink()
+    (voc_home / "Annotations/2007_02.xml").write_text(voc_annotation("лиса", "zebra"))
+    dataset = read_dataset(voc_home)
+    assert dataset.classes == ("dog", "person", "zebra", "лиса")
+    assert dataset.mask_lut[:6].tolist() == [0, 1, 2, 3, 4, 255]
+
+
+# ---------------------------------------------------------------- COCO
+
+
+@pytest.fixture
+def coco_home(tmp_path: Path) -> Path:
+    for split, numbers in (("train2014", (1, 2, 3, 4)), ("val2014", (9,))):
+        for number in numbers:
+            picture(tmp_path / split / f"COCO_{split}_{number:03d}.jpg", number)
+        write_instances(tmp_path, split, [(n, f"COCO_{split}_{n:03d}.jpg") for n in numbers], ANNOTATIONS[split])
+    return tmp_path
+
+
+CATEGORIES = [(90, "toothbrush"), (1, "person"), (18, "dog"), (10, "traffic light")]
+ANNOTATIONS = {
+    "train2014": [(1, 18, 0), (1, 1, 0), (1, 18, 0), (2, 10, 0), (2, 1, 1), (3, 1, 1)],
+    "val2014": [(9, 90, 0)],
+}
+
+
+def write_instances(home: Path, split: str, images: list, annotations: list) -> None:
+    content = {
+        "images": [{"id": n, "file_name": name} for n, name in images],
+        "annotations": [{"image_id": i, "category_id": c, "iscrowd": crowd} for i, c, crowd in annotations],
+        "categories": [{"id": n, "name": name} for n, name in CATEGORIES],
+    }
+    path = home / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_coco(coco_home: Path) -> None:
+    dataset = read_dataset(coco_home)
+    assert dataset.classes == ("person", "traffic light", "dog", "toothbrush")  # by category id
+    assert labels(dataset) == {
+        "COCO_train2014_001": ["person", "dog"],
+        "COCO_train2014_002": ["traffic light"],
+        "COCO_val2014_009": ["toothbrush"],
+    }
+    assert [record.split for record in dataset.records] == ["train", "train", "val"]
+    assert [problem.kind for problem in dataset.problems] == ["no-label", "no-label"]
+    assert "instances_train2014.json images[2]" in problem_lines(dataset)[0]
+    only = read_dataset(coco_home / "annotations" / "instances_val2014.json", classes=["toothbrush", "dog"])
+    assert labels(only) == {"COCO_val2014_009": ["toothbrush"]}
+    with pytest.raises(DataError, match="no category 'hot dgo'"):
+        read_dataset(coco_home, classes=["hot dgo"])
+
+
+def test_coco_problems(coco_home: Path) -> None:
+    images = [(1, "COCO_train2014_001.jpg"), (5, "gone.jpg"), (6, "../val2014/x.jpg"), (1, "again.jpg")]
+    write_instances(coco_home, "train2014", images, [(1, 18, 0), (1, 77, 0), (1, 77, 0), (5, 1, 0), (88, 1, 0)])
+    dataset = read_dataset(coco_home)
+    assert labels(dataset) == {"COCO_train2014_001": ["dog"], "COCO_val2014_009": ["toothbrush"]}
+    text = "\n".join(problem_lines(dataset))
+    assert "instances_train2014.json: category id 77 of 2 annotation(s)" in text
+    assert "images[1]: image 'gone.jpg' is not on disk" in text
+    assert "images[2]: image path '../val2014/x.jpg'" in text
+    assert "images[3]: image id 1 comes twice" in text
+    assert "1 image id(s) that the file doesn't list" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "no object at the top"),
+        ('{"images": []}', "has no list 'annotations'"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"images\[0\] lacks id or file_name"),
+    ],
+)
+def test_coco_files_that_cannot_be_used(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_own.json").write_text(content)
+    with pytest.raises(DataError, match=words):
+        read_dataset(tmp_path)
+
+
+def test_coco_years_are_not_mixed(coco_home: Path) -> None:
+    write_instances(coco_home, "train2017", [(1, "001.jpg")], [(1, 18, 0)])
+    picture(coco_home / "train2017" / "001.jpg")
+    assert all("2014" in record_id for record_id in labels(read_dataset(coco_home)))
