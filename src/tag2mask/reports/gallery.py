@@ -1,0 +1,288 @@
+"""Turns the chosen images into cards: a photo once, and everything else as light layers over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tag2mask.common.errors import DataError
+from tag2mask.data import decode_image, load_maps, read_mask
+from tag2mask.reports import pictures
+from tag2mask.reports.gather import READ_ERRORS, ImageFacts, RunFacts
+from tag2mask.reports.pick import choose
+
+SIZE_LIMIT = 11_000_000  # bytes of all pictures in base64, so that the file stays under 12 MB
+CLASSES_SHOWN = 4  # per image: maps of further classes are only part of the strongest-of-all view
+FRAMES_SHOWN = 16  # steps per image
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One picture laid over the photo; `view` is a class index as text or "all", `step` counts from 0."""
+
+    uri: str
+    alt: str
+    view: str = ""
+    step: int = -1
+
+
+@dataclass
+class Panel:
+    """One cell of a card. `kind`: "photo", "heat", "steps", "mask" or "wrong"."""
+
+    title: str
+    kind: str
+    layers: list[Layer] = field(default_factory=list)
+    score: float | None = None
+
+
+@dataclass
+class Card:
+    """One example: `groups` maps "best", "worst", "random" to the rank in that group."""
+
+    id: str
+    groups: dict[str, int]
+    labels: tuple[str, ...]
+    views: list[tuple[str, str]]
+    aspect: float
+    photo: str
+    panels: list[Panel]
+    steps: list[dict[str, float | int]]
+
+    @property
+    def size(self) -> int:
+        """Bytes that the card's pictures take in the page."""
+        return len(self.photo) + sum(len(layer.uri) for panel in self.panels for layer in panel.layers)
+
+
+@dataclass
+class Section:
+    """A part of the gallery: "train" with seeds and pseudo-masks, or "val" with predictions."""
+
+    key: str
+    title: str
+    about: str
+    ranked_by: str
+    available: int
+    traced_first: bool
+    cards: list[Card] = field(default_factory=list)
+    left_out: int = 0
+
+
+def build_sections(facts: RunFacts, examples: int, seed: int) -> list[Section]:
+    """Build the train and the val section, reading one example at a time, within SIZE_LIMIT bytes."""
+    plans = (
+        ("train", "Training images", "From the tag alone: where the classifier looks, what RIB adds, and the "
+         "pseudo-mask the segmenter learns from.", _train_ids(facts), ("seed_rib", "pseudo_mask", "seed_cam"),
+         _train_card),
+        ("val", "Held-out images", "Photos that no network was trained on: the trained segmenter's masks beside "
+         "the truth.", _val_ids(facts), ("segmentation_val", "supervised_val"), _val_card),
+    )  # fmt: skip
+    plans_with_images = [plan for plan in plans if plan[3]]
+    sections = []
+    room = SIZE_LIMIT
+    for number, (key, title, about, ids, keys, make) in enumerate(plans_with_images):
+        ranked_by = next((k for k in keys if facts.per_image.get(k)), "")
+        labels = {name: facts.images[name].labels if name in facts.images else () for name in ids}
+        traced = set(_names(facts.folder / "localization" / "traces", ".npz")) if key == "train" else set()
+        chosen = choose(labels, facts.per_image.get(ranked_by, {}), examples, seed, key, first=traced)
+        section = Section(key, title, about, ranked_by, len(ids), traced_first=bool(traced))
+        share = room // (len(plans_with_images) - number)
+        room -= _fill(section, facts, chosen, make, share)
+        sections.append(section)
+    return sections
+
+
+def _fill(
+    section: Section,
+    facts: RunFacts,
+    chosen: dict[str, dict[str, int]],
+    make: Callable[[RunFacts, ImageFacts, dict[str, int]], Card],
+    room: int,
+) -> int:
+    """Add cards rank by rank over the groups until `room` bytes are used; return the bytes used."""
+    used = 0
+    order = sorted(chosen, key=lambda name: min(chosen[name].values()))
+    for name in order:
+        image = facts.images.get(name) or ImageFacts(name, None, (), "", None)
+        card = make(facts, image, chosen[name])
+        if used + card.size > room:
+            section.left_out += 1
+            continue
+        used += card.size
+        section.cards.append(card)
+    return used
+
+
+def _train_ids(facts: RunFacts) -> list[str]:
+    folders = (("localization/cam", ".npz"), ("localization/rib", ".npz"), ("pseudo_masks/masks", ".png"))
+    return sorted({name for folder, suffix in folders for name in _names(facts.folder / folder, suffix)})
+
+
+def _val_ids(facts: RunFacts) -> list[str]:
+    folders = ("predictions/masks", "supervised_predictions/masks")
+    names = {name for folder in folders for name in _names(facts.folder / folder, ".png")}
+    held_out = {name for name in names if name in facts.images and facts.images[name].split != "train"}
+    return sorted(held_out or names)
+
+
+def _names(folder: Path, suffix: str) -> Iterator[str]:
+    """Ids in a folder of files `<id><suffix>`; hidden files are unfinished ones."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.endswith(suffix) and not path.name.startswith("."):
+                yield path.name[: -len(suffix)]
+
+
+def _train_card(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> Card:
+    card = _start(facts, image, groups)
+    for key, title in (("cam", "CAM"), ("rib", "RIB")):
+        if (facts.folder / "localization" / key).is_dir():
+            panel = _heat_panel(facts, image, key, title)
+            card.panels.append(panel)
+    steps, card.steps = _steps_panel(facts, image)
+    if card.steps:  # between CAM, its first frame, and RIB, its last
+        card.panels.insert(-1 if card.panels[-1].title == "RIB" else len(card.panels), steps)
+    if (facts.folder / "pseudo_masks" / "masks").is_dir():
+        card.panels.append(_mask_panel(facts, image, "pseudo_masks", "Pseudo-mask", "pseudo_mask")[0])
+    _add_truth(facts, image, card)
+    shown = {layer.view for panel in card.panels for layer in panel.layers if layer.view}
+    named = [(str(i), name) for i, name in enumerate(facts.classes) if str(i) in shown]
+    card.views = [(ALL, "all"), *named] if ALL in shown and len(named) > 1 else named[:1]
+    return card
+
+
+def _val_card(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> Card:
+    card = _start(facts, image, groups)
+    prediction = None
+    if (facts.folder / "predictions" / "masks").is_dir():
+        panel, prediction = _mask_panel(facts, image, "predictions", "Prediction", "segmentation_val")
+        card.panels.append(panel)
+    truth = _add_truth(facts, image, card)
+    if card.panels[-1].title == "Truth" and card.panels[-2].title == "Prediction":
+        panel = Panel("Differences", "wrong")
+        card.panels.append(panel)
+        if prediction is not None and truth is not None and prediction.shape == truth.shape:
+            wrong = pictures.differences(prediction, truth)
+            alt = f"{100 * wrong.mean():.0f} percent of the pixels differ from the truth"
+            panel.layers = [Layer(pictures.difference_uri(wrong), alt)]
+    if (facts.folder / "supervised_predictions" / "masks").is_dir():
+        panel, _ = _mask_panel(facts, image, "supervised_predictions", "Upper bound", "supervised_val")
+        card.panels.append(panel)
+    return card
+
+
+def _start(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> Card:
+    photo, aspect = "", 4 / 3
+    path = image.path
+    if path is None:
+        facts.notes.broken.append(f"photo of {image.id}: not listed in index.json")
+    else:
+        pixels = facts.notes.attempt(f"photo of {image.id}", path, decode_image)
+        if pixels is not None:
+            aspect = pixels.shape[1] / pixels.shape[0]
+            photo = pictures.photo_uri(pixels)
+    return Card(image.id, groups, image.labels, [], aspect, photo, [Panel("Photo", "photo")], [])
+
+
+def _heat_panel(facts: RunFacts, image: ImageFacts, key: str, title: str) -> Panel:
+    panel = Panel(title, "heat", score=facts.per_image.get(f"seed_{key}", {}).get(image.id))
+    path = facts.folder / "localization" / key / f"{image.id}.npz"
+    if not path.is_file():
+        return panel
+
+    def read(path: Path) -> list[Layer]:
+        maps = load_maps(path)
+        views = _views(facts.classes, maps.classes, maps.at_stride4())
+        return [Layer(pictures.heat_uri(heat), f"{title} of {name}", view) for view, name, heat in views]
+
+    panel.layers = facts.notes.attempt(f"localization/{key}/{path.name}", path, read) or []
+    return panel
+
+
+def _views(names: Sequence[str], classes: np.ndarray, maps: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield (view, class name, map (h, w)) per class, and first the strongest of all if there are several.
+
+    `maps` is (n, h, w) in 0..1, `classes` (n,) holds 0-based class indices.
+    """
+    if len(classes) > 1:
+        yield ALL, "all tags", maps.max(axis=0)
+    for index, heat in list(zip(classes.tolist(), maps, strict=True))[:CLASSES_SHOWN]:
+        yield str(int(index)), names[index] if 0 <= index < len(names) else f"class {index}", heat
+
+
+def _steps_panel(facts: RunFacts, image: ImageFacts) -> tuple[Panel, list[dict[str, float | int]]]:
+    panel = Panel("RIB, step by step", "steps")
+    path = facts.folder / "localization" / "traces" / f"{image.id}.npz"
+    if not path.is_file():
+        return panel, []
+    found = facts.notes.attempt(f"localization/traces/{path.name}", path, lambda path: _read_trace(facts, path))
+    panel.layers, steps = found or ([], [])
+    return panel, steps
+
+
+def _read_trace(facts: RunFacts, path: Path) -> tuple[list[Layer], list[dict[str, float | int]]]:
+    try:
+        classes, stack, numbers = _load_trace(path)
+    except READ_ERRORS as error:
+        raise DataError(f"{path}: is no whole trace file; run the localization again") from error
+    if stack.ndim != 4 or not stack.size or stack.shape[1] != len(classes):
+        raise DataError(f"{path}: maps {stack.shape} for {len(classes)} classes; expected (S, n, h, w)")
+    count = len(stack)
+    kept = sorted({round(k) for k in np.linspace(0, count - 1, min(count, FRAMES_SHOWN))})
+    layers, steps = [], []
+    for frame, step in enumerate(kept):
+        for view, name, heat in _views(facts.classes, classes, stack[step]):
+            uri = pictures.heat_uri(heat, pictures.FRAME_SIDE)
+            layers.append(Layer(uri, f"RIB map of {name} after step {step}", view, frame))
+        readout = {key: float(values[step]) for key, values in numbers.items() if step < len(values)}
+        finite = {key: round(value, 4) for key, value in readout.items() if np.isfinite(value)}
+        steps.append({"step": step, "last": count - 1, **finite})
+    return layers, steps
+
+
+def _load_trace(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Read classes (n,), the running sum of the maps (S, n, h, w) in 0..1, and numbers per step (S,)."""
+    with np.load(path, allow_pickle=False) as trace:
+        stack = trace["accumulated" if "accumulated" in trace else "maps"].astype(np.float32)
+        known = [key for key in ("loss", "target_logit", "covered") if key in trace]
+        numbers = {key: trace[key].astype(np.float64).reshape(-1) for key in known}
+        return trace["classes"], stack, numbers
+
+
+def _mask_panel(
+    facts: RunFacts, image: ImageFacts, folder: str, title: str, score: str
+) -> tuple[Panel, np.ndarray | None]:
+    panel = Panel(title, "mask", score=facts.per_image.get(score, {}).get(image.id))
+    path = facts.folder / folder / "masks" / f"{image.id}.png"
+    if not path.is_file():
+        return panel, None
+    mask = facts.notes.attempt(f"{folder}/masks/{path.name}", path, read_mask)
+    if mask is not None:
+        panel.layers = [_mask_layer(facts, mask, title)]
+    return panel, mask
+
+
+def _add_truth(facts: RunFacts, image: ImageFacts, card: Card) -> np.ndarray | None:
+    """Add the true mask where masks are known at all; an empty panel where this image has none."""
+    if not any(other.mask for other in facts.images.values()):
+        return None
+    panel = Panel("Truth", "mask")
+    card.panels.append(panel)
+    path = image.mask
+    if path is None:
+        return None
+    truth = facts.notes.attempt(f"true mask of {image.id}", path, lambda path: read_mask(path, facts.mask_lut))
+    if truth is not None:
+        panel.layers = [_mask_layer(facts, truth, "True mask")]
+    return truth
+
+
+def _mask_layer(facts: RunFacts, mask: np.ndarray, title: str) -> Layer:
+    values = [int(value) for value in np.unique(mask) if value not in (0, pictures.IGNORED)]
+    names = [facts.classes[v - 1] if v <= len(facts.classes) else f"class {v - 1}" for v in values]
+    return Layer(pictures.mask_uri(mask), f"{title}: {', '.join(names) or 'background only'}")

@@ -1,0 +1,335 @@
+"""Reads what a run's folder holds, finished or not, into plain records; what cannot be read is noted."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tag2mask.common.errors import Tag2MaskError
+from tag2mask.common.files import read_json
+
+T = TypeVar("T")
+
+# Everything that a truncated, foreign or half-written file is known to raise in its reader.
+READ_ERRORS = (
+    Tag2MaskError, OSError, ValueError, KeyError, IndexError, TypeError, EOFError, SyntaxError,
+    RuntimeError, struct.error, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+
+ROWS = (  # key in scores.json, title, what it is
+    ("seed_cam", "CAM seed", "class activation maps, thresholded"),
+    ("seed_rib", "RIB seed", "maps summed over the RIB steps, thresholded"),
+    ("pseudo_mask", "Pseudo-mask", "refined seeds: what the segmenter learns from"),
+    ("segmentation_val", "Segmentation", "network trained on the pseudo-masks, from tags only"),
+    ("supervised_val", "Upper bound", "same network trained on true masks; not reachable from tags"),
+)
+UPPER_BOUND = "supervised_val"
+
+STAGES = (  # folder, name of the stage, title
+    ("classifier", "train_classifier", "Train classifier"),
+    ("localization", "localize", "Localize: CAM and RIB"),
+    ("pseudo_masks", "refine", "Refine to pseudo-masks"),
+    ("segmenter", "train_segmenter", "Train segmenter"),
+    ("predictions", "predict", "Predict held-out images"),
+    ("supervised", "train_supervised", "Train upper bound"),
+    ("supervised_predictions", "predict_supervised", "Predict with upper bound"),
+)
+PER_IMAGE = {"localization", "pseudo_masks", "predictions", "supervised_predictions"}
+
+
+@dataclass
+class Notes:
+    """What the report has to admit: parts that are not there yet, files that could not be shown."""
+
+    missing: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def attempt(self, name: str, path: Path, read: Callable[[Path], T]) -> T | None:
+        """Return `read(path)`, or None with a note that names the file when it cannot be read.
+
+        The note says `name` where the error says `path`: a report is passed on, and folders are private.
+        """
+        try:
+            return read(path)
+        except READ_ERRORS as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = reason.removeprefix(f"{path}:").removeprefix(str(path)).replace(str(path), path.name)
+            self.broken.append(f"{name}: {reason.strip()[:240]}")
+            return None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of the score table; IoU values are 0..1."""
+
+    key: str
+    title: str
+    about: str
+    miou: float
+    per_class: dict[str, float]
+    images: int | None
+    split: str
+    threshold: float | None
+    chosen_on: str
+    curve: list[tuple[float, float]]
+
+    @property
+    def upper_bound(self) -> bool:
+        """Whether the row was trained on true masks."""
+        return self.key == UPPER_BOUND
+
+    @property
+    def on_truth(self) -> bool:
+        """Whether the threshold was chosen on ground truth, which a user with tags only does not have."""
+        return chosen_on_truth(self.chosen_on)
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """One stage's cost and outcome; `done` counts images, `failed` maps ids to reasons."""
+
+    folder: str
+    title: str
+    seconds: float | None
+    done: int
+    failed: dict[str, str]
+    finished: bool = True
+
+    @property
+    def per_image(self) -> float | None:
+        """Seconds per image, where the stage works image by image."""
+        if self.seconds is None or self.folder not in PER_IMAGE or not self.done:
+            return None
+        return self.seconds / self.done
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Where an image and its true mask are, and its tags."""
+
+    id: str
+    path: Path | None
+    labels: tuple[str, ...]
+    split: str
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Log:
+    """A training log: loss against step where it was written that often, and figures of whole epochs."""
+
+    loss: list[tuple[float, float]]
+    epoch_loss: list[tuple[float, float]]
+    val_map: list[tuple[float, float]]
+
+
+@dataclass
+class RunFacts:
+    """All of a run that fits in memory at once; pictures are read one example at a time, elsewhere."""
+
+    folder: Path
+    info: dict[str, Any]
+    classes: tuple[str, ...]
+    recipe: str
+    scores: list[Score]
+    per_image: dict[str, dict[str, float]]
+    stages: list[StageFacts]
+    images: dict[str, ImageFacts]
+    mask_lut: np.ndarray | None
+    logs: dict[str, Log]
+    showcase: dict[str, Any]
+    notes: Notes
+
+
+def gather(run: Path) -> RunFacts:
+    """Read the folder of a finished or partly finished run; never raises for a missing or broken part."""
+    notes = Notes()
+    info = _read_dict(run, "run.json", notes)
+    index = _read_dict(run, "index.json", notes)
+    data = as_dict(info.get("data"))
+    classes = tuple(str(name) for name in as_list(index.get("classes")) or as_list(data.get("classes")))
+    if not index:
+        notes.missing.append("index.json, so photos and true masks cannot be found")
+    recipe = _recipe_text(run, notes)
+    stages = _stages(run, info, notes)
+    scores = _scores(_read_dict(run, "scores.json", notes), notes)
+    return RunFacts(
+        folder=run, info=info, classes=classes, recipe=recipe, scores=scores,
+        per_image=_per_image(_read_dict(run, "scores_per_image.json", notes)), stages=stages,
+        images=_images(index), mask_lut=_lut(index.get("mask_lut")), logs=_logs(run, notes),
+        showcase=_read_dict(run, "showcase.json", notes), notes=notes,
+    )  # fmt: skip
+
+
+def chosen_on_truth(text: str) -> bool:
+    """Whether a description of how a threshold was chosen says that true masks were used."""
+    text = text.casefold()
+    if re.search(r"\b(no|not|without|never)\b[^.;]*\b(truth|masks?)\b", text):
+        return False
+    return bool(re.search(r"truth|true mask|oracle|\bgt\b", text))
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """Return `value` if it is a dict, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return `value` if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_number(value: Any) -> float | None:
+    """Return `value` as a finite float, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def as_count(value: Any) -> int | None:
+    """Return `value` as an int, or None."""
+    number = as_number(value)
+    return None if number is None else int(number)
+
+
+def _read_dict(run: Path, name: str, notes: Notes) -> dict[str, Any]:
+    path = run / name
+    return as_dict(notes.attempt(name, path, read_json)) if path.is_file() else {}
+
+
+def _recipe_text(run: Path, notes: Notes) -> str:
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        return ""
+    return (notes.attempt("recipe.yaml", path, _text) or "")[:40_000]
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _scores(found: dict[str, Any], notes: Notes) -> list[Score]:
+    rows = []
+    for key, title, about in ROWS:
+        entry = as_dict(found.get(key))
+        miou = as_number(entry.get("miou"))
+        if miou is None:
+            notes.missing.append(f"score of the {title.lower() if title[1].islower() else title}")
+            continue
+        per_class = {str(name): as_number(value) for name, value in as_dict(entry.get("per_class")).items()}
+        rows.append(Score(
+            key, title, about, miou, {name: value for name, value in per_class.items() if value is not None},
+            as_count(entry.get("images")), str(entry.get("split") or ""), as_number(entry.get("threshold")),
+            str(entry.get("threshold_chosen_on") or ""), _curve(entry.get("curve")),
+        ))  # fmt: skip
+    return rows
+
+
+def _curve(value: Any) -> list[tuple[float, float]]:
+    points = []
+    for pair in as_list(value):
+        x, y = map(as_number, pair) if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        if x is not None and y is not None:
+            points.append((x, y))
+    return sorted(points)
+
+
+def _per_image(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    table: dict[str, dict[str, float]] = {}
+    for key, values in found.items():
+        numbers = {name: as_number(value) for name, value in as_dict(values).items()}
+        table[key] = {name: number for name, number in numbers.items() if number is not None}
+    return table
+
+
+def _stages(run: Path, info: dict[str, Any], notes: Notes) -> list[StageFacts]:
+    seconds = dict(as_dict(info.get("seconds")))
+    stages = []
+    for folder, stage, title in STAGES:
+        manifest = _read_dict(run, f"{folder}/manifest.json", notes)
+        recorded = [seconds.pop(key, None) for key in dict.fromkeys((folder, stage))]
+        spent = next((number for number in map(as_number, recorded) if number is not None), None)
+        if spent is None:
+            spent = as_number(manifest.get("seconds"))
+        images = {name: as_dict(entry) for name, entry in as_dict(manifest.get("images")).items()}
+        done = sum(entry.get("status") == "done" for entry in images.values())
+        failed = {n: str(e.get("error") or "failed") for n, e in images.items() if e.get("status") == "failed"}
+        if manifest or spent is not None:
+            stages.append(StageFacts(folder, title, spent, done, failed, manifest.get("finished", True) is not False))
+        if not (run / folder).is_dir():
+            notes.missing.append(f"{folder}/ ({title[0].lower() + title[1:]})")
+    for name, value in seconds.items():  # stages without a folder of their own, such as evaluation
+        title = name.replace("_", " ").capitalize()
+        stages.append(StageFacts(name, title, as_number(value), 0, {}))
+    return stages
+
+
+def _images(index: dict[str, Any]) -> dict[str, ImageFacts]:
+    images = {}
+    for name, entry in as_dict(index.get("images")).items():
+        entry = as_dict(entry)
+        labels = tuple(str(label) for label in as_list(entry.get("labels")))
+        images[name] = ImageFacts(
+            name, _path(entry.get("path")), labels, str(entry.get("split") or ""), _path(entry.get("mask"))
+        )
+    return images
+
+
+def _path(value: Any) -> Path | None:
+    return Path(value) if isinstance(value, str) and value else None
+
+
+def _lut(value: Any) -> np.ndarray | None:
+    numbers = [as_count(item) for item in as_list(value)]
+    if len(numbers) != 256 or any(number is None or not 0 <= number <= 255 for number in numbers):
+        return None
+    return np.array(numbers, dtype=np.uint8)
+
+
+def _logs(run: Path, notes: Notes) -> dict[str, Log]:
+    logs = {}
+    for folder in ("classifier", "segmenter", "supervised"):
+        path = run / folder / "log.jsonl"
+        if not path.is_file():
+            continue
+        name = f"{folder}/log.jsonl"
+        log = _parse_log(notes.attempt(name, path, _text) or "", name, notes)
+        if log.loss or log.epoch_loss or log.val_map:
+            logs[folder] = log
+    return logs
+
+
+def _parse_log(text: str, name: str, notes: Notes) -> Log:
+    """Parse JSON lines; of lines with the same epoch and step the last counts (a resumed run repeats some)."""
+    losses: dict[tuple[float, float], float] = {}
+    epochs: dict[str, dict[float, float]] = {"train_loss": {}, "val_map": {}}
+    bad = 0
+    for line in filter(None, map(str.strip, text.splitlines())):
+        try:
+            entry = as_dict(json.loads(line))
+        except ValueError:
+            bad += 1
+            continue
+        epoch, step, loss = (as_number(entry.get(key)) for key in ("epoch", "step", "loss"))
+        if loss is not None:
+            losses[(epoch or 0.0, float(len(losses)) if step is None else step)] = loss
+        for key, found in epochs.items():
+            figure = as_number(entry.get(key))
+            if figure is not None:
+                found[float(len(found)) if epoch is None else epoch] = figure
+    if bad:
+        notes.broken.append(f"{name}: {bad} unreadable line{'s' if bad > 1 else ''} left out")
+    steps = [step for _, step in losses]
+    counted = len(set(steps)) == len(steps)  # else steps start anew in every epoch
+    points = [(step if counted else float(i), loss) for i, ((_, step), loss) in enumerate(sorted(losses.items()))]
+    return Log(sorted(points), sorted(epochs["train_loss"].items()), sorted(epochs["val_map"].items()))
