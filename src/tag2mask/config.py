@@ -1,0 +1,154 @@
+"""Recipes: YAML over frozen dataclasses. Every mistake is named with its key, file, line and nearest valid key."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tag2mask.common.errors import ConfigError, did_you_mean
+
+C = TypeVar("C")
+Lines = dict[tuple[str, ...], int]
+
+
+def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
+    """Read a YAML mapping and the line of each key, for error messages."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such recipe; give a YAML file")
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        values = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(values).__name__}")
+    lines: Lines = {}
+    _collect_lines(node, (), lines)
+    return values, lines
+
+
+def _collect_lines(node: Any, place: tuple[str, ...], lines: Lines) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*place, str(key.value))
+            lines[here] = key.start_mark.line + 1
+            _collect_lines(value, here, lines)
+
+
+def build(
+    cls: type[C],
+    values: Mapping[str, Any],
+    *,
+    source: str = "settings",
+    lines: Lines | None = None,
+    place: tuple[str, ...] = (),
+) -> C:
+    """Build the dataclass `cls` from a mapping, checking keys and types at every depth; raises ConfigError."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    arguments = {}
+    for key, value in values.items():
+        here = (*place, str(key))
+        where = _where(source, lines, here)
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown setting '{'.'.join(here)}'{did_you_mean(str(key), fields)}")
+        arguments[key] = _convert(hints[key], value, where, source, lines, here)
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{source}: section '{'.'.join(place) or 'top'}': {error}") from error
+
+
+def _where(source: str, lines: Lines | None, place: tuple[str, ...]) -> str:
+    line = (lines or {}).get(place)
+    return f"{source} line {line}" if line else source
+
+
+def _convert(hint: Any, value: Any, where: str, source: str, lines: Lines | None, place: tuple[str, ...]) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for option in arguments:
+            if option is not type(None):
+                try:
+                    return _convert(option, value, where, source, lines, place)
+                except ConfigError:
+                    if dataclasses.is_dataclass(option):
+                        raise
+    elif dataclasses.is_dataclass(hint):
+        if isinstance(value, Mapping):
+            return build(typing.cast(Any, hint), value, source=source, lines=lines, place=place)
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_convert(arguments[0], v, where, source, lines, place) for v in value)
+    elif origin is typing.Literal:
+        if value in arguments:
+            return value
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif hint is float and isinstance(value, str) and _is_number(value):
+        return float(value)  # YAML reads 1e-4 as text
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ConfigError(f"{where}: '{'.'.join(place)}' is {value!r}; expected {_describe(hint)}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(a) for a in arguments)
+    if origin is tuple:
+        return f"a list of {_describe(arguments[0])}"
+    if hint is type(None):
+        return "null"
+    if dataclasses.is_dataclass(hint):
+        return "a section with settings"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(hint, str(hint))
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Turn a config dataclass into plain values for YAML and JSON."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def with_overrides(values: dict[str, Any], overrides: typing.Sequence[str]) -> dict[str, Any]:
+    """Apply overrides like "classifier.epochs=3" (values read as YAML) to a recipe's mapping."""
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: expected KEY=VALUE, e.g. classifier.epochs=3")
+        *sections, key = name.strip().split(".")
+        target = values
+        for section in sections:
+            inner = target.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {text}: '{section}' is a single value, not a section")
+            target = inner
+        target[key] = yaml.safe_load(value)
+    return values

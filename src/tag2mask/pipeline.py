@@ -1,0 +1,329 @@
+"""A recipe is the settings of every stage; running it runs what is missing in the run's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from tag2mask.common.errors import ConfigError
+from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.config import build, load_yaml, to_mapping, with_overrides
+from tag2mask.data import Dataset, read_dataset
+from tag2mask.data.photos import photos_dataset
+from tag2mask.stages.evaluate import EvaluateConfig, Score, score_maps, score_masks, store_score
+from tag2mask.stages.folder import read_manifest, versions
+from tag2mask.stages.localize import LocalizeConfig, localize
+from tag2mask.stages.predict import PredictConfig, predict
+from tag2mask.stages.refine import RefineConfig, refine
+from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
+from tag2mask.stages.train_segmenter import SegmenterConfig, train_segmenter
+from tag2mask.stages.training import Execution
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, which classes, which splits."""
+
+    reader: str = "auto"  # auto, csv, folders, voc or coco
+    classes: tuple[str, ...] | None = None  # a restriction; pixels of other classes count as background
+    mask_classes: str | tuple[str, ...] | None = None  # names of mask values 1..N; "voc" for VOC's twenty
+    train_split: str = "train"
+    val_split: str = "val"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run's results."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
+    localize: LocalizeConfig = dataclasses.field(default_factory=LocalizeConfig)
+    refine: RefineConfig = dataclasses.field(default_factory=RefineConfig)
+    segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
+    predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    supervised: bool = True  # also train on true masks where there are any: the upper bound
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe; ConfigError names the key, the file, the line and the nearest valid key."""
+    values, lines = load_yaml(path)
+    return build(Recipe, with_overrides(values, overrides), source=str(path), lines=lines)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images that a run learns from and the held-out ones."""
+
+    train: Dataset
+    val: Dataset | None
+    limited_to: int | None
+
+
+def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
+    """Read the data set of a recipe and take its splits; without split names all images are for training."""
+    classes = list(recipe.data.classes) if recipe.data.classes else None
+    dataset = read_dataset(root, reader=recipe.data.reader, classes=classes, mask_classes=recipe.data.mask_classes)
+    splits = {record.split for record in dataset.records}
+    if splits == {""}:
+        train, val = dataset, None
+    else:
+        train = dataset.select(recipe.data.train_split)
+        val = dataset.select(recipe.data.val_split) if recipe.data.val_split in splits else None
+    if limit is not None:
+        train = train.limit(limit, recipe.seed)
+    return Splits(train, val, limit)
+
+
+def run(
+    recipe: Recipe, data: Path | str, out: Path | str, *, limit: int | None = None,
+    execution: Execution | None = None, say: Say = print,
+) -> dict[str, Any]:  # fmt: skip
+    """Run every stage of `recipe` on the data set at `data` in the folder `out`; return its scores.
+
+    `limit` takes a class-balanced subset of the training images. Finished stages are kept, a killed run goes on
+    where it stopped, and a folder made with other settings is refused. Raises Tag2MaskError.
+    """
+    chain = open_chain(recipe, Path(data), Path(out), limit=limit, execution=execution, say=say)
+    return chain.run()
+
+
+def open_chain(
+    recipe: Recipe, data: Path, out: Path, *, limit: int | None = None, execution: Execution | None = None,
+    say: Say = print,
+) -> Chain:  # fmt: skip
+    """Read the data set, write what the run is (run.json, recipe.yaml, index.json) and return its steps."""
+    splits = read_splits(recipe, data, limit)
+    for problem in splits.train.problems:
+        say(f"! {problem}")
+    info = _start(recipe, splits, out)
+    return Chain(recipe, splits, out, info, execution or Execution(), say)
+
+
+class Chain:
+    """The steps of a run: where each reads and writes. Each runs what is missing in its folder."""
+
+    def __init__(
+        self, recipe: Recipe, splits: Splits, out: Path, info: dict[str, Any], execution: Execution, say: Say
+    ) -> None:
+        self.recipe, self.out, self.info, self.execution, self.say = recipe, out, info, execution, say
+        self.train, self.val, self.seed = splits.train, splits.val, recipe.seed
+
+    def run(self) -> dict[str, Any]:
+        """Run the whole chain, scoring each step where there are true masks; return the scores."""
+        self.train_classifier()
+        self.localize()
+        self._score_seeds()
+        self.refine()
+        self._score_pseudo_masks()
+        self.train_segmenter()
+        self.predict()
+        self._score_predictions("segmentation_val", "predictions")
+        if self.recipe.supervised and _has_masks(self.train):
+            self.train_segmenter(supervised=True)
+            self.predict(supervised=True)
+            self._score_predictions("supervised_val", "supervised_predictions")
+        self._finish()
+        return self.scores()
+
+    def train_classifier(self) -> None:
+        """Step 1: the classifier, from image-level labels."""
+        self.say(f"1 classifier: {len(self.train)} images, {len(self.train.classes)} classes")
+        train_classifier(self.train, self.out / "classifier", self.recipe.classifier, seed=self.seed,
+                         execution=self.execution, validation=self.val)  # fmt: skip
+
+    def localize(self) -> None:
+        """Step 2: CAM and RIB maps of the training images."""
+        self.say(f"2 localization maps ({self.recipe.localize.method})")
+        localize(self.train, self.out / "classifier", self.out / "localization", self.recipe.localize, seed=self.seed,
+                 execution=self.execution)  # fmt: skip
+
+    def refine(self) -> None:
+        """Step 3: pseudo-masks."""
+        self.say("3 pseudo-masks")
+        refine(self.train, self.out / "localization", self.out / "pseudo_masks", self.recipe.refine, seed=self.seed,
+               execution=self.execution)  # fmt: skip
+
+    def train_segmenter(self, *, supervised: bool = False) -> None:
+        """Step 4: the segmentation network, on pseudo-masks or, as the upper bound, on true masks."""
+        self.say("5 the same network on true masks: the upper bound" if supervised else "4 segmentation network")
+        train_segmenter(
+            self.train, None if supervised else self.out / "pseudo_masks",
+            self.out / ("supervised" if supervised else "segmenter"), self.recipe.segmenter, seed=self.seed,
+            execution=self.execution,
+        )  # fmt: skip
+
+    def predict(self, *, supervised: bool = False) -> None:
+        """Masks of the held-out images."""
+        if self.val is None:
+            self.say("  no held-out images to predict")
+            return
+        names = ("supervised", "supervised_predictions") if supervised else ("segmenter", "predictions")
+        predict(self.val, self.out / names[0], self.out / names[1], self.recipe.predict, execution=self.execution)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score every finished step of the run again; return the scores."""
+        steps: dict[str, Callable[[], None]] = {
+            "localization": self._score_seeds,
+            "pseudo_masks": self._score_pseudo_masks,
+            "predictions": lambda: self._score_predictions("segmentation_val", "predictions"),
+            "supervised_predictions": lambda: self._score_predictions("supervised_val", "supervised_predictions"),
+        }
+        for folder, score in steps.items():
+            if (self.out / folder / "manifest.json").is_file():
+                score()
+        return self.scores()
+
+    def scores(self) -> dict[str, Any]:
+        """The scores so far, in the order of the chain."""
+        path = self.out / "scores.json"
+        return read_json(path) if path.is_file() else {}
+
+    def _score_seeds(self) -> None:
+        kinds = ["cam", "rib"] if self.recipe.localize.method == "rib" else ["cam"]
+        for kind in kinds if _has_masks(self.train) else []:
+            score = score_maps(self.train, self.out / "localization" / kind, self.recipe.evaluate,
+                               split=self.recipe.data.train_split)  # fmt: skip
+            self._store(f"seed_{kind}", score)
+
+    def _score_pseudo_masks(self) -> None:
+        if _has_masks(self.train):
+            score = score_masks(
+                self.train, self.out / "pseudo_masks" / "masks", split=self.recipe.data.train_split,
+                threshold=self.recipe.refine.threshold, chosen_on=self.recipe.refine.threshold_chosen_on,
+            )  # fmt: skip
+            self._store("pseudo_mask", score)
+
+    def _score_predictions(self, name: str, folder: str) -> None:
+        if self.val is not None and _has_masks(self.val):
+            self._store(name, score_masks(self.val, self.out / folder / "masks", split=self.recipe.data.val_split))
+
+    def _store(self, name: str, score: Score) -> None:
+        store_score(self.out, name, score)
+        self.say(f"  {name}: {describe(score.row)}")
+
+    def _finish(self) -> None:
+        failures = {
+            f"{folder.parent.name}/{image_id}": state["error"]
+            for folder in sorted(self.out.glob("*/manifest.json"))
+            for image_id, state in read_json(folder).get("images", {}).items()
+            if state["status"] == "failed"
+        }
+        for place, error in list(failures.items())[:20]:
+            self.say(f"! {place}: {error}")
+        if failures:
+            self.say(f"! {len(failures)} failures in all; each folder's manifest.json lists its own")
+        self.info |= {"finished": True, "seconds": stage_seconds(self.out), "failures": failures}
+        write_json(self.out / "run.json", self.info)
+
+
+def predict_photos(
+    photos: Path, run_folder: Path, out: Path, config: PredictConfig, *, execution: Execution | None = None
+) -> dict[str, str]:
+    """Segment any photos (a folder, searched for images, or one file) by the network of a run.
+
+    Writes `out`/masks/NAME.png; returns what could not be used, by name. Raises ConfigError, DataError.
+    """
+    classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
+    dataset = photos_dataset(photos, classes)
+    predict(dataset, run_folder / "segmenter", out, config, execution=execution)
+    images = read_json(out / "manifest.json")["images"]
+    return {image_id: state["error"] for image_id, state in images.items() if state["status"] == "failed"}
+
+
+def describe(row: dict[str, Any]) -> str:
+    """One line of a score: the figure, on which images, at which threshold chosen how."""
+    text = f"mIoU {100 * row['miou']:.1f} on {row['images']} {row['split']} images"
+    if row.get("threshold") is not None:
+        text += f", threshold {row['threshold']:.2f}, {row['threshold_chosen_on']}"
+    return text
+
+
+def _has_masks(dataset: Dataset) -> bool:
+    return any(record.mask_path is not None for record in dataset.records)
+
+
+def _start(recipe: Recipe, splits: Splits, out: Path) -> dict[str, Any]:
+    """Write what the run is before it begins: run.json, recipe.yaml, index.json."""
+    info = {
+        "name": recipe.name,
+        "recipe": to_mapping(recipe),
+        "seed": recipe.seed,
+        "versions": versions(),
+        "machine": machine(),
+        "started": time.strftime("%Y-%m-%d %H:%M"),
+        "data": {
+            "root_name": splits.train.name,
+            "classes": list(splits.train.classes),
+            "train_images": len(splits.train),
+            "val_images": len(splits.val) if splits.val else 0,
+            "limited_to": splits.limited_to,
+        },
+        "problems": [str(problem) for problem in splits.train.problems],
+        "seconds": {},
+        "finished": False,
+    }
+    _refuse_other_run(out, info)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "run.json", info)
+    with atomic_write(out / "recipe.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True), "utf-8")
+    write_json(out / "index.json", _index(splits))
+    return info
+
+
+def _refuse_other_run(out: Path, info: dict[str, Any]) -> None:
+    """A folder with another run, or with anything else in it, is never written to."""
+    if (out / "run.json").is_file():
+        old = read_json(out / "run.json")
+        same = old.get("name") == info["name"] and old.get("data") == info["data"]
+        if not same:
+            raise ConfigError(
+                f"{out}: holds the run '{old.get('name')}' on {old.get('data', {}).get('train_images')} images of "
+                f"'{old.get('data', {}).get('root_name')}'; this is '{info['name']}' on "
+                f"{info['data']['train_images']} of '{info['data']['root_name']}'; choose another --out"
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise ConfigError(f"{out}: not empty and not a run's folder (no run.json); choose another --out")
+
+
+def _index(splits: Splits) -> dict[str, Any]:
+    datasets = [splits.train, *([splits.val] if splits.val else [])]
+    images = {
+        record.id: {
+            "path": str(record.path),
+            "labels": [dataset.classes[label] for label in record.labels],
+            "split": record.split,
+            "mask": str(record.mask_path) if record.mask_path else None,
+        }
+        for dataset in datasets
+        for record in dataset.records
+    }
+    lut = [int(value) for value in splits.train.mask_lut]
+    return {"classes": list(splits.train.classes), "images": images, "mask_lut": lut}
+
+
+def machine() -> dict[str, Any]:
+    """What a cost was measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def stage_seconds(out: Path) -> dict[str, float]:
+    """Seconds that each stage of a run took, over all its resumptions."""
+    manifests = sorted(out.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    return {path.parent.name: read_json(path)["seconds"] for path in manifests}

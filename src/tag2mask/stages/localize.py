@@ -1,0 +1,223 @@
+"""Stage 2: localization maps of every training image, CAM and RIB in one pass (method section 2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tag2mask.common.errors import DataError
+from tag2mask.common.files import atomic_write, digest_file, read_json, write_json
+from tag2mask.common.seeding import rng_for
+from tag2mask.config import to_mapping
+from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, decode_image, save_maps
+from tag2mask.data.partners import PartnerIndex
+from tag2mask.data.transforms import Draws, augment, rescale
+from tag2mask.networks import CAMClassifier
+from tag2mask.rib import RIBConfig, RIBResult, TrunkFeatures, rib, stack_with_mirror, trace_arrays
+from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
+from tag2mask.stages.folder import StageFolder
+from tag2mask.stages.parallel import process_count, run_images
+from tag2mask.stages.train_classifier import label_vector, load_classifier
+from tag2mask.stages.training import Execution, cpu_threads, resolve_device, to_tensor
+
+CALIBRATION_IMAGES = 16
+Batch = tuple[TrunkFeatures, Tensor]
+
+
+@dataclass(frozen=True)
+class LocalizeConfig:
+    """What is computed for every image."""
+
+    method: Literal["rib", "cam"] = "rib"  # rib writes both: its first step is plain CAM
+    rib: RIBConfig = dataclasses.field(default_factory=RIBConfig)
+    # Relative growth of the target's logits in the first step, at the median training image: sets rib.learning_rate
+    # for backbones other than ResNet-50, whose published 8e-6 doesn't carry over. null = rib.learning_rate as given.
+    growth: float | None = None
+    partner_long_side_min: int = 320  # pixels; partner images are augmented as in the classifier's training
+    partner_long_side_max: int = 640
+    partner_crop_size: int = 512
+    partner_cache: int = 1024  # MiB a process for frozen features of partner images, which are computed once
+
+
+def localize(
+    dataset: Dataset, classifier: Path, out: Path, config: LocalizeConfig, *, seed: int = 0,
+    execution: Execution | None = None,
+) -> None:  # fmt: skip
+    """Write `out`/cam/ID.npz and, for RIB, `out`/rib/ID.npz and some traces/ID.npz for every image of `dataset`.
+
+    `classifier` is the folder that `train_classifier` wrote. An image's result depends on the seed and its id, not
+    on order, processes or resumption. Masks are never read. Broken images are noted in the manifest and skipped.
+    """
+    execution = execution or Execution()
+    inputs = {"dataset": dataset.digest(), "classifier": digest_file(classifier / "weights.safetensors")}
+    folder = StageFolder(out, "localize", config=to_mapping(config), seed=seed, inputs=inputs)
+    if folder.finished:
+        return
+    device = resolve_device(execution.device)
+    config = _calibrated(dataset, classifier, out, config, seed, device)
+    records = {record.id: record for record in dataset.records if record.labels}
+    todo = [i for i in records if not (out / config.method / f"{i}.npz").is_file()]
+    traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
+    arguments = (dataset, classifier, out, config, seed, traced, str(device))
+    processes = 1 if device.type != "cpu" else process_count(execution.processes, len(todo))
+    run_images(todo, Localizer, arguments, folder, processes=processes, total=len(records),
+               description=f"localize ({config.method})")  # fmt: skip
+    folder.finish((i for i in records if i not in folder.failures), learning_rate=config.rib.learning_rate)
+
+
+class Localizer:
+    """Everything that every image needs, once a process: the classifier, the partners and their features."""
+
+    def __init__(
+        self, dataset: Dataset, classifier: Path | CAMClassifier, out: Path, config: LocalizeConfig, seed: int,
+        traced: frozenset[str] = frozenset(), device: str = "cpu",
+    ) -> None:  # fmt: skip
+        loaded = classifier if isinstance(classifier, CAMClassifier) else load_classifier(classifier)
+        self.classifier = loaded.to(device)
+        self.records = {record.id: record for record in dataset.records}
+        self.out, self.config, self.seed, self.traced = out, config, seed, traced
+        self.partners = Partners(dataset, self.classifier, config, seed)
+
+    def __call__(self, image_id: str) -> None:
+        """Localize one image and write its files; the one that marks it as done comes last."""
+        image = decode_image(self.records[image_id].path)
+        result = self.maps_of(image, self.records[image_id])
+        size, scales = (image.shape[0], image.shape[1]), self.config.rib.scales
+        self._save("cam", image_id, result, result.cam_sums, size, scales)
+        if self.config.method == "rib":
+            if image_id in self.traced:
+                with atomic_write(self.out / "traces" / f"{image_id}.npz") as temporary:
+                    arrays: dict[str, Any] = trace_arrays(result)
+                    np.savez_compressed(temporary, **arrays)
+            self._save("rib", image_id, result, result.rib_sums, size, scales)
+
+    def maps_of(self, image: np.ndarray, record: ImageRecord) -> RIBResult:
+        """CAM and RIB maps of one image (H, W, 3) uint8 at network resolution."""
+        config = self.config.rib if self.config.method == "rib" else cam_only(self.config.rib)
+        views = scaled_views(image, config.scales, self.classifier)
+        batches = self.partners.batches(record.id)
+        return rib(self.classifier, views, record.labels, batches, config, trace=record.id in self.traced)
+
+    def _save(
+        self, kind: str, image_id: str, result: RIBResult, sums: list[Tensor], size: tuple[int, int],
+        scales: tuple[float, ...],
+    ) -> None:  # fmt: skip
+        arrays = [values.detach().float().cpu().numpy() for values in sums]
+        maps = LocalizationMaps(np.asarray(result.classes), size, scales, arrays)
+        save_maps(self.out / kind / f"{image_id}.npz", maps)
+
+
+def cam_only(config: RIBConfig) -> RIBConfig:
+    """RIB's settings cut down to plain CAM: one step, no update, no partners."""
+    return config.replace(steps=1, update_after_last=False, partners="none")
+
+
+def scaled_views(image: np.ndarray, scales: tuple[float, ...], classifier: CAMClassifier) -> list[Tensor]:
+    """For each scale the image and its mirror (2, 3, h, w), on the classifier's device."""
+    device = classifier.classifier.weight.device
+    views = stack_with_mirror([to_tensor(rescale(image, scale)) for scale in scales])
+    return [view.to(device).contiguous(memory_format=torch.channels_last) for view in views]
+
+
+class Partners:
+    """Batches of other images for RIB, from an index built once; frozen features are kept within a bound.
+
+    A partner's augmentation depends on the seed and its own id alone, so its features are computed once. Which
+    partners an image gets depends on the seed and the image's id alone.
+    """
+
+    def __init__(self, dataset: Dataset, classifier: CAMClassifier, config: LocalizeConfig, seed: int) -> None:
+        self.records = dataset.records
+        self.classifier, self.config, self.seed = classifier, config, seed
+        self.index = PartnerIndex(dataset.label_matrix(), [record.id for record in dataset.records])
+        self.cache: OrderedDict[int, Tensor | None] = OrderedDict()
+        self.cached_bytes = 0
+
+    def batches(self, image_id: str) -> Iterator[Batch]:
+        """Yield one batch (features (B, c, h, w), labels (B, C)) an update."""
+        config = self.config.rib
+        if config.partners == "none" or self.config.method == "cam":
+            return
+        count = config.updates * config.batch_size
+        chosen = self.index.sample(image_id, count, self.seed, disjoint=config.partners == "disjoint")
+        for start in range(0, len(chosen), config.batch_size):
+            batch = self._batch(chosen[start : start + config.batch_size])
+            if batch is not None:
+                yield batch
+
+    def _batch(self, indices: list[int]) -> Batch | None:
+        found = [(index, self._features(index)) for index in indices]
+        good = [(index, features) for index, features in found if features is not None]
+        if not good:
+            return None
+        labels = torch.stack([label_vector(self.records[i], self.classifier.n_classes) for i, _ in good])
+        return TrunkFeatures(torch.cat([features for _, features in good])), labels.to(good[0][1].device)
+
+    def _features(self, index: int) -> Tensor | None:
+        """Frozen features (1, c, h, w) of one partner; None for a broken image, which its own turn reports."""
+        if index in self.cache:
+            self.cache.move_to_end(index)
+            return self.cache[index]
+        try:
+            image = decode_image(self.records[index].path)
+        except DataError:
+            self.cache[index] = None
+            return None
+        features = self.classifier.trunk_features(self._pixels(index, image)[None])
+        self.cache[index] = features
+        self.cached_bytes += features.nbytes
+        while self.cached_bytes > self.config.partner_cache * 2**20 and len(self.cache) > 1:
+            _, dropped = self.cache.popitem(last=False)
+            self.cached_bytes -= 0 if dropped is None else dropped.nbytes
+        return features
+
+    def _pixels(self, index: int, image: np.ndarray) -> Tensor:
+        config = self.config
+        rng = rng_for(self.seed, "partner", self.records[index].id)
+        sides = (config.partner_long_side_min, config.partner_long_side_max)
+        size = (image.shape[0], image.shape[1])
+        draws = Draws.draw(rng, size, long_side=sides, crop_size=config.partner_crop_size)
+        pixels = torch.from_numpy(augment(image, draws, config.partner_crop_size))
+        return pixels.to(self.classifier.classifier.weight.device)
+
+
+def _calibrated(
+    dataset: Dataset, classifier: Path, out: Path, config: LocalizeConfig, seed: int, device: torch.device
+) -> LocalizeConfig:
+    """Replace rib.learning_rate by the one at which logits grow by `config.growth`; noted in calibration.json."""
+    if config.growth is None or config.method == "cam":
+        return config
+    path = out / "calibration.json"
+    if not path.is_file():
+        with cpu_threads(1):  # so that the rate doesn't depend on the machine's width
+            write_json(path, calibrate(dataset, load_classifier(classifier).to(device), config, seed))
+    rate = float(read_json(path)["learning_rate"])
+    return dataclasses.replace(config, rib=config.rib.replace(learning_rate=rate))
+
+
+def calibrate(dataset: Dataset, classifier: CAMClassifier, config: LocalizeConfig, seed: int) -> dict[str, Any]:
+    """Measure the first step's growth on a class-balanced sample of images; labels only, no mask is read."""
+    assert config.growth is not None
+    partners = Partners(dataset, classifier, config, seed)
+    rows = []
+    for record in dataset.limit(CALIBRATION_IMAGES, seed).records:
+        try:
+            views = scaled_views(decode_image(record.path), config.rib.scales, classifier)
+        except DataError:
+            continue
+        batch = next(partners.batches(record.id), None)
+        growth = first_step_growth(classifier, views, record.labels, batch, config.rib)
+        rows.append((record.id, growth, initial_logit(classifier, views, record.labels, config.rib)))
+    if not rows:
+        raise DataError(f"{dataset.name}: none of the images chosen for calibration can be read; run data check")
+    rate = calibrated_learning_rate([g for _, g, _ in rows], [logit for *_, logit in rows], config.growth)
+    images = [{"id": i, "growth_per_rate": g, "initial_logit": logit} for i, g, logit in rows]
+    return {"learning_rate": rate, "relative_growth": config.growth, "images": images}

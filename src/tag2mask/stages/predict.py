@@ -1,0 +1,97 @@
+"""Stage 5: masks of unseen images by the trained segmentation network, over scales and mirrors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.common.errors import MissingExtraError
+from tag2mask.common.files import digest_file
+from tag2mask.config import to_mapping
+from tag2mask.data import Dataset, ImageRecord, decode_image, write_mask
+from tag2mask.data.transforms import rescale
+from tag2mask.networks import DeepLabV2
+from tag2mask.refine.crf import DEEPLAB_CRF, crf_available, crf_probabilities
+from tag2mask.stages.folder import StageFolder
+from tag2mask.stages.parallel import Work, process_count, run_images
+from tag2mask.stages.train_segmenter import load_segmenter
+from tag2mask.stages.training import Execution, to_tensor
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Settings of inference; defaults are those of the paper's line of work."""
+
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    mirror: bool = True
+    combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
+    crf: bool = False  # dense CRF on the probabilities (extra 'crf')
+
+
+def predict(
+    dataset: Dataset, segmenter: Path, out: Path, config: PredictConfig, *, execution: Execution | None = None
+) -> None:
+    """Write `out`/masks/ID.png for every image of `dataset`; labels and masks of the data set are not used.
+
+    Resumes; broken images are noted in the manifest and skipped. Raises ConfigError, MissingExtraError.
+    """
+    if config.crf and not crf_available():
+        raise MissingExtraError("pydensecrf2", "crf", "predict.crf: true")
+    execution = execution or Execution()
+    inputs = {"images": dataset.digest(), "weights": digest_file(segmenter / "weights.safetensors")}
+    folder = StageFolder(out, "predict", config=to_mapping(config), seed=0, inputs=inputs)
+    if folder.finished:
+        return
+    records = {record.id: record for record in dataset.records}
+    todo = [i for i in records if not (out / "masks" / f"{i}.png").is_file()]
+    run_images(todo, make_predictor, (records, segmenter, out / "masks", config), folder,
+               processes=process_count(execution.processes, len(todo)), total=len(records),
+               description="predict")  # fmt: skip
+    folder.finish(i for i in records if i not in folder.failures)
+
+
+def make_predictor(records: dict[str, ImageRecord], segmenter: Path, masks: Path, config: PredictConfig) -> Work:
+    """Return the function that predicts one image by its id."""
+    network = load_segmenter(segmenter)
+
+    def work(image_id: str) -> None:
+        image = decode_image(records[image_id].path)
+        write_mask(masks / f"{image_id}.png", predict_mask(network, image, config))
+
+    return work
+
+
+def predict_mask(network: DeepLabV2, image: np.ndarray, config: PredictConfig) -> np.ndarray:
+    """Mask (H, W) uint8 of an image (H, W, 3) uint8: 0 background, class index + 1."""
+    logits = combined_logits(network, image, config)
+    if config.crf:
+        probabilities = logits.softmax(dim=0).numpy()
+        return crf_probabilities(image, probabilities, DEEPLAB_CRF).argmax(axis=0).astype(np.uint8)
+    return logits.argmax(dim=0).to(torch.uint8).numpy()
+
+
+@torch.inference_mode()
+def combined_logits(network: DeepLabV2, image: np.ndarray, config: PredictConfig) -> Tensor:
+    """Logits (L, H, W) combined over scales and mirrors, at the image's own size."""
+    size = image.shape[:2]
+    combined: Tensor | None = None
+    for scale in config.scales:
+        pixels = to_tensor(rescale(image, scale))[None]  # (1, 3, h, w)
+        views = torch.cat([pixels, pixels.flip(3)]) if config.mirror else pixels
+        logits = network(views.contiguous(memory_format=torch.channels_last))
+        if config.mirror:
+            logits = torch.stack([logits[0], logits[1].flip(2)])
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        view = logits.mean(dim=0) if config.combine == "mean" else logits.amax(dim=0)  # (L, H, W)
+        if combined is None:
+            combined = view
+        else:
+            combined = combined + view if config.combine == "mean" else torch.maximum(combined, view)
+    assert combined is not None
+    return combined

@@ -1,0 +1,121 @@
+"""Stage 1: train the image classifier on image-level labels (method section 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MultilabelAveragePrecision
+
+from tag2mask.common.errors import DataError
+from tag2mask.common.seeding import rng_for
+from tag2mask.config import to_mapping
+from tag2mask.data import Dataset, ImageRecord, decode_image
+from tag2mask.data.transforms import Draws, augment, resize_long
+from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
+from tag2mask.stages.folder import StageFolder, read_manifest
+from tag2mask.stages.training import Execution, FitSettings, Sample, fit, to_tensor
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Settings of the classifier; defaults are the RIB reference's for VOC 2012."""
+
+    backbone: str = "resnet50"  # timm name
+    weights: str = "auto"  # "auto", "none" (random) or a file's path
+    epochs: int = 5  # reference
+    batch_size: int = 16  # images, of all processes together (reference)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1  # of the backbone's head (reference)
+    new_layers_multiplier: float = 10.0  # the 1x1 convolution learns at 1.0 (reference)
+    weight_decay: float = 1e-4  # reference
+    momentum: float = 1e-4  # the reference passes its weight decay as momentum: in effect none
+    power: float = 0.9  # of the polynomial decay (reference)
+    long_side_min: int = 320  # pixels, long side drawn from this range (reference)
+    long_side_max: int = 640
+    crop_size: int = 512  # pixels (reference)
+
+
+def train_classifier(
+    dataset: Dataset, out: Path, config: ClassifierConfig, *, seed: int = 0, execution: Execution | None = None,
+    validation: Dataset | None = None,
+) -> CAMClassifier:  # fmt: skip
+    """Train on the images and labels of `dataset`; write weights.safetensors, log.jsonl and a manifest to `out`.
+
+    Masks are never read. Resumes from the last whole epoch. `validation`, where given, is only for reporting the
+    mean average precision of the tags. Raises ConfigError, DataError, WeightsError.
+    """
+    execution = execution or Execution()
+    inputs = {"dataset": dataset.digest()}
+    folder = StageFolder(out, "train-classifier", config=to_mapping(config), seed=seed, inputs=inputs)
+    if folder.finished:
+        return load_classifier(out)
+    classifier = build_classifier(config.backbone, len(dataset.classes), config.weights, seed=seed)
+    classifier = classifier.to(memory_format=torch.channels_last)
+    settings = FitSettings(
+        config.epochs, config.batch_size, config.learning_rate, config.new_layers_multiplier, config.weight_decay,
+        config.momentum, config.optimiser, config.power,
+    )  # fmt: skip
+    records, classes = dataset.records, len(dataset.classes)
+
+    def load(epoch: int, index: int) -> Sample:
+        return load_sample(records[index], classes, config, seed, epoch)
+
+    names = [record.id for record in records]
+    fit(classifier, classifier.tuned_parameters(), classification_loss, load, names, settings, folder,
+        seed=seed, execution=execution)  # fmt: skip
+    save_module(classifier, out / "weights.safetensors")
+    (out / "checkpoint.pt").unlink(missing_ok=True)
+    more: dict[str, object] = {"classes": list(dataset.classes)}
+    if validation is not None and len(validation):
+        more["validation_map"] = mean_average_precision(classifier, validation, config.long_side_max)
+        more["validation_images"] = len(validation)
+    folder.finish((name for name in names if name not in folder.failures), **more)
+    return classifier
+
+
+def classification_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Multi-label soft-margin loss of logits (B, C) against labels (B, C) in {0, 1}."""
+    return F.multilabel_soft_margin_loss(module(images), labels)
+
+
+def label_vector(record: ImageRecord, n_classes: int) -> Tensor:
+    """Labels as a vector (C,) of 0 and 1."""
+    vector = torch.zeros(n_classes)
+    vector[list(record.labels)] = 1.0
+    return vector
+
+
+def load_sample(record: ImageRecord, n_classes: int, config: ClassifierConfig, seed: int, epoch: int) -> Sample:
+    """Decode and augment one image; the draws depend on seed, epoch and the image's id alone."""
+    image = decode_image(record.path)
+    rng = rng_for(seed, "augment", epoch, record.id)
+    sides = (config.long_side_min, config.long_side_max)
+    draws = Draws.draw(rng, (image.shape[0], image.shape[1]), long_side=sides, crop_size=config.crop_size)
+    return torch.from_numpy(augment(image, draws, config.crop_size)), label_vector(record, n_classes)
+
+
+@torch.no_grad()
+def mean_average_precision(classifier: CAMClassifier, dataset: Dataset, long_side: int) -> float:
+    """Mean average precision (0..1) of the tags on `dataset`, each image whole with its long side at `long_side`."""
+    metric = MultilabelAveragePrecision(num_labels=len(dataset.classes), average="macro")
+    for record in dataset.records:
+        try:
+            image = resize_long(decode_image(record.path), long_side)
+        except DataError:
+            continue  # reported where the image is used; here it only lacks from an average
+        logits = classifier(to_tensor(image)[None])
+        metric.update(logits, label_vector(record, len(dataset.classes))[None].int())
+    return float(metric.compute())
+
+
+def load_classifier(folder: Path) -> CAMClassifier:
+    """Load the classifier that `train_classifier` wrote to `folder`."""
+    manifest = read_manifest(folder, "train-classifier")
+    classifier = build_classifier(manifest["config"]["backbone"], len(manifest["classes"]), "none")
+    load_module(classifier, folder / "weights.safetensors")
+    return classifier.to(memory_format=torch.channels_last)

@@ -1,0 +1,123 @@
+"""Stage 4: train DeepLabV2 on pseudo-masks (or on true masks, as the upper bound)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tag2mask.common.errors import ConfigError
+from tag2mask.common.files import digest_value
+from tag2mask.common.seeding import rng_for
+from tag2mask.config import to_mapping
+from tag2mask.data import Dataset, decode_image, read_mask
+from tag2mask.data.transforms import joint_augment
+from tag2mask.networks import DeepLabV2, build_backbone, load_module, save_module, segmentation_loss
+from tag2mask.stages.folder import StageFolder, read_manifest
+from tag2mask.stages.training import Execution, FitSettings, Sample, fit
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """Settings of the segmentation network; defaults are those of the paper's line of work on VOC 2012."""
+
+    backbone: str = "resnet101"  # timm name
+    weights: str = "auto"  # ImageNet weights: "auto", "none" or a file's path
+    output_stride: int = 8  # 8 or 16
+    frozen_trunk: bool = False  # leave the parts up to stride 8 unchanged: cheaper, a little worse
+    epochs: int = 28  # 30k iterations of 10 images on 10,582
+    batch_size: int = 10  # images, of all processes together
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 2.5e-4  # of the backbone
+    new_layers_multiplier: float = 10.0  # of the four classifiers
+    weight_decay: float = 5e-4  # DeepLabV2
+    momentum: float = 0.9  # DeepLabV2
+    power: float = 0.9  # of the polynomial decay
+    crop_size: int = 321  # pixels (COCO: 481)
+    scale_min: float = 0.5  # random scale of the image
+    scale_max: float = 2.0
+    balanced: bool = True  # average foreground and background pixels apart
+
+
+def train_segmenter(
+    dataset: Dataset, masks: Path | None, out: Path, config: SegmenterConfig, *, seed: int = 0,
+    execution: Execution | None = None,
+) -> DeepLabV2:  # fmt: skip
+    """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
+
+    Writes weights.safetensors, log.jsonl and a manifest to `out`; resumes from the last whole epoch. Images without
+    a mask are noted and skipped. Raises ConfigError, DataError, WeightsError.
+    """
+    execution = execution or Execution()
+    source = "true masks (upper bound)" if masks is None else "pseudo-masks"
+    paths = mask_paths(dataset, masks)
+    inputs = {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
+    if masks is not None:
+        manifest = read_manifest(masks, "refine")
+        inputs["masks_config"] = digest_value([manifest["config"], manifest["inputs"]])
+    folder = StageFolder(out, "train-segmenter", config=to_mapping(config), seed=seed, inputs=inputs)
+    if folder.finished:
+        return load_segmenter(out)
+    for record in dataset.records:
+        if record.id not in paths:
+            folder.fail(record.id, "has no mask")
+    records = [record for record in dataset.records if record.id in paths]
+    lut = dataset.mask_lut if masks is None else None
+    network = build_segmenter(config, len(dataset.classes) + 1, config.weights, seed)
+
+    def load(epoch: int, index: int) -> Sample:
+        record = records[index]
+        image, mask = decode_image(record.path), read_mask(paths[record.id], lut)
+        rng = rng_for(seed, "segment", epoch, record.id)
+        pixels, labels = joint_augment(image, mask, rng, crop_size=config.crop_size,
+                                       scales=(config.scale_min, config.scale_max))  # fmt: skip
+        return torch.from_numpy(pixels), torch.from_numpy(labels)
+
+    def loss_of(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return segmentation_loss(module(images), labels, balanced=config.balanced)
+
+    settings = FitSettings(
+        config.epochs, config.batch_size, config.learning_rate, config.new_layers_multiplier, config.weight_decay,
+        config.momentum, config.optimiser, config.power,
+    )  # fmt: skip
+    names = [record.id for record in records]
+    fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
+    save_module(network, out / "weights.safetensors")
+    (out / "checkpoint.pt").unlink(missing_ok=True)
+    folder.finish((n for n in names if n not in folder.failures), classes=list(dataset.classes), trained_on=source)
+    return network
+
+
+def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path]:
+    """Paths of the masks that exist, by image id."""
+    if masks is None:
+        found = {record.id: record.mask_path for record in dataset.records if record.mask_path is not None}
+    else:
+        listed = {path.stem if path.suffix == ".png" else "" for path in (masks / "masks").glob("*.png")}
+        found = {r.id: masks / "masks" / f"{r.id}.png" for r in dataset.records if r.id in listed}
+    if not found:
+        raise ConfigError(f"{masks or dataset.name}: no mask for any of the {len(dataset)} images")
+    return found
+
+
+def build_segmenter(config: SegmenterConfig, n_labels: int, weights: str | None, seed: int = 0) -> DeepLabV2:
+    """Build DeepLabV2 for `n_labels` = classes + background."""
+    if config.output_stride not in (8, 16):
+        raise ConfigError(f"segmenter.output_stride is {config.output_stride}; expected 8 or 16")
+    backbone = build_backbone(config.backbone, weights, output_stride=config.output_stride, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = DeepLabV2(backbone, n_labels, output_stride=config.output_stride, frozen_trunk=config.frozen_trunk)
+    return network.to(memory_format=torch.channels_last)
+
+
+def load_segmenter(folder: Path) -> DeepLabV2:
+    """Load the network that `train_segmenter` wrote to `folder`."""
+    manifest = read_manifest(folder, "train-segmenter")
+    config = SegmenterConfig(**manifest["config"])
+    network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
+    load_module(network, folder / "weights.safetensors")
+    return network

@@ -1,0 +1,89 @@
+"""Recipes: every mistake is named with its key, file, line and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tag2mask.cli import find_recipe, main, recipe_folder
+from tag2mask.common.errors import ConfigError
+from tag2mask.config import to_mapping
+from tag2mask.pipeline import Recipe, load_recipe
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_defaults_and_nested_sections(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, "name: x\nlocalize:\n  rib: {steps: 4, learning_rate: 1e-5}\n"))
+    assert recipe.localize.rib.steps == 4
+    assert recipe.localize.rib.learning_rate == 1e-5  # YAML reads 1e-5 as text
+    assert recipe.classifier.batch_size == 16
+
+
+def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\nclassifier:\n  epochs: 3\n  batchsize: 4\n")
+    with pytest.raises(ConfigError, match=r"recipe.yaml line 4: .*'classifier.batchsize'.*'batch_size'"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classifier: {epochs: many}", r"'classifier.epochs' is 'many'; expected a whole number"),
+        ("classifier: {epochs: true}", r"'classifier.epochs' is True; expected a whole number"),
+        ("classifier: {epochs: 1.5}", r"'classifier.epochs' is 1.5"),
+        ("classifier: {optimiser: adam}", r"expected one of 'sgd', 'adamw'"),
+        ("data: {classes: cat}", r"'data.classes' is 'cat'; expected a list of text or null"),
+        ("localize: {rib: {tau: 2}}", r"tau: 2.0 is not allowed"),
+        ("classifier: 3", r"'classifier' is 3; expected a section"),
+        ("seed: [1]", r"'seed' is \[1\]"),
+        ("name: 'x", "not valid YAML"),
+        ("- name", "a recipe is a mapping"),
+    ],
+)
+def test_wrong_values(tmp_path: Path, text: str, message: str) -> None:
+    name = "" if text.startswith(("name", "-")) else "name: x\n"
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(write(tmp_path, name + text + "\n"))
+
+
+def test_missing_name_and_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        load_recipe(write(tmp_path, "seed: 1\n"))
+    with pytest.raises(ConfigError, match="no such recipe"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\n")
+    recipe = load_recipe(path, ("classifier.epochs=2", "localize.rib.scales=[1.0, 0.5]", "data.classes=[cat, dog]",
+                                "localize.rib.loss_scales=[1.0]"))  # fmt: skip
+    assert recipe.classifier.epochs == 2
+    assert recipe.localize.rib.scales == (1.0, 0.5)
+    assert recipe.data.classes == ("cat", "dog")
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        load_recipe(path, ("classifier.epochs",))
+    with pytest.raises(ConfigError, match="single value"):
+        load_recipe(path, ("name.inner=2",))
+
+
+def test_a_stored_recipe_reads_back_the_same(tmp_path: Path) -> None:
+    import yaml
+
+    recipe = Recipe(name="x", seed=3)
+    assert load_recipe(write(tmp_path, yaml.safe_dump(to_mapping(recipe)))) == recipe
+
+
+def test_every_recipe_that_comes_along_is_valid(capsys: pytest.CaptureFixture) -> None:
+    names = [path.stem for path in recipe_folder().glob("*.yaml")]
+    assert {"digits", "photos", "voc_animals"} <= set(names)
+    for name in names:
+        assert load_recipe(find_recipe(name)).name == name
+        assert main(["recipes", "validate", name]) == 0
+    assert main(["recipes", "validate", "voc_animal"]) == 2
+    assert "did you mean 'voc_animals'" in capsys.readouterr().err
