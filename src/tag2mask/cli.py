@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tag2mask import __version__
-from tag2mask.common.errors import ConfigError, Tag2MaskError, did_you_mean
+from tag2mask.common.errors import ConfigError, Tag2MaskError
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help must not
     from tag2mask.pipeline import Chain, Recipe
@@ -138,8 +138,8 @@ def _recipe_and_out(options: argparse.Namespace) -> tuple[Recipe, Path]:
     if options.recipe is None and options.out is not None and (options.out / "recipe.yaml").is_file():
         path = options.out / "recipe.yaml"
     else:
-        path = find_recipe(options.recipe or DEFAULT_RECIPE)
-    recipe = load_recipe(path, tuple(options.set))
+        path = options.recipe or DEFAULT_RECIPE
+    recipe = load_recipe(path, options.set)
     return recipe, options.out or Path("runs") / recipe.name
 
 
@@ -210,7 +210,7 @@ def _report(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from tag2mask.demo import demo
 
-    report, scores = demo(options.out, find_recipe("digits"), execution=_execution(options))
+    report, scores = demo(options.out, execution=_execution(options))
     print_scores(scores)
     print(f"report: {report.resolve()}")
     return 0
@@ -229,7 +229,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _recipes_ls(_: argparse.Namespace) -> int:
-    from tag2mask.pipeline import load_recipe
+    from tag2mask.pipeline import load_recipe, recipe_folder
 
     for path in sorted(recipe_folder().glob("*.yaml")):
         print(f"{path.stem:<14} {load_recipe(path).description}")
@@ -237,12 +237,14 @@ def _recipes_ls(_: argparse.Namespace) -> int:
 
 
 def _recipes_show(options: argparse.Namespace) -> int:
+    from tag2mask.pipeline import find_recipe
+
     print(find_recipe(options.recipe).read_text(encoding="utf-8"), end="")
     return 0
 
 
 def _recipes_validate(options: argparse.Namespace) -> int:
-    from tag2mask.pipeline import load_recipe
+    from tag2mask.pipeline import find_recipe, load_recipe
 
     path = find_recipe(options.recipe)
     print(f"{path}: fine, it is the recipe '{load_recipe(path).name}'")
@@ -250,22 +252,6 @@ def _recipes_validate(options: argparse.Namespace) -> int:
 
 
 # --- helpers ----------------------------------------------------------------------------------------------
-
-
-def recipe_folder() -> Path:
-    """Where the recipes of this installation lie: inside the package, or at the root of a clone."""
-    inside = Path(__file__).parent / "recipes"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
-
-
-def find_recipe(name: str) -> Path:
-    """Return the path of a recipe given by path or by name; ConfigError with the nearest known name."""
-    if Path(name).is_file():
-        return Path(name)
-    known = {path.stem: path for path in recipe_folder().glob("*.yaml")}
-    if name in known:
-        return known[name]
-    raise ConfigError(f"{name}: no such recipe file or name{did_you_mean(Path(name).stem, known)}")
 
 
 def print_scores(scores: dict[str, Any]) -> None:

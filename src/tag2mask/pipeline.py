@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from tag2mask.common.errors import ConfigError
+from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.files import atomic_write, read_json, write_json
 from tag2mask.config import build, load_yaml, to_mapping, with_overrides
 from tag2mask.data import Dataset, read_dataset
@@ -59,10 +59,30 @@ class Recipe:
     supervised: bool = True  # also train on true masks where there are any: the upper bound
 
 
-def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe; ConfigError names the key, the file, the line and the nearest valid key."""
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by path, or by the name of one that comes along; `overrides` are like "classifier.epochs=3".
+
+    ConfigError names the key, the file, the line and the nearest valid key.
+    """
+    path = find_recipe(path)
     values, lines = load_yaml(path)
     return build(Recipe, with_overrides(values, overrides), source=str(path), lines=lines)
+
+
+def recipe_folder() -> Path:
+    """Where the recipes of this installation lie: inside the package, or at the root of a clone."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def find_recipe(name: Path | str) -> Path:
+    """Return the path of a recipe given by path or by name; ConfigError with the nearest known name."""
+    if Path(name).is_file():
+        return Path(name)
+    known = {path.stem: path for path in recipe_folder().glob("*.yaml")}
+    if str(name) in known:
+        return known[str(name)]
+    raise ConfigError(f"{name}: no such recipe file or name{did_you_mean(Path(name).stem, known)}")
 
 
 @dataclass(frozen=True)
@@ -232,12 +252,16 @@ class Chain:
 
 
 def predict_photos(
-    photos: Path, run_folder: Path, out: Path, config: PredictConfig, *, execution: Execution | None = None
-) -> dict[str, str]:
+    photos: Path | str, run_folder: Path | str, out: Path | str, config: PredictConfig | None = None, *,
+    execution: Execution | None = None,
+) -> dict[str, str]:  # fmt: skip
     """Segment any photos (a folder, searched for images, or one file) by the network of a run.
 
     Writes `out`/masks/NAME.png; returns what could not be used, by name. Raises ConfigError, DataError.
     """
+    run_folder, out = Path(run_folder), Path(out)
+    if config is None:
+        config = load_recipe(run_folder / "recipe.yaml").predict
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
     dataset = photos_dataset(photos, classes)
     predict(dataset, run_folder / "segmenter", out, config, execution=execution)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tag2mask.cli import find_recipe, main, recipe_folder
+from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError
 from tag2mask.config import to_mapping
-from tag2mask.pipeline import Recipe, load_recipe
+from tag2mask.pipeline import Recipe, find_recipe, load_recipe, recipe_folder
 
 
 def write(folder: Path, text: str) -> Path:

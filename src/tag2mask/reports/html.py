@@ -34,7 +34,7 @@ CHAIN_TITLES = {"seed_rib": "RIB seed", "pseudo_mask": "pseudo-mask", "seed_cam"
 LISTED = 30  # broken files and failed images named one by one
 
 
-def write_report(run: Path, *, out: Path | None = None, examples: int = 24, seed: int = 0) -> Path:
+def write_report(run: Path | str, *, out: Path | str | None = None, examples: int = 24, seed: int = 0) -> Path:
     """Write one self-contained HTML report about a finished or partly finished run and return its path.
 
     run: the run's folder; any part of it may be missing or broken, the report then says so.

@@ -18,13 +18,16 @@ from tag2mask.stages.training import cpu_threads
 Work = Callable[[str], None]  # does one image, writes its file
 MakeWork = Callable[..., Work]  # builds what every image needs, once a process
 
+JOBS_WORTH_A_PROCESS = 8  # starting a process takes seconds, mostly to import torch
 _work: Work | None = None
 
 
 def process_count(asked: int, jobs: int) -> int:
-    """Processes to start: as asked, or one a CPU core this process may use; never more than there are jobs."""
+    """Processes to start: as asked, never more than jobs; else one a CPU core, if each gets some jobs to start for."""
+    if asked:
+        return max(1, min(asked, jobs))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(asked or cores, jobs))
+    return max(1, min(cores, jobs // JOBS_WORTH_A_PROCESS))
 
 
 def run_images(

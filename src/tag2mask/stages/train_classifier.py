@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -101,16 +102,23 @@ def load_sample(record: ImageRecord, n_classes: int, config: ClassifierConfig, s
 
 @torch.no_grad()
 def mean_average_precision(classifier: CAMClassifier, dataset: Dataset, long_side: int) -> float:
-    """Mean average precision (0..1) of the tags on `dataset`, each image whole with its long side at `long_side`."""
-    metric = MultilabelAveragePrecision(num_labels=len(dataset.classes), average="macro")
+    """Mean average precision (0..1) of the tags on `dataset`, each image whole with its long side at `long_side`.
+
+    Over the classes that occur there; NaN when no image can be read.
+    """
+    logits, labels = [], []
     for record in dataset.records:
         try:
             image = resize_long(decode_image(record.path), long_side)
         except DataError:
             continue  # reported where the image is used; here it only lacks from an average
-        logits = classifier(to_tensor(image)[None])
-        metric.update(logits, label_vector(record, len(dataset.classes))[None].int())
-    return float(metric.compute())
+        logits.append(classifier(to_tensor(image)[None])[0])
+        labels.append(label_vector(record, len(dataset.classes)).int())
+    if not logits:
+        return math.nan
+    present = torch.stack(labels).any(dim=0)
+    metric = MultilabelAveragePrecision(num_labels=int(present.sum()), average="macro")
+    return float(metric(torch.stack(logits)[:, present], torch.stack(labels)[:, present]))
 
 
 def load_classifier(folder: Path) -> CAMClassifier:

