@@ -26,7 +26,7 @@ pytest.importorskip("sklearn")
 RECIPE = """
 name: tiny
 data: {classes: [four, six, three, two, zero], mask_classes: [four, six, three, two, zero]}
-classifier: {backbone: efficientnet_lite0, epochs: 2, batch_size: 4, learning_rate: 0.05, long_side_min: 64,
+classifier: {backbone: efficientnet_lite0, epochs: 12, batch_size: 4, learning_rate: 0.01, long_side_min: 64,
              long_side_max: 96, crop_size: 96}
 localize:
   growth: 0.3
@@ -119,7 +119,7 @@ def test_running_again_changes_nothing(work: Path, finished: Path, capsys: pytes
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
     assert maps == {path: path.stat().st_mtime_ns for path in (finished / "localization").rglob("*.npz")}
     assert chain(work, finished, "--set", "classifier.epochs=3") == 2
-    assert "config.epochs: 2 there, 3 now" in capsys.readouterr().err
+    assert "config.epochs: 12 there, 3 now" in capsys.readouterr().err
     assert chain(work, finished, "--limit", "5") == 2
     assert "choose another --out" in capsys.readouterr().err
 

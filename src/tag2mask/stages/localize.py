@@ -218,6 +218,13 @@ def calibrate(dataset: Dataset, classifier: CAMClassifier, config: LocalizeConfi
         rows.append((record.id, growth, initial_logit(classifier, views, record.labels, config.rib)))
     if not rows:
         raise DataError(f"{dataset.name}: none of the images chosen for calibration can be read; run data check")
-    rate = calibrated_learning_rate([g for _, g, _ in rows], [logit for *_, logit in rows], config.growth)
+    growing = [(growth, logit) for _, growth, logit in rows if growth != 0]
+    if not growing:
+        raise DataError(
+            f"{dataset.name}: the classifier finds its labels in none of the {len(rows)} images of the calibration "
+            "(their class maps are nowhere positive); train it longer, or at a lower classifier.learning_rate"
+        )
+    # an image whose class maps are nowhere positive has no GNDRP gradient: no rate would move it
+    rate = calibrated_learning_rate([g for g, _ in growing], [logit for _, logit in growing], config.growth)
     images = [{"id": i, "growth_per_rate": g, "initial_logit": logit} for i, g, logit in rows]
     return {"learning_rate": rate, "relative_growth": config.growth, "images": images}

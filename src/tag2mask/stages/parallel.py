@@ -23,7 +23,7 @@ _work: Work | None = None
 
 
 def process_count(asked: int, jobs: int) -> int:
-    """Processes to start: as asked, never more than jobs; else one a CPU core, if each gets some jobs to start for."""
+    """Processes to start: as asked, else one a CPU core; never more than the jobs are worth."""
     if asked:
         return max(1, min(asked, jobs))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
