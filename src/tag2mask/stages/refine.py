@@ -99,6 +99,10 @@ def pseudo_mask(image: np.ndarray, maps: LocalizationMaps, config: RefineConfig)
 def refined_labels(
     image: np.ndarray, maps: np.ndarray, classes: np.ndarray, threshold: float, method: str
 ) -> np.ndarray:
+    """Labels (H, W) uint8 of maps (n, H, W) in 0..1 over a background of `threshold`, refined along edges.
+
+    `method`: "crf" (dense CRF on hard labels, as the reference), "pamr" or "none".
+    """
     labels = labels_from_maps(maps, classes, threshold)
     if method == "none" or not len(classes):
         return labels
