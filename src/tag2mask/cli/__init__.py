@@ -1,0 +1,42 @@
+"""The command line: parsing and printing only. One module a group of commands, one line in `GROUPS`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tag2mask import __version__
+from tag2mask.cli import data, demo, recipes, report, run
+from tag2mask.common.errors import Tag2MaskError
+
+GROUPS = (run, report, data, recipes, demo)  # in the order of --help; each has add(commands)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, 1 (problems were found) or 2 (an error the user can act on)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options) or 0)
+    except Tag2MaskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tag2mask",
+        description="From image-level labels to pixel masks and a trained segmentation network (RIB).",
+    )
+    parser.add_argument("--version", action="version", version=f"tag2mask {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in GROUPS:
+        group.add(commands)
+    return parser

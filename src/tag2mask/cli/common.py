@@ -1,0 +1,74 @@
+"""What several commands share: options, and what is made of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tag2mask.common.errors import ConfigError
+
+if TYPE_CHECKING:  # torch takes seconds to import; --help must not
+    from tag2mask.pipeline import Recipe
+    from tag2mask.stages.training import Execution
+
+DEFAULT_RECIPE = "photos"
+
+
+def add_command(
+    commands: Any, name: str, text: str, function: Callable[[Any], int | None]
+) -> argparse.ArgumentParser:
+    """Add one command with its help `text` and the function that runs it."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:])
+    command.set_defaults(command=function)
+    return command
+
+
+def add_recipe_options(command: argparse.ArgumentParser, optional: bool = False) -> None:
+    """Options of commands that work with a recipe."""
+    command.add_argument(
+        "recipe", nargs="?" if optional else None, default=None,
+        help="a recipe's file or name" + (f" (default: that of --out, else {DEFAULT_RECIPE})" if optional else ""),
+    )  # fmt: skip
+    command.add_argument("--data", type=Path, help="the data set's folder or label file")
+    command.add_argument("--out", type=Path, help="the run's folder (default runs/RECIPE)")
+    command.add_argument("--limit", type=int, metavar="N", help="train on a class-balanced subset of N images")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's setting")
+
+
+def add_execution_options(command: argparse.ArgumentParser) -> None:
+    """Options of commands that compute: devices, processes."""
+    command.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    command.add_argument("--devices", type=int, default=1, help="how many devices train together (default 1)")
+    command.add_argument("--precision", default="32-true", help="of training, as Lightning Fabric names it")
+    command.add_argument("--workers", type=int, default=1, help="processes that load images in training (default 1)")
+    command.add_argument("--processes", type=int, default=0, help="processes for single images (default: CPU cores)")
+
+
+def execution_of(options: argparse.Namespace) -> Execution:
+    """Where and how wide to run, from the options."""
+    from tag2mask.common.memory import keep_freed_memory
+    from tag2mask.stages.training import Execution
+
+    keep_freed_memory()
+    return Execution(options.device, options.devices, options.precision, options.workers, options.processes)
+
+
+def recipe_and_out(options: argparse.Namespace) -> tuple[Recipe, Path]:
+    """The recipe asked for, else that of --out, and the run's folder."""
+    from tag2mask.pipeline import load_recipe
+
+    if options.recipe is None and options.out is not None and (options.out / "recipe.yaml").is_file():
+        path = options.out / "recipe.yaml"
+    else:
+        path = options.recipe or DEFAULT_RECIPE
+    recipe = load_recipe(path, options.set)
+    return recipe, options.out or Path("runs") / recipe.name
+
+
+def data_of(options: argparse.Namespace) -> Path:
+    """The data set's path; ConfigError without one."""
+    if options.data is None:
+        raise ConfigError("--data is missing; give the data set's folder or label file")
+    return Path(options.data)
