@@ -1,10 +1,12 @@
 """Networks: tensors in, tensors out."""
 
 from tag2mask.networks.backbones import Backbone, create_network
+from tag2mask.networks.boundary import BoundaryLosses, BoundaryNetwork, boundary_loss
 from tag2mask.networks.classifier import CAMClassifier
 from tag2mask.networks.deeplab import DeepLabV2, segmentation_loss
 from tag2mask.networks.weights import (
     build_backbone,
+    build_boundary_network,
     build_classifier,
     build_imagenet_classifier,
     load_module,
@@ -14,9 +16,13 @@ from tag2mask.networks.weights import (
 
 __all__ = [
     "Backbone",
+    "BoundaryLosses",
+    "BoundaryNetwork",
     "CAMClassifier",
     "DeepLabV2",
+    "boundary_loss",
     "build_backbone",
+    "build_boundary_network",
     "build_classifier",
     "build_imagenet_classifier",
     "create_network",

@@ -25,13 +25,17 @@ ALIASES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
 
 @dataclass(frozen=True)
 class Family:
-    """How one family of timm networks is cut: parts up to stride 8, parts after, and the last stage with a stride."""
+    """How one family of timm networks is cut: parts up to stride 8, parts after, and the last stage with a stride.
+
+    `stages` cuts the same network in five, one after the other; the boundary network looks at what each gives.
+    """
 
     network: type[nn.Module]
     trunk: Callable[[Any], list[nn.Module]]
     head: Callable[[Any], list[nn.Module]]
     last_stage: Callable[[Any], nn.Module]
     channels: Callable[[Any], int]
+    stages: Callable[[Any], list[list[nn.Module]]]
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -41,6 +45,13 @@ FAMILIES: tuple[Family, ...] = (
         head=lambda net: [net.layer3, net.layer4],
         last_stage=lambda net: net.layer4,
         channels=lambda net: net.num_features,
+        stages=lambda net: [
+            [net.conv1, net.bn1, net.act1, net.maxpool],
+            [net.layer1],
+            [net.layer2],
+            [net.layer3],
+            [net.layer4],
+        ],
     ),
     Family(
         EfficientNet,
@@ -48,6 +59,14 @@ FAMILIES: tuple[Family, ...] = (
         head=lambda net: [*net.blocks[3:], net.conv_head, net.bn2],
         last_stage=lambda net: net.blocks[5],
         channels=lambda net: net.conv_head.out_channels,
+        # strides 2, 4, 8, 16, 16: the last block before each stride, and the last features
+        stages=lambda net: [
+            [net.conv_stem, net.bn1, net.blocks[0]],
+            [net.blocks[1]],
+            [net.blocks[2]],
+            [net.blocks[3], net.blocks[4]],
+            [*net.blocks[5:], net.conv_head, net.bn2],
+        ],
     ),
 )
 
@@ -144,14 +163,56 @@ def undo_stride(stage: nn.Module) -> None:
                 module.stride = (1, 1)
 
 
+def normalisation_of(network: Any) -> list[nn.Module]:
+    """The conversion that comes before the network's first part, or nothing where it takes ImageNet's."""
+    mean, std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
+    return [] if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD) else [Normalisation(mean, std)]
+
+
 def split_network(network: Any, name: str) -> Backbone:
     """Cut a timm network into trunk and head; its classifier is dropped."""
     family = family_of(timm_name(name))
-    mean, std = tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
-    parts = family.trunk(network)
-    if (mean, std) != (IMAGENET_MEAN, IMAGENET_STD):
-        parts = [Normalisation(mean, std), *parts]
+    parts = [*normalisation_of(network), *family.trunk(network)]
     return Backbone(nn.Sequential(*parts), nn.Sequential(*family.head(network)), family.channels(network), name)
+
+
+class StagedBackbone(nn.Module):
+    """A frozen feature extractor in five stages; all parameters are without gradient, batch norm is in evaluation.
+
+    `channels` and `strides` of what the five stages give are measured on a blank image, so that they hold for any
+    family: ResNet-50 at stride 16 has (64, 256, 512, 1024, 2048) and (4, 4, 8, 16, 16), EfficientNet-Lite0
+    (16, 24, 40, 112, 1280) and (2, 4, 8, 16, 16).
+    """
+
+    def __init__(self, stages: list[nn.Sequential], name: str) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.name = name
+        self.requires_grad_(False)
+        self.eval()
+        taps = self(torch.zeros(1, 3, 64, 64))
+        self.channels = [tap.shape[1] for tap in taps]
+        self.strides = [64 // tap.shape[2] for tap in taps]
+
+    def train(self, mode: bool = True) -> StagedBackbone:
+        """Stay in evaluation mode, whatever is asked: nothing here is trained."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Features (B, channels, h, w) after each stage, of ImageNet-normalised images (B, 3, H, W)."""
+        taps = []
+        for stage in self.stages:
+            images = stage(images)
+            taps.append(images)
+        return taps
+
+
+def stage_network(network: Any, name: str) -> StagedBackbone:
+    """Cut a timm network into its five stages; its classifier is dropped."""
+    stages = family_of(timm_name(name)).stages(network)
+    stages[0] = [*normalisation_of(network), *stages[0]]
+    return StagedBackbone([nn.Sequential(*stage) for stage in stages], name)
 
 
 def keep_batch_norm_in_eval(module: nn.Module) -> None:

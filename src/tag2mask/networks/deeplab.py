@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tag2mask.common.ranks import shared_counts
 from tag2mask.networks.backbones import Backbone, keep_batch_norm_in_eval
 
 DILATIONS = (6, 12, 18, 24)  # at output stride 8; halved at stride 16, so that the field of view stays the same
@@ -59,13 +60,15 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, balanced: bool = False)
     """Cross-entropy at the output stride: labels (B, H, W) are taken down to the logits' size by nearest pixel.
 
     255 is ignored. `balanced` averages foreground and background pixels apart and takes the mean of the two, so
-    that large backgrounds don't drown small objects. A batch without a labelled pixel gives 0.
+    that large backgrounds don't drown small objects. A batch without a labelled pixel gives 0. In training over
+    several processes the averages are those of the whole batch.
     """
     small = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0].long()
     loss = F.cross_entropy(logits, small, ignore_index=255, reduction="none")  # (B, h, w)
     known = small != 255
-    if not balanced:
-        return loss.sum() / known.sum().clamp(min=1)
-    foreground, background = known & (small > 0), small == 0
-    parts = [loss[mask].mean() for mask in (foreground, background) if bool(mask.any())]
-    return torch.stack(parts).mean() if parts else loss.sum()
+    kinds = (known & (small > 0), small == 0) if balanced else (known,)
+    counts = shared_counts(torch.stack([kind.sum() for kind in kinds]))  # (2,) or (1,)
+    there = counts > 0
+    sums = torch.stack([loss[kind].sum() for kind in kinds])
+    means = sums / torch.where(there, counts, torch.ones_like(counts))
+    return means.sum() / there.sum().clamp(min=1)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from tag2mask.common.errors import WeightsError
 from tag2mask.common.files import atomic_write
-from tag2mask.networks.backbones import Backbone, create_network, split_network, timm_name
+from tag2mask.networks.backbones import Backbone, create_network, split_network, stage_network, timm_name
+from tag2mask.networks.boundary import BoundaryNetwork
 from tag2mask.networks.classifier import CAMClassifier
 
 State = Mapping[str, Tensor]
@@ -70,6 +71,21 @@ def build_backbone(
         if state is not None:
             load_backbone_state(network, state, source=str(weights))
         return split_network(network, name)
+
+
+def build_boundary_network(name: str, weights: str | None = "auto", *, seed: int = 0) -> BoundaryNetwork:
+    """Build IRN's boundary network on the frozen features of backbone `name` (stride 16, undilated).
+
+    `weights` are the backbone's, as for `build_classifier`; the branches begin random, from `seed`.
+    Raises ConfigError for an unknown backbone, WeightsError when weights are missing or don't fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = create_network(name)
+        state = find_weights(name, weights)
+        if state is not None:
+            load_backbone_state(network, state, source=str(weights))
+        return BoundaryNetwork(stage_network(network, name))
 
 
 def find_weights(name: str, weights: str | None) -> State | None:
