@@ -18,10 +18,11 @@ class PartnerIndex:
     """Samples class-disjoint partners of an image; the same seed and id give the same partners.
 
     labels: (N, C) bool, which class is present in which image; ids: N unique names. The order of rows does
-    not matter: the same ids are drawn for any order. `rows_touched` counts the label rows compared so far.
+    not matter: the same ids are drawn for any order. `pool` names the rows that may be drawn where not all of them
+    may (a bank that fits into memory, say). `rows_touched` counts the label rows compared so far.
     """
 
-    def __init__(self, labels: np.ndarray, ids: Sequence[str]) -> None:
+    def __init__(self, labels: np.ndarray, ids: Sequence[str], pool: Sequence[int] | None = None) -> None:
         labels = np.asarray(labels, dtype=bool)
         if labels.ndim != 2 or len(labels) != len(ids) or len(set(ids)) != len(ids):
             raise DataError(
@@ -33,6 +34,8 @@ class PartnerIndex:
         self._place = {ids[row]: place for place, row in enumerate(order)}
         self._bits = np.packbits(labels[self._rows], axis=1)  # (N, ceil(C / 8)) uint8
         self._masks = [int.from_bytes(row.tobytes(), "big") for row in self._bits]
+        allowed = range(len(ids)) if pool is None else sorted(self._place[ids[row]] for row in set(pool))
+        self._pool = np.array(allowed, dtype=np.int64)  # places that may be drawn, ascending
         self.rows_touched = 0
 
     def sample(self, image_id: str, count: int, seed: int, disjoint: bool = True) -> list[int]:
@@ -61,18 +64,17 @@ class PartnerIndex:
         """Draw any rows and keep those that fit, in a bounded number of tries."""
         kept: dict[int, None] = {}
         tries = _TRIES_PER_PARTNER * count + _MORE_TRIES
-        while len(kept) < min(count, len(self._masks) - 1) and tries:
+        while len(kept) < min(count, len(self._pool) - 1) and tries:
             tries -= 1
-            place = rng.randrange(len(self._masks))
+            place = int(self._pool[rng.randrange(len(self._pool))])
             self.rows_touched += 1
             if place != target and not self._masks[place] & mask:
                 kept.setdefault(place)
         return list(kept)
 
     def _scan(self, target: int, mask: int) -> list[int]:
-        """Return all rows that fit."""
-        self.rows_touched += len(self._masks)
+        """Return all places in the pool that fit."""
+        self.rows_touched += len(self._pool)
         row = np.frombuffer(mask.to_bytes(self._bits.shape[1], "big"), dtype=np.uint8)
-        fits = ~np.any(self._bits & row, axis=1)
-        fits[target] = False
-        return [int(place) for place in np.flatnonzero(fits)]
+        fits = ~np.any(self._bits[self._pool] & row, axis=1) & (self._pool != target)
+        return [int(place) for place in self._pool[fits]]

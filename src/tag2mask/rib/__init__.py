@@ -1,5 +1,6 @@
 """The method: reduce the information bottleneck (RIB, NeurIPS 2021) of one image at a time."""
 
+from tag2mask.rib.amortise import PartnerGradients, class_gradients
 from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
 from tag2mask.rib.config import PRESETS, RIBConfig
 from tag2mask.rib.finetune import RIBResult, StepRecord, rib
@@ -14,12 +15,14 @@ __all__ = [
     "PRESETS",
     "NetworkInput",
     "PartnerBatch",
+    "PartnerGradients",
     "PolySGD",
     "RIBConfig",
     "RIBResult",
     "StepRecord",
     "TrunkFeatures",
     "calibrated_learning_rate",
+    "class_gradients",
     "first_step_growth",
     "gap",
     "gndrp",

@@ -16,7 +16,8 @@ from tag2mask.common.errors import ConfigError, did_you_mean
 Pooling = Literal["gndrp", "gap"]
 Average = Literal["all", "kept"]
 Limit = Literal["early_stop", "clamp", "none"]
-PartnerChoice = Literal["disjoint", "any", "none"]
+PartnerChoice = Literal["disjoint", "any", "none", "amortised"]
+StepSize = Literal["scheduled", "searched"]
 Exhausted = Literal["alone", "stop"]
 
 
@@ -37,6 +38,12 @@ class RIBConfig:
     weight_decay: float = 1e-4  # reference
     momentum: float = 1e-4  # reference: it passes the weight decay as momentum, so in effect none
 
+    # the length of a step
+    step_size: StepSize = "scheduled"  # by the learning rate (reference); "searched": for each image by its effect
+    rise: float = 0.2  # searched: how far the mean of the scale-1 maps shall rise in a step, as a share of their peak
+    looks: int = 5  # searched: passes at scale 1 that the search of a step may take
+    first_map: bool = True  # step 0, plain CAM, is part of the sum (reference)
+
     # the pooled logit and its loss
     pooling: Pooling = "gndrp"  # "gap": global average pooling; both in the paper
     tau: float = 0.4  # GNDRP keeps values below this share of the maximum; COCO 0.5; paper
@@ -49,7 +56,9 @@ class RIBConfig:
     guard_share: float = 0.7  # covered share of the scale-1 map that ends the run; 1 = off; COCO 0.8; reference
 
     # the batch of other images
-    partners: PartnerChoice = "disjoint"  # share no class with the target (paper), "any" image, or "none"
+    # share no class with the target (paper), "any" image, "none", or "amortised": not images but their expected
+    # gradient, which is computed once for the set
+    partners: PartnerChoice = "disjoint"
     batch_size: int = 20  # B, images a step; COCO 15; paper
     exhausted: Exhausted = "alone"  # partner batches have run out: go on with the target "alone", or "stop"
 
@@ -61,6 +70,7 @@ class RIBConfig:
     # execution: changes memory and time, not the maps (beyond round-off)
     partner_chunk: int = 4  # partner images that are passed and differentiated together
     channels_last: bool = False  # layout of the features in memory
+    fold_batch_norm: bool = True  # into the convolutions, as its statistics are fixed
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -72,6 +82,8 @@ class RIBConfig:
             if not ok(value):
                 raise ConfigError(f"{name}: {value} is not allowed; it must be {allowed_text}")
         _check_scales(self.scales, self.loss_scales)
+        if not self.first_map and self.steps < 2:
+            raise ConfigError("first_map: false leaves nothing to sum with steps: 1; use 2 or more steps")
         if self.gndrp_classes is not None and self.gndrp_classes < 0:
             raise ConfigError(f"gndrp_classes: {self.gndrp_classes} is not allowed; it must be 0 or more, or none")
 
@@ -97,6 +109,11 @@ class RIBConfig:
             raise ConfigError(f"dataset: '{dataset}' has no reference values; use voc or coco")
         return cls(**{**(_COCO if dataset == "coco" else {}), **_SLIPS, **changes})
 
+    @classmethod
+    def fast(cls, **changes: Any) -> RIBConfig:
+        """One long step, its length searched, and the partners' gradient computed once for the set."""
+        return cls(**{**_FAST, **changes})
+
     def replace(self, **changes: Any) -> RIBConfig:
         """Return a copy with some settings changed."""
         return dataclasses.replace(self, **changes)
@@ -105,11 +122,19 @@ class RIBConfig:
 PRESETS: dict[str, Callable[[], RIBConfig]] = {
     "voc": RIBConfig.voc,
     "coco": RIBConfig.coco,
+    "fast": RIBConfig.fast,
     "reference": RIBConfig.reference,
     "reference-coco": lambda: RIBConfig.reference("coco"),
 }
 
 _COCO: dict[str, Any] = {"learning_rate": 5e-6, "batch_size": 15, "tau": 0.5, "m": 1000.0, "guard_share": 0.8}
+_FAST: dict[str, Any] = {
+    "steps": 2,
+    "step_size": "searched",
+    "partners": "amortised",
+    "guard_share": 1.0,  # the search bounds the step
+    "limit": "none",  # so does it here
+}
 _SLIPS: dict[str, Any] = {
     "gndrp_classes": 20,
     "update_after_last": True,
@@ -120,6 +145,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "pooling": get_args(Pooling),
     "average": get_args(Average),
     "limit": get_args(Limit),
+    "step_size": get_args(StepSize),
     "partners": get_args(PartnerChoice),
     "exhausted": get_args(Exhausted),
 }
@@ -132,6 +158,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "tau": (lambda v: 0 < v <= 1, "above 0, at most 1"),
     "m": (lambda v: v > 0, "above 0"),
+    "rise": (lambda v: 0 < v < 1, "above 0 and below 1, a share of the maps' peak"),
+    "looks": (lambda v: v >= 1, "1 or more"),
     "guard_threshold": (lambda v: 0 <= v < 1, "from 0 to below 1"),
     "guard_share": (lambda v: 0 < v <= 1, "above 0, at most 1 (1 switches the guard off)"),
     "batch_size": (lambda v: v >= 1, "1 or more; partners: none switches the batch off"),

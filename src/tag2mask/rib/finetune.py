@@ -6,21 +6,27 @@ The classifier is borrowed: whatever happens, it leaves as it came.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tag2mask.common.errors import DataError
 from tag2mask.networks import CAMClassifier
+from tag2mask.networks.folding import FoldedHead
+from tag2mask.rib.amortise import add_gradient
 from tag2mask.rib.config import RIBConfig
 from tag2mask.rib.guard import covered_share, runs_away
 from tag2mask.rib.loss import passes_limit
 from tag2mask.rib.optimiser import PolySGD, tuned
-from tag2mask.rib.passes import NetworkInput, PartnerBatch, frozen_features, partner_pass, target_pass
+from tag2mask.rib.passes import NetworkInput, PartnerBatch, TargetPass, frozen_features, partner_pass, target_pass
+from tag2mask.rib.search import Line, search_rate
 
+Groups = tuple[list[nn.Parameter], list[nn.Parameter]]
+OnStep = Callable[[int, CAMClassifier], None]
 Stopped = Literal["finished", "early-stop", "run-away", "partners-exhausted"]
 
 
@@ -69,43 +75,54 @@ def rib(
     partner_batches: Iterable[PartnerBatch] = (),
     config: RIBConfig | None = None,
     *,
+    partner_gradient: Tensor | None = None,
     trace: bool = False,
+    on_step: OnStep | None = None,
 ) -> RIBResult:
     """Fine-tune the classifier on one image without its last activation and sum the class maps (RIB, NeurIPS 2021).
 
     `scaled_images`: for each of `config.scales` the image and its mirror (2, 3, h_s, w_s), ImageNet-normalised, or
     their `TrunkFeatures`. `labels`: the classes present. `partner_batches`: one (images or features, labels (B, C))
-    per update, taken as needed; the caller chooses them class-disjoint or not. `trace` keeps the scale-1 maps of
-    every step. Raises DataError for an image without labels or with labels that the classifier doesn't know.
+    per update, taken as needed; the caller chooses them class-disjoint or not. `partner_gradient` (P,): the expected
+    gradient of one partner instead, for partners "amortised" (`PartnerGradients.expected`). `trace` keeps the
+    scale-1 maps of every step. `on_step(k, classifier)` is called as step k = 0 .. begins, i.e. after k updates; it
+    may look at the classifier, not change it or its gradients. Raises DataError for an image without labels or with
+    labels that the classifier doesn't know.
     """
     config = config or RIBConfig()
     _check(classifier, scaled_images, labels, config)
-    with tuned(classifier) as groups:
-        run = _Run(classifier, scaled_images, labels, config, trace)
-        optimiser = PolySGD.for_rib(groups, config)
-        stopped = run.all_steps(iter(partner_batches), optimiser)
+    with tuned(classifier) as groups, _folded(classifier, config) as head:
+        run = _Run(classifier, groups, head, config)
+        run.look_at(scaled_images, labels)
+        run.partner_gradient, run.trace, run.on_step = partner_gradient, trace, on_step
+        stopped = run.all_steps(iter(partner_batches))
     return RIBResult(tuple(run.classes.tolist()), run.cam_sums, run.rib_sums, run.steps, stopped)
+
+
+def _folded(classifier: CAMClassifier, config: RIBConfig) -> AbstractContextManager[FoldedHead | None]:
+    return FoldedHead(classifier.backbone.head) if config.fold_batch_norm else nullcontext()
 
 
 class _Run:
     """The state of one image's run: frozen features, running sums, and the record of each step."""
 
-    def __init__(
-        self,
-        classifier: CAMClassifier,
-        scaled_images: Sequence[NetworkInput],
-        labels: Sequence[int],
-        config: RIBConfig,
-        trace: bool,
-    ) -> None:
-        self.classifier, self.config, self.trace = classifier, config, trace
-        self.features = [frozen_features(classifier, images, config) for images in scaled_images]
-        self.classes = torch.tensor(sorted(set(labels)), device=self.features[0].device)
+    partner_gradient: Tensor | None = None
+    on_step: OnStep | None = None
+    trace = False
+
+    def __init__(self, classifier: CAMClassifier, groups: Groups, head: FoldedHead | None, config: RIBConfig) -> None:
+        self.classifier, self.groups, self.head, self.config = classifier, groups, head, config
+        self.optimiser = PolySGD.for_rib(groups, config)
         self.cam_sums: list[Tensor] = []
         self.rib_sums: list[Tensor] = []
         self.steps: list[StepRecord] = []
 
-    def all_steps(self, partner_batches: Iterator[PartnerBatch], optimiser: PolySGD) -> Stopped:
+    def look_at(self, scaled_images: Sequence[NetworkInput], labels: Sequence[int]) -> None:
+        """Compute the frozen features of the target, once for all steps."""
+        self.features = [frozen_features(self.classifier, images, self.config) for images in scaled_images]
+        self.classes = torch.tensor(sorted(set(labels)), device=self.features[0].device)
+
+    def all_steps(self, partner_batches: Iterator[PartnerBatch]) -> Stopped:
         """Run up to K steps; say what ended them."""
         for step in range(self.config.steps):
             updating = step < self.config.updates
@@ -114,18 +131,20 @@ class _Run:
                 self._check_any_step()
                 return "partners-exhausted"
             self.steps.append(StepRecord())
-            optimiser.zero_grad()
+            self.optimiser.zero_grad()
+            if self.on_step is not None:
+                self.on_step(step, self.classifier)
             if not self._pass_target(step, graph=updating):
                 return "run-away"
-            if updating and self._update(batch, optimiser):
+            if updating and self._update(batch):
                 return "early-stop"
         return "finished"
 
     def _next_batch(self, partner_batches: Iterator[PartnerBatch]) -> PartnerBatch | None:
-        return None if self.config.partners == "none" else next(partner_batches, None)
+        return next(partner_batches, None) if self.config.partners in ("disjoint", "any") else None
 
     def _needs_partners(self) -> bool:
-        return self.config.partners != "none" and self.config.exhausted == "stop"
+        return self.config.partners in ("disjoint", "any") and self.config.exhausted == "stop"
 
     def _check_any_step(self) -> None:
         if not self.steps:
@@ -136,11 +155,8 @@ class _Run:
         record = self.steps[-1]
         loss = 0.0
         for index, scale in enumerate(self.config.scales):
-            pooled = scale in self.config.loss_scales
-            seen, scale_loss = target_pass(
-                self.classifier, self.features[index], self.classes, self.config, pooled=pooled, graph=graph
-            )
-            self._accumulate(index, seen.maps)
+            seen, scale_loss = self._pass_scale(index, pooled=scale in self.config.loss_scales, graph=graph)
+            self._accumulate(index, seen.maps, step)
             if seen.logits is not None:
                 record.target_logits.append(seen.logits)
             if index == 0:
@@ -153,23 +169,72 @@ class _Run:
         record.loss = loss if graph else math.nan
         return True
 
-    def _accumulate(self, index: int, maps: Tensor) -> None:
-        if index == len(self.rib_sums):  # the first step
+    def _pass_scale(self, index: int, *, pooled: bool, graph: bool) -> tuple[TargetPass, Tensor | None]:
+        features = self.features[index]
+        return target_pass(self.classifier, features, self.classes, self.config, pooled=pooled, graph=graph)
+
+    def _accumulate(self, index: int, maps: Tensor, step: int) -> None:
+        if step == 0:
             self.cam_sums.append(maps)
-            self.rib_sums.append(maps.clone())
+            self.rib_sums.append(maps.clone() if self.config.first_map else torch.zeros_like(maps))
         else:
             self.rib_sums[index] += maps
         if index == 0 and self.trace:
             self.steps[-1].maps = maps.clone()
             self.steps[-1].accumulated = self.rib_sums[0].clone()
 
-    def _update(self, batch: PartnerBatch | None, optimiser: PolySGD) -> bool:
+    def _update(self, batch: PartnerBatch | None) -> bool:
         """Add the partners' gradient and update; True if the target's logits have grown past the limit."""
         record = self.steps[-1]
+        self._push()
+        searched = self.config.step_size == "searched"
+        own = self._own_gradient() if searched else []
         if batch is not None:
             record.loss += partner_pass(self.classifier, batch, self.config)
-        record.learning_rate = optimiser.step()[0]
+            self._push()
+        if self.config.partners == "amortised" and self.partner_gradient is not None:
+            add_gradient(self._parameters(), self.partner_gradient, self.config.batch_size)
+        record.learning_rate = self._search(own) if searched else self.optimiser.step()[0]
+        self._refresh()
         return passes_limit(record.target_sum, self.config)
+
+    def _search(self, own: Sequence[Tensor]) -> float:
+        """Move along the gradient until the scale-1 maps have risen as `config.rise` says; return the rate."""
+        line = Line(self.groups, (1.0, self.config.classifier_multiplier), self.config.weight_decay)
+        start = self.cam_sums[0] if len(self.steps) == 1 else self._look()
+        peak, level = start.amax(dim=(-2, -1)).mean().item(), start.mean().item()
+        slope = line.slope(own) / sum(logits.numel() for logits in self.steps[-1].target_logits)
+        if peak <= 0 or slope <= 0:  # the maps are nowhere positive: there is nothing to follow
+            return 0.0
+
+        def rise_at(rate: float) -> float:
+            line.move(rate)
+            self._refresh()
+            return (self._look().mean().item() - level) / peak
+
+        # image and mirror are added in the maps, hence twice the growth of the pooled logits
+        first = self.config.rise * peak / (2 * slope)
+        rate = search_rate(rise_at, first, self.config.rise, self.config.looks)
+        line.move(rate)
+        return rate
+
+    def _look(self) -> Tensor:
+        """The scale-1 maps (n, h, w) at the present weights."""
+        return self._pass_scale(0, pooled=False, graph=False)[0].maps
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.groups[0], *self.groups[1]]
+
+    def _own_gradient(self) -> list[Tensor]:
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self._parameters()]
+
+    def _push(self) -> None:
+        if self.head is not None:
+            self.head.push_gradients()
+
+    def _refresh(self) -> None:
+        if self.head is not None:
+            self.head.refresh()
 
 
 def _check(

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tag2mask.common.errors import DataError
-from tag2mask.common.files import atomic_write, digest_file, read_json, write_json
+from tag2mask.common.files import atomic_write, digest_file, digest_value, read_json, write_json
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, decode_image, save_maps
 from tag2mask.data.partners import PartnerIndex
 from tag2mask.data.transforms import Draws, augment, rescale
 from tag2mask.networks import CAMClassifier
-from tag2mask.rib import RIBConfig, RIBResult, TrunkFeatures, rib, stack_with_mirror, trace_arrays
+from tag2mask.networks.folding import fold_trunk
+from tag2mask.rib import (
+    PartnerGradients,
+    RIBConfig,
+    RIBResult,
+    TrunkFeatures,
+    class_gradients,
+    rib,
+    stack_with_mirror,
+    trace_arrays,
+)
 from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
 from tag2mask.stages.folder import StageFolder
 from tag2mask.stages.parallel import process_count, run_images
@@ -29,6 +40,7 @@ from tag2mask.stages.train_classifier import label_vector, load_classifier
 from tag2mask.stages.training import Execution, cpu_threads, resolve_device, to_tensor
 
 CALIBRATION_IMAGES = 16
+GRADIENTS = "partner_gradients.safetensors"  # (C, P) bfloat16, memory-mapped by every process
 Batch = tuple[TrunkFeatures, Tensor]
 
 
@@ -45,31 +57,40 @@ class LocalizeConfig:
     partner_long_side_max: int = 640
     partner_crop_size: int = 512
     partner_cache: int = 1024  # MiB a process for frozen features of partner images, which are computed once
+    # Partners are drawn from as many images, class-balanced, as fit into the cache. false: from all of them, as in
+    # the reference; where they don't fit, most are decoded and passed again and again.
+    partner_bank: bool = True
+    gradient_images: int = 16  # a class, for the expected gradient of partners "amortised"
 
 
 def localize(
     dataset: Dataset, classifier: Path, out: Path, config: LocalizeConfig, *, seed: int = 0,
-    execution: Execution | None = None,
+    execution: Execution | None = None, only: Collection[str] | None = None,
 ) -> None:  # fmt: skip
     """Write `out`/cam/ID.npz and, for RIB, `out`/rib/ID.npz and some traces/ID.npz for every image of `dataset`.
 
+    `only` names the images to localize where not all of them are wanted; partners come from the whole set.
     `classifier` is the folder that `train_classifier` wrote. An image's result depends on the seed and its id, not
     on order, processes or resumption. Masks are never read. Broken images are noted in the manifest and skipped.
     """
     execution = execution or Execution()
     inputs = {"dataset": dataset.digest(), "classifier": digest_file(classifier / "weights.safetensors")}
+    if only is not None:
+        inputs["only"] = digest_value(sorted(only))
     folder = StageFolder(out, "localize", config=to_mapping(config), seed=seed, inputs=inputs)
     if folder.finished:
         return
     device = resolve_device(execution.device)
     config = _calibrated(dataset, classifier, out, config, seed, device)
-    records = {record.id: record for record in dataset.records if record.labels}
+    _expect_gradients(dataset, classifier, out, config, seed, device)
+    wanted = frozenset(record.id for record in dataset.records) if only is None else frozenset(only)
+    records = {record.id: record for record in dataset.records if record.labels and record.id in wanted}
     todo = [i for i in records if not (out / config.method / f"{i}.npz").is_file()]
     traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
     arguments = (dataset, classifier, out, config, seed, traced, str(device))
     processes = 1 if device.type != "cpu" else process_count(execution.processes, len(todo))
     run_images(todo, Localizer, arguments, folder, processes=processes, total=len(records),
-               description=f"localize ({config.method})")  # fmt: skip
+               description=f"localize ({config.method})", cluster=execution.cluster(device))  # fmt: skip
     folder.finish((i for i in records if i not in folder.failures), learning_rate=config.rib.learning_rate)
 
 
@@ -82,9 +103,17 @@ class Localizer:
     ) -> None:  # fmt: skip
         loaded = classifier if isinstance(classifier, CAMClassifier) else load_classifier(classifier)
         self.classifier = loaded.to(device)
+        if config.rib.fold_batch_norm and loaded is not classifier:  # a network that was handed in stays as it is
+            fold_trunk(self.classifier.backbone)
         self.records = {record.id: record for record in dataset.records}
         self.out, self.config, self.seed, self.traced = out, config, seed, traced
         self.partners = Partners(dataset, self.classifier, config, seed)
+        gradients = out / GRADIENTS
+        self.expected = (
+            PartnerGradients(load_file(gradients)["gradients"], dataset.label_matrix())
+            if (_amortised(config) and gradients.is_file())
+            else None
+        )
 
     def __call__(self, image_id: str) -> None:
         """Localize one image and write its files; the one that marks it as done comes last."""
@@ -103,8 +132,10 @@ class Localizer:
         """CAM and RIB maps of one image (H, W, 3) uint8 at network resolution."""
         config = self.config.rib if self.config.method == "rib" else cam_only(self.config.rib)
         views = scaled_views(image, config.scales, self.classifier)
+        gradient = self.expected.expected(record.labels) if self.expected else None
         batches = self.partners.batches(record.id)
-        return rib(self.classifier, views, record.labels, batches, config, trace=record.id in self.traced)
+        return rib(self.classifier, views, record.labels, batches, config, partner_gradient=gradient,
+                   trace=record.id in self.traced)  # fmt: skip
 
     def _save(
         self, kind: str, image_id: str, result: RIBResult, sums: list[Tensor], size: tuple[int, int],
@@ -117,7 +148,7 @@ class Localizer:
 
 def cam_only(config: RIBConfig) -> RIBConfig:
     """RIB's settings cut down to plain CAM: one step, no update, no partners."""
-    return config.replace(steps=1, update_after_last=False, partners="none")
+    return config.replace(steps=1, update_after_last=False, partners="none", first_map=True)
 
 
 def scaled_views(image: np.ndarray, scales: tuple[float, ...], classifier: CAMClassifier) -> list[Tensor]:
@@ -137,14 +168,15 @@ class Partners:
     def __init__(self, dataset: Dataset, classifier: CAMClassifier, config: LocalizeConfig, seed: int) -> None:
         self.records = dataset.records
         self.classifier, self.config, self.seed = classifier, config, seed
-        self.index = PartnerIndex(dataset.label_matrix(), [record.id for record in dataset.records])
+        ids = [record.id for record in dataset.records]
+        self.index = PartnerIndex(dataset.label_matrix(), ids, self._bank(dataset))
         self.cache: OrderedDict[int, Tensor | None] = OrderedDict()
         self.cached_bytes = 0
 
     def batches(self, image_id: str) -> Iterator[Batch]:
         """Yield one batch (features (B, c, h, w), labels (B, C)) an update."""
         config = self.config.rib
-        if config.partners == "none" or self.config.method == "cam":
+        if config.partners not in ("disjoint", "any") or self.config.method == "cam":
             return
         count = config.updates * config.batch_size
         chosen = self.index.sample(image_id, count, self.seed, disjoint=config.partners == "disjoint")
@@ -152,6 +184,31 @@ class Partners:
             batch = self._batch(chosen[start : start + config.batch_size])
             if batch is not None:
                 yield batch
+
+    def _bank(self, dataset: Dataset) -> list[int] | None:
+        """Rows that partners are drawn from; None for all of them."""
+        if not self.config.partner_bank:
+            return None
+        with torch.no_grad():
+            channels = self.classifier.trunk_features(self._blank(64)).shape[1]
+        side = -(-self.config.partner_crop_size // 8)  # the trunk's stride is 8
+        capacity = max(1, self.config.partner_cache * 2**20 // (channels * side * side * 4))
+        if capacity >= len(dataset):
+            return None
+        rows = {record.id: row for row, record in enumerate(dataset.records)}
+        return [rows[record.id] for record in dataset.limit(capacity, self.seed).records]
+
+    def _blank(self, side: int) -> Tensor:
+        return self.classifier.classifier.weight.new_zeros(1, 3, side, side)
+
+    def examples(self, cls: int, count: int) -> Iterator[TrunkFeatures]:
+        """Features of up to `count` images that hold class `cls`, drawn by the seed and the class alone."""
+        holding = sorted((r.id, row) for row, r in enumerate(self.records) if cls in r.labels)
+        rng_for(self.seed, "gradient", cls).shuffle(holding)
+        for _, row in holding[:count]:
+            features = self._features(row)
+            if features is not None:
+                yield TrunkFeatures(features)
 
     def _batch(self, indices: list[int]) -> Batch | None:
         found = [(index, self._features(index)) for index in indices]
@@ -189,11 +246,33 @@ class Partners:
         return pixels.to(self.classifier.classifier.weight.device)
 
 
+def _amortised(config: LocalizeConfig) -> bool:
+    return config.method == "rib" and config.rib.partners == "amortised" and config.rib.updates > 0
+
+
+def _expect_gradients(
+    dataset: Dataset, classifier: Path, out: Path, config: LocalizeConfig, seed: int, device: torch.device
+) -> None:
+    """Compute the mean gradient of each class once for the set, for partners "amortised"."""
+    if not _amortised(config) or (out / GRADIENTS).is_file():
+        return
+    with cpu_threads(1):
+        network = load_classifier(classifier).to(device)
+        partners = Partners(dataset, network, config, seed)
+
+        def samples(cls: int) -> Iterator[TrunkFeatures]:
+            return partners.examples(cls, config.gradient_images)
+
+        gradients = class_gradients(network, samples, config.rib)
+    with atomic_write(out / GRADIENTS) as temporary:
+        save_file({"gradients": gradients}, temporary)
+
+
 def _calibrated(
     dataset: Dataset, classifier: Path, out: Path, config: LocalizeConfig, seed: int, device: torch.device
 ) -> LocalizeConfig:
     """Replace rib.learning_rate by the one at which logits grow by `config.growth`; noted in calibration.json."""
-    if config.growth is None or config.method == "cam":
+    if config.growth is None or config.method == "cam" or config.rib.step_size == "searched":
         return config
     path = out / "calibration.json"
     if not path.is_file():

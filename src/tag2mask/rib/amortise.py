@@ -1,0 +1,108 @@
+"""The partners' share of the gradient, computed once for the whole set instead of for every image.
+
+At the start weights, what a batch of other images adds to the gradient depends on the target only through the
+classes that it excludes. Its expectation over batches is therefore known beforehand: with g_c the mean gradient of
+class c's pooled logit over images that hold c, and q_c(L) the share of images holding c among those that share no
+class with the target's labels L, a batch of B images contributes
+
+    B * sum_c q_c(L) g_c.
+
+That is exact in expectation for images of one class; for others it takes a class's gradient as independent of the
+classes beside it. It also takes away the noise of which images were drawn.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tag2mask.networks import CAMClassifier
+from tag2mask.rib.config import RIBConfig
+from tag2mask.rib.loss import ceiling_of, loss_of_present
+from tag2mask.rib.optimiser import tuned
+from tag2mask.rib.passes import NetworkInput, frozen_features
+from tag2mask.rib.pooling import pool_present
+
+KEPT_LABEL_SETS = 4  # sums kept for label sets seen last; each is as large as the tuned parameters
+
+
+def class_gradients(
+    classifier: CAMClassifier, samples: Callable[[int], Iterable[NetworkInput]], config: RIBConfig
+) -> Tensor:
+    """Mean gradient of minus each class's pooled logit at the start weights: (C, P) bfloat16 on the CPU.
+
+    `samples(c)` gives images (B, 3, H, W) that hold class c, or their features. P counts the tuned parameters, in
+    the order of `tuned_parameters()`. A class without a sample gets zeros.
+    """
+    with tuned(classifier) as (head, last):
+        parameters = [*head, *last]
+        rows = torch.zeros(classifier.n_classes, sum(p.numel() for p in parameters), dtype=torch.bfloat16)
+        for cls in range(classifier.n_classes):
+            count = sum(_add_gradient(classifier, given, cls, config) for given in samples(cls))
+            if count:
+                rows[cls] = (flat_gradient(parameters) / count).to(rows.device, rows.dtype)
+            for parameter in parameters:
+                parameter.grad = None
+    return rows
+
+
+def _add_gradient(classifier: CAMClassifier, given: NetworkInput, cls: int, config: RIBConfig) -> int:
+    features = frozen_features(classifier, given, config)
+    with torch.enable_grad():
+        maps = classifier.class_maps(features)[:, [cls]].float()  # (B, 1, h, w)
+        classes = torch.tensor([cls], device=maps.device)
+        loss_of_present(pool_present(maps, classes, config), ceiling_of(config)).backward()
+    return len(features)
+
+
+def flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
+    """All gradients in one row (P,), zeros where there is none."""
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+
+
+def add_gradient(parameters: Sequence[Tensor], flat: Tensor, times: float) -> None:
+    """Add `times` a flat gradient (P,) to the parameters' own."""
+    start = 0
+    for parameter in parameters:
+        part = flat[start : start + parameter.numel()].view_as(parameter).to(parameter.device, parameter.dtype)
+        parameter.grad = part * times if parameter.grad is None else parameter.grad.add_(part, alpha=times)
+        start += parameter.numel()
+
+
+class PartnerGradients:
+    """The expected gradient of one partner image, for any labels of the target.
+
+    `gradients` (C, P) as `class_gradients` gives them, or memory-mapped from a file; `labels` (N, C) bool of the
+    training set. At most `KEPT_LABEL_SETS` sums are kept.
+    """
+
+    def __init__(self, gradients: Tensor, labels: np.ndarray) -> None:
+        self.gradients = gradients
+        self.labels = np.asarray(labels, dtype=bool)
+        self._kept: OrderedDict[tuple[int, ...], Tensor | None] = OrderedDict()
+
+    def rates(self, present: Sequence[int]) -> np.ndarray:
+        """Share of images that hold each class among those without any class of `present`: (C,) in 0..1."""
+        others = self.labels[~self.labels[:, list(present)].any(axis=1)]
+        return others.mean(axis=0) if len(others) else np.zeros(self.labels.shape[1])
+
+    def expected(self, present: Sequence[int]) -> Tensor | None:
+        """The expected gradient (P,) float32 of one partner's loss; None where every image shares a class."""
+        key = tuple(sorted(set(present)))
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        rates = self.rates(key)
+        total: Tensor | None = None
+        if rates.any():
+            total = torch.zeros(self.gradients.shape[1])
+            for cls in np.flatnonzero(rates):
+                total.add_(self.gradients[int(cls)].float(), alpha=float(rates[cls]))
+        self._kept[key] = total
+        if len(self._kept) > KEPT_LABEL_SETS:
+            self._kept.popitem(last=False)
+        return total
