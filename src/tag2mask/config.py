@@ -89,6 +89,13 @@ def _convert(hint: Any, value: Any, where: str, source: str, lines: Lines | None
     elif origin is tuple:
         if isinstance(value, (list, tuple)):
             return tuple(_convert(arguments[0], v, where, source, lines, place) for v in value)
+    elif origin is dict:
+        if isinstance(value, Mapping):
+            return {
+                str(name): _convert(arguments[1], inner, _where(source, lines, here), source, lines, here)
+                for name, inner in value.items()
+                for here in ((*place, str(name)),)
+            }
     elif origin is typing.Literal:
         if value in arguments:
             return value
@@ -117,6 +124,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(a) for a in arguments)
     if origin is tuple:
         return f"a list of {_describe(arguments[0])}"
+    if origin is dict:
+        return f"names, each with {_describe(arguments[1])}"
     if hint is type(None):
         return "null"
     if dataclasses.is_dataclass(hint):
@@ -134,7 +143,19 @@ def _plain(value: Any) -> Any:
         return to_mapping(value)
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
     return value
+
+
+def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mapping `values` with `changes` laid over it, section by section."""
+    result = dict(values)
+    for key, change in changes.items():
+        before = result.get(key)
+        nested = isinstance(before, Mapping) and isinstance(change, Mapping)
+        result[key] = with_changes(before, change) if nested else change  # type: ignore[arg-type]
+    return result
 
 
 def with_overrides(values: dict[str, Any], overrides: typing.Sequence[str]) -> dict[str, Any]:

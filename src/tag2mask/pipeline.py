@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,26 @@ from typing import Any
 import torch
 import yaml
 
-from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.common.errors import ConfigError, DataError, MissingExtraError, did_you_mean
 from tag2mask.common.files import atomic_write, read_json, write_json
 from tag2mask.config import build, load_yaml, to_mapping, with_overrides
-from tag2mask.data import Dataset, read_dataset
+from tag2mask.data import Dataset, ImageRecord, check_masks, read_dataset
 from tag2mask.data.photos import photos_dataset
+from tag2mask.data.readers.prepared import matches as prepared_before
+from tag2mask.stages.confident import confident
 from tag2mask.stages.evaluate import EvaluateConfig, Score, score_maps, score_masks, store_score
 from tag2mask.stages.folder import read_manifest, versions
 from tag2mask.stages.localize import LocalizeConfig, localize
 from tag2mask.stages.predict import PredictConfig, predict
-from tag2mask.stages.refine import RefineConfig, refine
+from tag2mask.stages.refine import RefineConfig, check, refine
+from tag2mask.stages.refinements import Refinement, expanded, plan
+from tag2mask.stages.train_boundary import train_boundary
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 from tag2mask.stages.train_segmenter import SegmenterConfig, train_segmenter
 from tag2mask.stages.training import Execution
 
 Say = Callable[[str], None]
+_PROBLEMS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class DataConfig:
     mask_classes: str | tuple[str, ...] | None = None  # names of mask values 1..N; "voc" for VOC's twenty
     train_split: str = "train"
     val_split: str = "val"
+    val_limit: int | None = None  # predict and score only so many held-out images, for a quick try
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Recipe:
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     localize: LocalizeConfig = dataclasses.field(default_factory=LocalizeConfig)
     refine: RefineConfig = dataclasses.field(default_factory=RefineConfig)
+    # Further refinements by name, each written as changes over `refine`: scored beside it, never learned from.
+    comparisons: dict[str, RefineConfig] = dataclasses.field(default_factory=dict)
     segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
@@ -66,7 +74,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(path)
     values, lines = load_yaml(path)
-    return build(Recipe, with_overrides(values, overrides), source=str(path), lines=lines)
+    values = expanded(with_overrides(values, overrides), str(path), lines)
+    return build(Recipe, values, source=str(path), lines=lines)
 
 
 def recipe_folder() -> Path:
@@ -106,6 +115,8 @@ def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
         val = dataset.select(recipe.data.val_split) if recipe.data.val_split in splits else None
     if limit is not None:
         train = train.limit(limit, recipe.seed)
+    if val is not None and recipe.data.val_limit is not None:
+        val = val.limit(recipe.data.val_limit, recipe.seed)
     return Splits(train, val, limit)
 
 
@@ -128,10 +139,25 @@ def open_chain(
 ) -> Chain:  # fmt: skip
     """Read the data set, write what the run is (run.json, recipe.yaml, index.json) and return its steps."""
     splits = read_splits(recipe, data, limit)
-    for problem in splits.train.problems:
+    _refuse_bad_input(splits, data)
+    for problem in splits.train.problems[:_PROBLEMS_SHOWN]:
         say(f"! {problem}")
+    if len(splits.train.problems) > _PROBLEMS_SHOWN:
+        say(f"! {len(splits.train.problems) - _PROBLEMS_SHOWN} more problems; see: tag2mask data check {data} --all")
+    if not any(_has_masks(part) for part in (splits.train, splits.val) if part is not None):
+        say("! no true masks, so nothing will be scored (COCO: tag2mask data prepare renders them)")
     info = _start(recipe, splits, out)
     return Chain(recipe, splits, out, info, execution or Execution(), say)
+
+
+def _refuse_bad_input(splits: Splits, data: Path) -> None:
+    """Stop before anything is trained on what would spoil labels or scores; DataError names the first finds."""
+    found = [problem for problem in splits.train.problems if problem.fatal]
+    if not prepared_before(data):
+        found += [problem for part in (splits.train, splits.val) if part is not None for problem in check_masks(part)]
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise DataError(f"{data}: " + " | ".join(str(problem) for problem in found[:3]) + more)
 
 
 class Chain:
@@ -142,9 +168,14 @@ class Chain:
     ) -> None:
         self.recipe, self.out, self.info, self.execution, self.say = recipe, out, info, execution, say
         self.train, self.val, self.seed = splits.train, splits.val, recipe.seed
+        # without true masks there is nothing to compare
+        comparisons = recipe.comparisons if _has_masks(self.train) else {}
+        self.refinements = plan(recipe.refine, comparisons, recipe.classifier)
+        self._refinements_checked = False
 
     def run(self) -> dict[str, Any]:
         """Run the whole chain, scoring each step where there are true masks; return the scores."""
+        self._check_refinements()
         self.train_classifier()
         self.localize()
         self._score_seeds()
@@ -172,11 +203,53 @@ class Chain:
         localize(self.train, self.out / "classifier", self.out / "localization", self.recipe.localize, seed=self.seed,
                  execution=self.execution)  # fmt: skip
 
+    def _check_refinements(self) -> None:
+        """Stop before any work if the recipe's own refinement can't run here; leave out comparisons that can't."""
+        if self._refinements_checked:
+            return
+        self._refinements_checked = True
+        usable = []
+        for one in self.refinements:
+            try:
+                check(one.config)
+                usable.append(one)
+            except MissingExtraError as error:
+                if not one.name:
+                    raise
+                self.say(f"! comparison {one.title} is left out: {error}")
+        self.refinements = usable
+
+    def confident(self) -> None:
+        """Step 3a: the labels that boundary networks learn from, where a refinement needs any."""
+        self._check_refinements()
+        for first in _distinct(self.refinements, "confident"):
+            assert first.confident is not None
+            confident(self.train, self.out / "localization", self.out / first.confident, first.config.confident,
+                      maps=first.config.maps, seed=self.seed, execution=self.execution)  # fmt: skip
+
+    def train_boundary(self) -> None:
+        """Step 3b: the boundary networks, and the confident labels where these are missing."""
+        self.confident()
+        for first in _distinct(self.refinements, "boundary"):
+            assert first.confident is not None
+            assert first.boundary is not None
+            self.say(f"  boundary network on confident {first.config.maps} labels")
+            train_boundary(self.train, self.out / first.confident, self.out / first.boundary, first.config.boundary,
+                           seed=self.seed, execution=self.execution)  # fmt: skip
+
     def refine(self) -> None:
-        """Step 3: pseudo-masks."""
-        self.say("3 pseudo-masks")
-        refine(self.train, self.out / "localization", self.out / "pseudo_masks", self.recipe.refine, seed=self.seed,
-               execution=self.execution)  # fmt: skip
+        """Step 3: pseudo-masks of the recipe's own refinement and of its comparisons, and what they need first."""
+        self._check_refinements()
+        self.say(f"3 pseudo-masks ({', '.join(refinement.title for refinement in self.refinements)})")
+        self.train_boundary()
+        for one in self.refinements:
+            execution = self.execution if not one.name else dataclasses.replace(self.execution, trace=0)
+            out = self.out / one.folder
+            refine(self.train, self.out / "localization", out, one.config, seed=self.seed, execution=execution,
+                   boundary=self.out / one.boundary if one.boundary else None)  # fmt: skip
+            lacking = read_json(out / "manifest.json").get("without_saliency")
+            if lacking:
+                self.say(f"! {one.title}: {len(lacking)} images without a saliency map, e.g. {lacking[0]}")
 
     def train_segmenter(self, *, supervised: bool = False) -> None:
         """Step 4: the segmentation network, on pseudo-masks or, as the upper bound, on true masks."""
@@ -211,26 +284,42 @@ class Chain:
     def scores(self) -> dict[str, Any]:
         """The scores so far, in the order of the chain."""
         path = self.out / "scores.json"
-        return read_json(path) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
+        order = ("seed", "pseudo_mask", "segmentation", "supervised")
+
+        def place(name: str) -> int:
+            return next((number for number, start in enumerate(order) if name.startswith(start)), len(order))
+
+        return {name: found[name] for name in sorted(found, key=place)}
 
     def _score_seeds(self) -> None:
         kinds = ["cam", "rib"] if self.recipe.localize.method == "rib" else ["cam"]
         for kind in kinds if _has_masks(self.train) else []:
             score = score_maps(self.train, self.out / "localization" / kind, self.recipe.evaluate,
-                               split=self.recipe.data.train_split)  # fmt: skip
+                               split=self.recipe.data.train_split, processes=self.execution.processes,
+                               seed=self.seed)  # fmt: skip
             self._store(f"seed_{kind}", score)
 
     def _score_pseudo_masks(self) -> None:
-        if _has_masks(self.train):
-            score = score_masks(
-                self.train, self.out / "pseudo_masks" / "masks", split=self.recipe.data.train_split,
-                threshold=self.recipe.refine.threshold, chosen_on=self.recipe.refine.threshold_chosen_on,
-            )  # fmt: skip
-            self._store("pseudo_mask", score)
+        for one in self.refinements if _has_masks(self.train) else []:
+            manifest = self.out / one.folder / "manifest.json"
+            if not manifest.is_file():
+                continue
+            threshold, chosen_on = one.config.background
+            score = score_masks(self.train, self.out / one.folder / "masks", split=self.recipe.data.train_split,
+                                threshold=threshold, chosen_on=chosen_on, config=self.recipe.evaluate,
+                                processes=self.execution.processes, seed=self.seed)  # fmt: skip
+            score.row["title"] = one.title
+            if read_json(manifest).get("saliency"):
+                score.row["saliency"] = read_json(manifest)["saliency"]
+            self._store(one.score, score)
 
     def _score_predictions(self, name: str, folder: str) -> None:
         if self.val is not None and _has_masks(self.val):
-            self._store(name, score_masks(self.val, self.out / folder / "masks", split=self.recipe.data.val_split))
+            score = score_masks(self.val, self.out / folder / "masks", split=self.recipe.data.val_split,
+                                config=self.recipe.evaluate, processes=self.execution.processes,
+                                seed=self.seed)  # fmt: skip
+            self._store(name, score)
 
     def _store(self, name: str, score: Score) -> None:
         store_score(self.out, name, score)
@@ -269,12 +358,44 @@ def predict_photos(
     return {image_id: state["error"] for image_id, state in images.items() if state["status"] == "failed"}
 
 
+def predict_listed(
+    images: Mapping[str, Path], run_folder: Path, out: Path, *, execution: Execution | None = None
+) -> tuple[str, ...]:
+    """Segment `images` (path by id) by the network of a run into `out`/masks/ID.png; return the network's classes."""
+    classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
+    records = tuple(ImageRecord(image_id, path.absolute(), ()) for image_id, path in images.items())
+    dataset = Dataset("listed", classes, records)
+    config = load_recipe(run_folder / "recipe.yaml").predict
+    predict(dataset, run_folder / "segmenter", out, config, execution=execution)
+    return classes
+
+
 def describe(row: dict[str, Any]) -> str:
     """One line of a score: the figure, on which images, at which threshold chosen how."""
-    text = f"mIoU {100 * row['miou']:.1f} on {row['images']} {row['split']} images"
+    text = f"mIoU {100 * row['miou']:.1f}{interval_text(row)} on {row['images']} {row['split']} images"
     if row.get("threshold") is not None:
         text += f", threshold {row['threshold']:.2f}, {row['threshold_chosen_on']}"
-    return text
+    if row.get("coverage") is not None:
+        text += f", {100 * row['coverage']:.0f} % of the pixels decided, the rest scored as background"
+    return text if not row.get("saliency") else f"{text}, saliency {row['saliency']}"
+
+
+def interval_text(row: dict[str, Any]) -> str:
+    """The bootstrap interval of a score as " (95 %: 48.9-52.3)", "" without one."""
+    interval = row.get("interval")
+    if not interval or interval.get("low") is None:
+        return ""
+    return f" ({100 * interval['level']:.0f} %: {100 * interval['low']:.1f}-{100 * interval['high']:.1f})"
+
+
+def _distinct(refinements: Sequence[Refinement], kind: str) -> list[Refinement]:
+    """The first refinement of each folder of `kind` ("confident" or "boundary")."""
+    first: dict[str, Refinement] = {}
+    for refinement in refinements:
+        folder = getattr(refinement, kind)
+        if folder is not None:
+            first.setdefault(folder, refinement)
+    return list(first.values())
 
 
 def _has_masks(dataset: Dataset) -> bool:

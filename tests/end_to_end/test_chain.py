@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,41 @@ def test_step_by_step_equals_run(work: Path, finished: Path) -> None:
     assert scores == {name: all_scores[name] for name in KEYS[:-1]}
 
 
+def test_irn_and_saliency_are_scored_beside_the_recipe_own(work: Path, finished: Path, tmp_path: Path) -> None:
+    """A finished run gets comparisons: boundary network, random walk and saliency; what was there stays."""
+    out, saliency = tmp_path / "run", tmp_path / "saliency"
+    shutil.copytree(finished, out)
+    saliency.mkdir()
+    for path in (out / "pseudo_masks" / "masks").iterdir():
+        Image.fromarray(((read_mask(path) > 0) * 255).astype(np.uint8)).save(saliency / path.name)
+    boundary = "{epochs: 1, batch_size: 4, crop_size: 64, radius: 4}"
+    (tmp_path / "recipe.yaml").write_text(
+        f"{RECIPE}comparisons:\n"
+        f"  cam_irn: {{maps: cam, method: irn, unsure: 0, boundary: {boundary}}}\n"
+        f"  rib_irn: {{method: irn, unsure: 0, boundary: {boundary}}}\n"
+        f"  sal: {{method: irn, unsure: 0, boundary: {boundary}, saliency: {{source: '{saliency}'}}}}\n"
+    )
+    before = contents(out)
+    common = [str(tmp_path / "recipe.yaml"), "--data", str(work / "data"), "--out", str(out), "--processes", "1"]
+    for step in ("confident", "train-boundary", "refine", "evaluate"):
+        assert main([step, *common]) == 0
+    scores = read_json(out / "scores.json")
+    names = ["pseudo_mask_cam_irn", "pseudo_mask_rib_irn", "pseudo_mask_sal"]
+    assert [scores[name]["title"] for name in names] == ["CAM+IRN", "RIB+IRN", "RIB+IRN+Sal (sal)"]
+    assert all(scores[name]["images"] == 14 and scores[name]["threshold"] == 0.27 for name in names)
+    assert {path.name for path in out.glob("boundary_*")} == {"boundary_cam", "boundary_rib"}  # one is shared
+    failed = {
+        i for i, s in read_json(out / "boundary_rib" / "manifest.json")["images"].items() if s["status"] != "done"
+    }
+    assert failed == {"zero byte", "кот"}
+    after = contents(out)
+    assert [name for name in before if not name.startswith("scores") and before[name] != after[name]] == []
+    assert main(["report", str(out)]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "CAM+IRN" in page
+    assert "Boundary network" in page
+
+
 def test_unseen_photos_are_segmented(
     work: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -210,6 +246,9 @@ def test_real_photos(animals_dir: Path, tmp_path: Path) -> None:
         "localize.rib.scales=[1.0, 0.5]",
         "localize.rib.loss_scales=[1.0]",
         "predict.mirror=false",
+        "refine.boundary.epochs=1",
+        "refine.boundary.crop_size=96",
+        "comparisons={}",
     ]
     arguments = ["run", "voc_animals", "--data", str(animals_dir), "--out", str(out), "--limit", "12"]
     assert main([*arguments, *(part for setting in shorter for part in ("--set", setting))]) == 0
@@ -218,6 +257,8 @@ def test_real_photos(animals_dir: Path, tmp_path: Path) -> None:
     assert scores["seed_rib"]["images"] == 12
     assert scores["segmentation_val"]["images"] == 445
     assert scores["seed_rib"]["miou"] != scores["seed_cam"]["miou"]
+    assert scores["pseudo_mask"]["title"] == "RIB+IRN"
+    assert scores["pseudo_mask"]["threshold"] == 0.27
     assert list(scores["seed_cam"]["per_class"]) == ["background", "cat", "cow", "dog", "horse", "person", "sheep"]
     sizes = [path.stat().st_size for path in (out / "localization" / "rib").iterdir()]
     assert max(sizes) < 300_000

@@ -330,6 +330,52 @@ def test_a_log_of_whole_epochs_gives_curves(run: Path) -> None:
     assert "loss against epoch: trained on pseudo-masks" in text
 
 
+def test_the_way_from_seed_to_pseudo_mask_is_shown(run: Path) -> None:
+    """With IRN: confident labels, edges, walk and saliency between seed and pseudo-mask, comparisons in the table."""
+    manifest = json.loads((run / "pseudo_masks" / "manifest.json").read_text())
+    write(run / "pseudo_masks" / "manifest.json", manifest | {"config": {"method": "irn", "maps": "rib"}})
+    names = sorted(path.stem for path in (run / "pseudo_masks" / "masks").iterdir())
+    for name in names:
+        mask = np.full((48, 64), 255, np.uint8)
+        mask[10:20] = 1
+        write_mask(run / "confident_rib" / "masks" / f"{name}.png", mask)
+    (run / "pseudo_masks" / "steps").mkdir()
+    edge, walked = np.zeros((12, 16), np.float16), np.ones((1, 12, 16), np.float16)
+    np.savez(run / "pseudo_masks" / "steps" / f"{names[0]}.npz", classes=np.array([0]), edge=edge, walked=walked,
+             saliency=edge)  # fmt: skip
+    (run / "pseudo_masks" / "steps" / f"{names[1]}.npz").write_bytes(b"PK")
+    for folder in ("confident_rib", "boundary_rib", "pseudo_masks_cam_irn"):
+        write(
+            run / folder / "manifest.json", {"stage": "x", "images": {names[0]: {"status": "done"}}, "seconds": 8.0}
+        )
+    (run / "boundary_rib" / "log.jsonl").write_text(
+        '{"epoch": 1, "train_loss": 2.7}\n{"epoch": 2, "train_loss": 2.5}\n'
+    )
+    scores = json.loads((run / "scores.json").read_text())
+    scores["pseudo_mask"] |= {
+        "title": "RIB+IRN+Sal",
+        "coverage": 0.9,
+        "miou_decided": 0.7,
+        "saliency": "from a model",
+    }
+    scores["pseudo_mask_cam_irn"] = scores["seed_cam"] | {"title": "CAM+IRN", "curve": []}
+    write(run / "scores.json", scores)
+    _, page = page_of(run)
+    text = " ".join(page.text.split())
+    for expected in (
+        "Confident labels", "Edges", "Random walk", "Saliency", "CAM+IRN", "Boundary network",
+        "RIB+IRN+Sal: what the segmenter learns from", "saliency from a model; 90.0 % of the pixels decided",
+        "Confident labels: RIB", "Train boundary network: RIB", "Compare: CAM IRN",
+    ):  # fmt: skip
+        assert expected in text, expected
+    cards = page.all("article", "card")
+    columns = {re.search(r"--columns: (\d+)", card["style"] or "").group(1) for card in cards}  # type: ignore[union-attr]
+    assert max(map(int, columns)) <= 7
+    assert f"pseudo_masks/steps/{names[1]}.npz" in text  # the broken one is named
+    tiles = page.all("div", "stat")
+    assert len(tiles) == 5  # comparisons stand in the table only
+
+
 def test_images_with_recorded_steps_come_first_and_others_have_no_empty_panel(run: Path) -> None:
     traces = sorted((run / "localization" / "traces").iterdir())
     for path in traces[2:]:

@@ -8,10 +8,21 @@ import sys
 from collections.abc import Sequence
 
 from tag2mask import __version__
-from tag2mask.cli import data, demo, recipes, report, run
+from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, results, run, toy
 from tag2mask.common.errors import Tag2MaskError
 
-GROUPS = (run, report, data, recipes, demo)  # in the order of --help; each has add(commands)
+GROUPS = (
+    run,
+    report,
+    data,
+    recipes,
+    export,
+    results,
+    ablate,
+    demo,
+    toy,
+    hgr,
+)  # in --help's order
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

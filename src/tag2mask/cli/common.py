@@ -44,6 +44,10 @@ def add_execution_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--precision", default="32-true", help="of training, as Lightning Fabric names it")
     command.add_argument("--workers", type=int, default=1, help="processes that load images in training (default 1)")
     command.add_argument("--processes", type=int, default=0, help="processes for single images (default: CPU cores)")
+    command.add_argument(
+        "--ray", nargs="?", const="auto", metavar="ADDRESS",
+        help="spread single images over the Ray cluster that runs here, at HOST:PORT, or 'local' (extra 'ray')",
+    )  # fmt: skip
 
 
 def execution_of(options: argparse.Namespace) -> Execution:
@@ -52,7 +56,8 @@ def execution_of(options: argparse.Namespace) -> Execution:
     from tag2mask.stages.training import Execution
 
     keep_freed_memory()
-    return Execution(options.device, options.devices, options.precision, options.workers, options.processes)
+    return Execution(options.device, options.devices, options.precision, options.workers, options.processes,
+                     ray=options.ray)  # fmt: skip
 
 
 def recipe_and_out(options: argparse.Namespace) -> tuple[Recipe, Path]:

@@ -22,11 +22,15 @@ from tag2mask.common.errors import ConfigError
 if TYPE_CHECKING:
     from tag2mask.pipeline import Chain
 
-STEPS = ("train-classifier", "localize", "refine", "train-segmenter", "predict", "evaluate")
+STEPS = (
+    "train-classifier", "localize", "confident", "train-boundary", "refine", "train-segmenter", "predict", "evaluate",
+)  # fmt: skip
 STEP_HELP = {
     "train-classifier": "train the image classifier on image-level labels",
     "localize": "compute CAM and RIB maps of the training images",
-    "refine": "turn maps into pseudo-masks",
+    "confident": "label the pixels that maps are sure of, for the boundary network (irn)",
+    "train-boundary": "train the boundary network on confident labels (irn)",
+    "refine": "turn maps into pseudo-masks, and what that needs first",
     "train-segmenter": "train DeepLabV2 on the pseudo-masks (--supervised: on true masks)",
     "predict": "masks of the val images, or of any --images, by a trained segmentation network",
     "evaluate": "score everything in a run's folder that has true masks",
@@ -78,6 +82,8 @@ def run_step(chain: Chain, step: str, *, supervised: bool = False) -> None:
     steps: dict[str, Callable[[], object]] = {
         "train-classifier": chain.train_classifier,
         "localize": chain.localize,
+        "confident": chain.confident,
+        "train-boundary": chain.train_boundary,
         "refine": chain.refine,
         "train-segmenter": lambda: chain.train_segmenter(supervised=supervised),
         "predict": chain.predict,

@@ -17,6 +17,8 @@ from tag2mask.reports.pick import choose
 SIZE_LIMIT = 11_000_000  # bytes of all pictures in base64, so that the file stays under 12 MB
 CLASSES_SHOWN = 4  # per image: maps of further classes are only part of the strongest-of-all view
 FRAMES_SHOWN = 16  # steps per image
+ONE_ROW = 7  # panels; more would be too small to see edges in
+EDGE_SIDE = 200  # pixels: edges are thin
 ALL = "all"
 
 
@@ -52,6 +54,11 @@ class Card:
     photo: str
     panels: list[Panel]
     steps: list[dict[str, float | int]]
+
+    @property
+    def columns(self) -> int:
+        """Panels in a row: up to seven stand side by side, more are broken into two rows."""
+        return len(self.panels) if len(self.panels) <= ONE_ROW else -(-len(self.panels) // 2)
 
     @property
     def size(self) -> int:
@@ -147,6 +154,7 @@ def _train_card(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> C
     steps, card.steps = _steps_panel(facts, image)
     if card.steps:  # between CAM, its first frame, and RIB, its last
         card.panels.insert(-1 if card.panels[-1].title == "RIB" else len(card.panels), steps)
+    card.panels += _refinement_panels(facts, image)
     if (facts.folder / "pseudo_masks" / "masks").is_dir():
         card.panels.append(_mask_panel(facts, image, "pseudo_masks", "Pseudo-mask", "pseudo_mask")[0])
     _add_truth(facts, image, card)
@@ -213,6 +221,35 @@ def _views(names: Sequence[str], classes: np.ndarray, maps: np.ndarray) -> Itera
         yield ALL, "all tags", maps.max(axis=0)
     for index, heat in list(zip(classes.tolist(), maps, strict=True))[:CLASSES_SHOWN]:
         yield str(int(index)), names[index] if 0 <= index < len(names) else f"class {index}", heat
+
+
+def _refinement_panels(facts: RunFacts, image: ImageFacts) -> list[Panel]:
+    """Between seed and pseudo-mask: confident labels, edges, walk and saliency, as far as they were kept."""
+    panels = []
+    if facts.refined_from and (facts.folder / facts.refined_from / "masks").is_dir():
+        panels.append(_mask_panel(facts, image, facts.refined_from, "Confident labels", "")[0])
+    path = facts.folder / "pseudo_masks" / "steps" / f"{image.id}.npz"
+    if path.is_file():
+        read = facts.notes.attempt(f"pseudo_masks/steps/{path.name}", path, lambda path: _read_steps(facts, path))
+        panels += read or []
+    return panels
+
+
+def _read_steps(facts: RunFacts, path: Path) -> list[Panel]:
+    """Panels of edges (h, w), walked maps (n, h, w) and saliency (h, w), those that the file has."""
+    panels = []
+    with np.load(path, allow_pickle=False) as steps:
+        if "edge" in steps:
+            uri = pictures.heat_uri(steps["edge"].astype(np.float32), EDGE_SIDE)
+            panels.append(Panel("Edges", "heat", [Layer(uri, "Edges by the boundary network")]))
+        if "walked" in steps:
+            views = _views(facts.classes, steps["classes"], steps["walked"].astype(np.float32))
+            layers = [Layer(pictures.heat_uri(heat), f"Walked map of {name}", view) for view, name, heat in views]
+            panels.append(Panel("Random walk", "heat", layers))
+        if "saliency" in steps:
+            uri = pictures.heat_uri(steps["saliency"].astype(np.float32))
+            panels.append(Panel("Saliency", "heat", [Layer(uri, "Saliency")]))
+    return panels
 
 
 def _steps_panel(facts: RunFacts, image: ImageFacts) -> tuple[Panel, list[dict[str, float | int]]]:

@@ -33,7 +33,9 @@ ROWS = (  # key in scores.json, title, what it is
     ("segmentation_val", "Segmentation", "network trained on the pseudo-masks, from tags only"),
     ("supervised_val", "Upper bound", "same network trained on true masks; not reachable from tags"),
 )
+COMPARED = "refined otherwise; only scored"
 UPPER_BOUND = "supervised_val"
+COMPARISON = "pseudo_mask_"  # and a name: a refinement that is only scored
 
 STAGES = (  # folder, name of the stage, title
     ("classifier", "train_classifier", "Train classifier"),
@@ -44,7 +46,12 @@ STAGES = (  # folder, name of the stage, title
     ("supervised", "train_supervised", "Train upper bound"),
     ("supervised_predictions", "predict_supervised", "Predict with upper bound"),
 )
-PER_IMAGE = {"localization", "pseudo_masks", "predictions", "supervised_predictions"}
+FAMILIES = (  # start of a folder's name, the stage it follows, title before what the rest of the name says
+    ("confident_", "localization", "Confident labels"),
+    ("boundary_", "localization", "Train boundary network"),
+    ("pseudo_masks_", "pseudo_masks", "Compare"),
+)
+PER_IMAGE = ("localization", "confident_", "pseudo_masks", "predictions", "supervised_predictions")
 
 
 @dataclass
@@ -82,6 +89,12 @@ class Score:
     threshold: float | None
     chosen_on: str
     curve: list[tuple[float, float]]
+    remark: str = ""
+
+    @property
+    def comparison(self) -> bool:
+        """Whether the row is a refinement that is only scored."""
+        return self.key.startswith(COMPARISON)
 
     @property
     def upper_bound(self) -> bool:
@@ -108,7 +121,7 @@ class StageFacts:
     @property
     def per_image(self) -> float | None:
         """Seconds per image, where the stage works image by image."""
-        if self.seconds is None or self.folder not in PER_IMAGE or not self.done:
+        if self.seconds is None or not self.folder.startswith(PER_IMAGE) or not self.done:
             return None
         return self.seconds / self.done
 
@@ -149,6 +162,7 @@ class RunFacts:
     logs: dict[str, Log]
     showcase: dict[str, Any]
     notes: Notes
+    refined_from: str = ""  # folder of the confident labels behind the pseudo-masks
 
 
 def gather(run: Path) -> RunFacts:
@@ -167,7 +181,7 @@ def gather(run: Path) -> RunFacts:
         folder=run, info=info, classes=classes, recipe=recipe, scores=scores,
         per_image=_per_image(_read_dict(run, "scores_per_image.json", notes)), stages=stages,
         images=_images(index), mask_lut=_lut(index.get("mask_lut")), logs=_logs(run, notes),
-        showcase=_read_dict(run, "showcase.json", notes), notes=notes,
+        showcase=_read_dict(run, "showcase.json", notes), notes=notes, refined_from=_refined_from(run, notes),
     )  # fmt: skip
 
 
@@ -207,6 +221,12 @@ def _read_dict(run: Path, name: str, notes: Notes) -> dict[str, Any]:
     return as_dict(notes.attempt(name, path, read_json)) if path.is_file() else {}
 
 
+def _refined_from(run: Path, notes: Notes) -> str:
+    """Folder of the confident labels that the recipe's own pseudo-masks go back to; "" without IRN."""
+    config = as_dict(_read_dict(run, "pseudo_masks/manifest.json", notes).get("config"))
+    return f"confident_{config.get('maps')}" if config.get("method") == "irn" else ""
+
+
 def _recipe_text(run: Path, notes: Notes) -> str:
     path = run / "recipe.yaml"
     if not path.is_file():
@@ -221,18 +241,46 @@ def _text(path: Path) -> str:
 def _scores(found: dict[str, Any], notes: Notes) -> list[Score]:
     rows = []
     for key, title, about in ROWS:
-        entry = as_dict(found.get(key))
-        miou = as_number(entry.get("miou"))
-        if miou is None:
+        row = _score(found, key, title, about)
+        if row is None:
             notes.missing.append(f"score of the {title.lower() if title[1].islower() else title}")
-            continue
-        per_class = {str(name): as_number(value) for name, value in as_dict(entry.get("per_class")).items()}
-        rows.append(Score(
-            key, title, about, miou, {name: value for name, value in per_class.items() if value is not None},
-            as_count(entry.get("images")), str(entry.get("split") or ""), as_number(entry.get("threshold")),
-            str(entry.get("threshold_chosen_on") or ""), _curve(entry.get("curve")),
-        ))  # fmt: skip
+        else:
+            rows.append(row)
+        if key == "pseudo_mask":
+            others = [name for name in found if name.startswith(COMPARISON)]
+            named = [_score(found, name, name.removeprefix(COMPARISON), COMPARED) for name in others]
+            rows += [other for other in named if other is not None]
     return rows
+
+
+def _score(found: dict[str, Any], key: str, title: str, about: str) -> Score | None:
+    """One row of scores.json; pseudo-masks say there what refined them. None without an mIoU."""
+    entry = as_dict(found.get(key))
+    miou = as_number(entry.get("miou"))
+    if miou is None:
+        return None
+    refined = str(entry.get("title") or "")
+    if key.startswith(COMPARISON):
+        title = refined or title
+    elif refined:
+        about = f"{refined}: {about.partition(': ')[2] or about}"
+    per_class = {str(name): as_number(value) for name, value in as_dict(entry.get("per_class")).items()}
+    return Score(
+        key, title, about, miou, {name: value for name, value in per_class.items() if value is not None},
+        as_count(entry.get("images")), str(entry.get("split") or ""), as_number(entry.get("threshold")),
+        str(entry.get("threshold_chosen_on") or ""), _curve(entry.get("curve")), _remark(entry),
+    )  # fmt: skip
+
+
+def _remark(entry: dict[str, Any]) -> str:
+    """What has to be said about a row: where its saliency came from, and what was left undecided."""
+    parts = [f"saliency {entry['saliency']}"] if entry.get("saliency") else []
+    coverage, decided = as_number(entry.get("coverage")), as_number(entry.get("miou_decided"))
+    if coverage is not None:
+        parts.append(f"{100 * coverage:.1f} % of the pixels decided, the rest scored as background")
+        if decided is not None:
+            parts[-1] += f" (mIoU over the decided ones alone: {100 * decided:.1f})"
+    return "; ".join(parts)
 
 
 def _curve(value: Any) -> list[tuple[float, float]]:
@@ -252,10 +300,33 @@ def _per_image(found: dict[str, Any]) -> dict[str, dict[str, float]]:
     return table
 
 
+def folders_of(run: Path, start: str) -> list[str]:
+    """Names of the stage folders in `run` that begin with `start`, oldest first, so in the order of the chain."""
+    found = [path.parent for path in run.glob(f"{start}*/manifest.json")]
+    return [path.name for path in sorted(found, key=lambda path: (path.stat().st_ctime, path.name))]
+
+
+def _stage_list(run: Path) -> list[tuple[str, str, str]]:
+    """STAGES, with the folders of each family after the stage that they follow."""
+    stages = []
+    for stage in STAGES:
+        stages.append(stage)
+        for start, after, title in FAMILIES:
+            if stage[0] == after:
+                names = folders_of(run, start)
+                stages += [(name, name, f"{title}: {spoken(name.removeprefix(start))}") for name in names]
+    return stages
+
+
+def spoken(name: str) -> str:
+    """The rest of a folder's name for the reader: "rib" becomes "RIB", "cam_irn" "CAM irn"."""
+    return " ".join(word.upper() if word in ("cam", "rib", "irn", "crf") else word for word in name.split("_"))
+
+
 def _stages(run: Path, info: dict[str, Any], notes: Notes) -> list[StageFacts]:
     seconds = dict(as_dict(info.get("seconds")))
     stages = []
-    for folder, stage, title in STAGES:
+    for folder, stage, title in _stage_list(run):
         manifest = _read_dict(run, f"{folder}/manifest.json", notes)
         recorded = [seconds.pop(key, None) for key in dict.fromkeys((folder, stage))]
         spent = next((number for number in map(as_number, recorded) if number is not None), None)
@@ -298,7 +369,7 @@ def _lut(value: Any) -> np.ndarray | None:
 
 def _logs(run: Path, notes: Notes) -> dict[str, Log]:
     logs = {}
-    for folder in ("classifier", "segmenter", "supervised"):
+    for folder in ("classifier", *folders_of(run, "boundary_"), "segmenter", "supervised"):
         path = run / folder / "log.jsonl"
         if not path.is_file():
             continue

@@ -15,7 +15,6 @@ from tag2mask.data import decode_image
 from tag2mask.reports import charts, pictures
 from tag2mask.reports.gallery import Section, build_sections
 from tag2mask.reports.gather import (
-    PER_IMAGE,
     RunFacts,
     Score,
     as_count,
@@ -23,7 +22,9 @@ from tag2mask.reports.gather import (
     as_list,
     as_number,
     gather,
+    spoken,
 )
+from tag2mask.reports.hgr import hgr_charts
 from tag2mask.reports.palette import BACKGROUND, class_colour, heat_gradient, hex_colour
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -73,7 +74,7 @@ def render(facts: RunFacts, examples: int, seed: int) -> str:
         "scores": _score_table(facts),
         "bars": _bars(facts),
         "threshold_chart": _threshold_chart(facts),
-        "training_charts": _training_charts(facts),
+        "training_charts": [*_training_charts(facts), *hgr_charts(facts)],
         "sections": sections,
         "chips": _chips(facts),
         "chain_titles": CHAIN_TITLES,
@@ -85,7 +86,6 @@ def render(facts: RunFacts, examples: int, seed: int) -> str:
         "versions": _flat(as_dict(facts.info.get("versions"))),
         "broken": facts.notes.broken,
         "listed": LISTED,
-        "per_image_folders": PER_IMAGE,
         "version": __version__,
     }
     return environment.get_template("report.html.j2").render(context)
@@ -173,11 +173,13 @@ def _bars(facts: RunFacts) -> list[tuple[str, str, Markup]]:
     charts_ = []
     for name in table["columns"]:
         colour = table["colours"][name]
-        bars = [
-            charts.Bar(s.title, s.per_class.get(name), STRENGTHS.get(s.key, 1.0), s.upper_bound) for s in facts.scores
-        ]
+        bars = [charts.Bar(s.title, s.per_class.get(name), _strength(s), s.upper_bound) for s in facts.scores]
         charts_.append((name, colour, charts.class_bars(name, colour, bars)))
     return charts_
+
+
+def _strength(score: Score) -> float:
+    return STRENGTHS["pseudo_mask"] if score.comparison else STRENGTHS.get(score.key, 1.0)
 
 
 def _threshold_chart(facts: RunFacts) -> Markup:
@@ -203,6 +205,7 @@ def _training_charts(facts: RunFacts) -> list[tuple[str, Markup, list[charts.Lin
         quality = charts.Line("held-out mAP", classifier.val_map, "var(--accent)")
         chart = charts.line_chart([quality], "epoch", "mAP, percent", scale=100, whole_x=True)
         found.append(("Classifier on held-out images", chart, []))
+    found += _boundary_chart(facts)
     pair = (
         _loss_line(facts, "segmenter", "trained on pseudo-masks", "var(--accent)"),
         _loss_line(facts, "supervised", "upper bound, trained on true masks", "var(--muted)", dashed=True),
@@ -212,6 +215,22 @@ def _training_charts(facts: RunFacts) -> list[tuple[str, Markup, list[charts.Lin
         shown = [entry[0] for entry in lines if entry[1] == x_label]
         found.append(("Segmenter", charts.line_chart(shown, x_label, "loss", whole_x=True), shown))
     return found
+
+
+def _boundary_chart(facts: RunFacts) -> list[tuple[str, Markup, list[charts.Line]]]:
+    """One chart of the boundary networks' losses, a line for each; nothing where there are none."""
+    names = [name for name in facts.logs if name.startswith("boundary_")]
+    colours = ("var(--accent)", "var(--muted)", "var(--ink)")
+    lines = []
+    for number, name in enumerate(names):
+        label = f"{spoken(name.removeprefix('boundary_'))} labels"
+        entry = _loss_line(facts, name, label, colours[number % 3], dashed=number > 0)
+        lines += [entry] if entry else []
+    if not lines:
+        return []
+    shown = [entry[0] for entry in lines if entry[1] == lines[0][1]]
+    chart = charts.line_chart(shown, lines[0][1], "loss", whole_x=True)
+    return [("Boundary network", chart, shown if len(shown) > 1 else [])]
 
 
 def _loss_line(

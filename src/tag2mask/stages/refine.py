@@ -5,21 +5,44 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from tag2mask.common.errors import ConfigError, MissingExtraError
+from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.files import atomic_write, digest_file
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, decode_image, load_maps, write_mask
-from tag2mask.refine.crf import crf_available, crf_labels, map_probabilities
-from tag2mask.refine.pamr import pamr
-from tag2mask.refine.threshold import labels_from_maps
+from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
+from tag2mask.refine.random_walk import random_walk
+from tag2mask.refine.saliency import apply_saliency
+from tag2mask.stages.confident import ConfidentConfig, edge_method, records_with_maps
 from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.parallel import Work, process_count, run_images
-from tag2mask.stages.training import Execution
+from tag2mask.stages.parallel import process_count, run_images
+from tag2mask.stages.saliency import (
+    SaliencyConfig,
+    check_source,
+    open_saliency,
+    source_about,
+    source_digest,
+    without_map,
+)
+from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary, with_mirror
+from tag2mask.stages.training import Execution, resolve_device
 
-UNSURE = 255
+
+@dataclass(frozen=True)
+class WalkConfig:
+    """IRN's random walk over the edges, and the threshold on what it gives."""
+
+    radius: int = 5  # positions of 4 pixels; a step goes to neighbours nearer than this (reference)
+    beta: float = 10.0  # exponent of the affinities (reference)
+    times: int = 8  # 2^times steps (reference)
+    power: float = 1.3  # exponent of the maps before the walk (reference)
+    method: Literal["chebyshev", "power"] = "chebyshev"  # the same numbers to 1e-6 in a third of the products, or all
+    threshold: float = 0.27  # background score, 0..1, against scores divided by their maximum (reference: COCO 0.22)
+    threshold_chosen_on: str = "the reference's value for VOC 2012"  # in words; goes into scores.json
 
 
 @dataclass(frozen=True)
@@ -27,87 +50,155 @@ class RefineConfig:
     """How maps become pseudo-masks."""
 
     maps: Literal["rib", "cam"] = "rib"  # which of the two map folders
-    method: Literal["auto", "crf", "pamr", "none"] = "auto"  # auto: dense CRF where installed, else PAMR
-    threshold: float = 0.25  # background score, 0..1, against the normalised maps
+    # irn: boundary network and random walk; auto: dense CRF where installed, else PAMR
+    method: Literal["auto", "irn", "crf", "pamr", "none"] = "auto"
+    threshold: float = 0.25  # background score, 0..1, against the normalised maps; irn has its own, walk.threshold
     threshold_chosen_on: str = "fixed in the recipe"  # how that value was found, in words; goes into scores.json
     unsure: float = 0.0  # half-width around the threshold within which a pixel is left unsure (255); 0 = none
+    confident: ConfidentConfig = dataclasses.field(default_factory=ConfidentConfig)  # for irn
+    boundary: BoundaryConfig = dataclasses.field(default_factory=BoundaryConfig)  # for irn
+    walk: WalkConfig = dataclasses.field(default_factory=WalkConfig)  # for irn
+    saliency: SaliencyConfig = dataclasses.field(default_factory=SaliencyConfig)  # for any method
+
+    @property
+    def background(self) -> tuple[float, str]:
+        """The background score that this method uses, and how it was chosen, in words."""
+        if self.method == "irn":
+            return self.walk.threshold, self.walk.threshold_chosen_on
+        return self.threshold, self.threshold_chosen_on
+
+    def used(self) -> dict[str, Any]:
+        """The settings that have an effect with this method, for a manifest."""
+        unused = {"confident", "boundary", "saliency"}  # the first two are told by the boundary network's digest
+        unused |= {"threshold", "threshold_chosen_on"} if self.method == "irn" else {"walk"}
+        values = {key: value for key, value in to_mapping(self).items() if key not in unused}
+        return values if self.saliency.source is None else values | {"saliency": self.saliency.used()}
 
 
 def resolve_method(config: RefineConfig) -> RefineConfig:
     """Replace method "auto" by what this installation has, so that the manifest says what was used."""
-    if config.method == "crf" and not crf_available():
-        raise MissingExtraError("pydensecrf2", "crf", "refine.method: crf")
-    if config.method != "auto":
+    if config.method == "irn":
         return config
-    return dataclasses.replace(config, method="crf" if crf_available() else "pamr")
+    return dataclasses.replace(config, method=edge_method(config.method, "refine.method"))
+
+
+def check(config: RefineConfig) -> None:
+    """Raise MissingExtraError or ConfigError for what this installation lacks, before any work is done."""
+    resolve_method(config)
+    if config.method == "irn":
+        edge_method(config.confident.refinement, "refine.confident.refinement")
+    if config.saliency.source is not None:
+        check_source(config.saliency)
+
+
+def title_of(config: RefineConfig) -> str:
+    """What a refinement is, e.g. "RIB+IRN+Sal"."""
+    method = "threshold" if config.method == "none" else config.method.upper()
+    return f"{config.maps.upper()}+{method}" + ("+Sal" if config.saliency.source else "")
 
 
 def refine(
-    dataset: Dataset, localization: Path, out: Path, config: RefineConfig, *, seed: int = 0,
-    execution: Execution | None = None,
+    dataset: Dataset, localization: Path, out: Path, config: RefineConfig, *, boundary: Path | None = None,
+    seed: int = 0, execution: Execution | None = None,
 ) -> None:  # fmt: skip
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image that has maps.
 
-    Resumes; broken images are noted in the manifest and skipped. Raises ConfigError, MissingExtraError.
+    `boundary` is the folder that `train_boundary` wrote, for method "irn"; of `execution.trace` images the edges and
+    the walked maps are kept in `out`/steps/ID.npz. Resumes; broken images are noted in the manifest and skipped.
+    Raises ConfigError, MissingExtraError.
     """
     config = resolve_method(config)
-    if not 0 <= config.unsure < min(config.threshold, 1 - config.threshold):
-        raise ConfigError(f"refine.unsure is {config.unsure}; expected 0 <= unsure < threshold {config.threshold}")
     execution = execution or Execution()
-    maps = read_manifest(localization, "localize")
-    inputs = {"dataset": dataset.digest(), "maps": maps["inputs"]["classifier"], "maps_config": str(maps["config"])}
-    folder = StageFolder(out, "refine", config=to_mapping(config), seed=seed, inputs=inputs)
+    folder = StageFolder(out, "refine", config=config.used(), seed=seed,
+                         inputs=_inputs(dataset, localization, boundary, config))  # fmt: skip
     if folder.finished:
         return
-    records = {r.id: r for r in dataset.records if (localization / config.maps / f"{r.id}.npz").is_file()}
+    records = records_with_maps(dataset, localization / config.maps, folder)
     todo = [i for i in records if not (out / "masks" / f"{i}.png").is_file()]
-    for record in dataset.records:
-        if record.id not in records:
-            folder.fail(record.id, "has no maps (its localisation failed)")
-    arguments = (records, localization / config.maps, out / "masks", config, len(dataset.classes))
-    run_images(todo, make_refiner, arguments, folder, processes=process_count(execution.processes, len(todo)),
-               total=len(records), description=f"refine ({config.method})")  # fmt: skip
-    folder.finish(i for i in records if i not in folder.failures)
+    traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
+    device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
+    arguments = (records, localization / config.maps, out, config, boundary, traced, str(device))
+    processes = 1 if device.type != "cpu" else process_count(execution.processes, len(todo))
+    run_images(todo, Refiner, arguments, folder, processes=processes, total=len(records),
+               description=f"refine {config.maps} ({config.method})", cluster=execution.cluster(device))  # fmt: skip
+    more: dict[str, Any] = {"title": title_of(config)}
+    if config.saliency.source is not None:
+        missing = without_map(config.saliency, list(records))
+        more |= {"saliency": source_about(config.saliency), "without_saliency": missing}
+    folder.finish((i for i in records if i not in folder.failures), **more)
 
 
-def make_refiner(
-    records: dict[str, ImageRecord], maps: Path, masks: Path, config: RefineConfig, n_classes: int
-) -> Work:
-    """Return the function that refines one image by its id."""
+def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config: RefineConfig) -> dict[str, str]:
+    """Check the settings that need other files and return the digests of everything that is read."""
+    threshold, _ = config.background
+    if config.unsure and not 0 <= config.unsure < min(threshold, 1 - threshold):
+        raise ConfigError(f"refine.unsure is {config.unsure}; expected 0 <= unsure < threshold {threshold}")
+    maps = read_manifest(localization, "localize")
+    inputs = {"dataset": dataset.digest(), "maps": maps["inputs"]["classifier"], "maps_config": str(maps["config"])}
+    if config.method == "irn":
+        if boundary is None or not read_manifest(boundary, "train-boundary").get("finished"):
+            raise ConfigError(f"{boundary}: method irn needs a trained boundary network; run train-boundary first")
+        inputs["boundary"] = digest_file(boundary / "weights.safetensors")
+    if config.saliency.source is not None:
+        check_source(config.saliency)
+        inputs["saliency"] = source_digest(config.saliency)
+    return inputs
 
-    def work(image_id: str) -> None:
-        image = decode_image(records[image_id].path)
-        labels = pseudo_mask(image, load_maps(maps / f"{image_id}.npz"), config)
-        write_mask(masks / f"{image_id}.png", labels)
 
-    return work
+class Refiner:
+    """Everything that every image needs, once a process: the boundary network and the source of saliency."""
+
+    def __init__(
+        self, records: dict[str, ImageRecord], maps: Path, out: Path, config: RefineConfig,
+        boundary: Path | None = None, traced: frozenset[str] = frozenset(), device: str = "cpu",
+    ) -> None:  # fmt: skip
+        self.records, self.maps, self.out, self.config = records, maps, out, config
+        self.traced, self.device = traced, device
+        self.saliency = open_saliency(config.saliency) if config.saliency.source is not None else None
+        if config.method == "irn":
+            assert boundary is not None
+            self.network = load_boundary(boundary).to(device)
+            # the square that the reference pads to; group norm sees the padding, in training as here
+            self.pad_to = int(read_manifest(boundary, "train-boundary")["config"]["crop_size"])
+
+    def __call__(self, image_id: str) -> None:
+        """Refine one image and write its files; the one that marks it as done comes last."""
+        image, maps = decode_image(self.records[image_id].path), load_maps(self.maps / f"{image_id}.npz")
+        if image.shape[:2] != maps.size:
+            height, width = image.shape[:2]
+            raise DataError(f"{image_id}: the image is {height} x {width} but its maps are of {maps.size[0]} x "
+                            f"{maps.size[1]}; run the localization again")  # fmt: skip
+        steps: dict[str, np.ndarray] = {"classes": np.asarray(maps.classes, np.int16)}
+        scores = self._walk(image, maps, steps) if self.config.method == "irn" else maps.full()
+        labels = labels_of(image, scores, maps.classes, self.config)
+        saliency = self.saliency(image_id, image) if self.saliency is not None else None
+        if saliency is not None:
+            rule = self.config.saliency
+            confident = rule.confident_from(self.config.background[0])
+            labels = apply_saliency(labels, scores, saliency, salient=rule.salient, confident=confident)
+            steps["saliency"] = saliency[::4, ::4].astype(np.float16)
+        if image_id in self.traced and len(steps) > 1:
+            with atomic_write(self.out / "steps" / f"{image_id}.npz") as temporary:
+                np.savez_compressed(temporary, **steps)  # type: ignore[arg-type]  # the stub's flag is no array
+        write_mask(self.out / "masks" / f"{image_id}.png", labels)
+
+    def _walk(self, image: np.ndarray, maps: LocalizationMaps, steps: dict[str, np.ndarray]) -> np.ndarray:
+        """Class scores (n, H, W) in 0..1 by boundary network and random walk; notes edges and walk in `steps`."""
+        walk = self.config.walk
+        edge, _ = self.network.infer(with_mirror(image, self.device), pad_to=self.pad_to)  # (h, w)
+        start = torch.from_numpy(maps.at_stride4()).to(edge.device) ** walk.power  # (n, h, w)
+        walked = random_walk(start, edge, radius=walk.radius, beta=walk.beta, times=walk.times, method=walk.method)
+        steps["edge"] = edge.cpu().numpy().astype(np.float16)
+        steps["walked"] = (walked / walked.amax().clamp_min(1e-30) if len(walked) else walked).cpu().numpy()
+        steps["walked"] = steps["walked"].astype(np.float16)
+        return walk_scores(walked, maps.size)
 
 
-def pseudo_mask(image: np.ndarray, maps: LocalizationMaps, config: RefineConfig) -> np.ndarray:
-    """Pseudo-mask (H, W) uint8 of an image (H, W, 3) from its maps; 255 where it is unsure."""
-    full = maps.full()  # (n, H, W)
+def labels_of(image: np.ndarray, scores: np.ndarray, classes: np.ndarray, config: RefineConfig) -> np.ndarray:
+    """Pseudo-mask (H, W) uint8 of scores (n, H, W) in 0..1; 255 where it is unsure."""
+    threshold, _ = config.background
+    method = "none" if config.method == "irn" else config.method  # the walk has already followed the edges
     if not config.unsure:
-        return refined_labels(image, full, maps.classes, config.threshold, config.method)
-    foreground = refined_labels(image, full, maps.classes, config.threshold + config.unsure, config.method)
-    background = refined_labels(image, full, maps.classes, config.threshold - config.unsure, config.method)
-    labels = np.full_like(foreground, UNSURE)
-    labels[foreground > 0] = foreground[foreground > 0]
-    labels[(foreground == 0) & (background == 0)] = 0
-    return labels
-
-
-def refined_labels(
-    image: np.ndarray, maps: np.ndarray, classes: np.ndarray, threshold: float, method: str
-) -> np.ndarray:
-    """Labels (H, W) uint8 of maps (n, H, W) in 0..1 over a background of `threshold`, refined along edges.
-
-    `method`: "crf" (dense CRF on hard labels, as the reference), "pamr" or "none".
-    """
-    labels = labels_from_maps(maps, classes, threshold)
-    if method == "none" or not len(classes):
-        return labels
-    values = np.concatenate([[0], np.asarray(classes) + 1]).astype(np.uint8)
-    if method == "crf":
-        dense = np.searchsorted(values, labels)  # 0..n in the order of `values`, which is ascending
-        return values[crf_labels(image, dense, len(values))]
-    return values[pamr(image, map_probabilities(maps, threshold)).argmax(axis=0)]
+        return refined_labels(image, scores, classes, threshold, method)
+    high, low = threshold + config.unsure, threshold - config.unsure
+    return confident_labels(image, scores, classes, foreground=high, background=low, method=method)

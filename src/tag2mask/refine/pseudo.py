@@ -1,0 +1,65 @@
+"""From maps to labels: thresholds with refined edges, confident labels, and what the random walk's output means."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tag2mask.refine.crf import crf_labels, map_probabilities
+from tag2mask.refine.pamr import pamr
+from tag2mask.refine.threshold import Labels, labels_from_maps
+
+UNSURE = 255
+WALK_STRIDE = 4  # image pixels a position of the walk
+
+
+def refined_labels(
+    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float, method: str
+) -> Labels:
+    """Labels (H, W) uint8 of maps (n, H, W) in 0..1 over a background of `threshold`, refined along edges.
+
+    `image` (H, W, 3) uint8 RGB, `classes` (n,) 0-based; 0 is background, else class index + 1.
+    `method`: "crf" (dense CRF on hard labels, as the reference), "pamr" or "none".
+    """
+    labels = labels_from_maps(maps, classes, threshold)
+    if method == "none" or not len(classes):
+        return labels
+    values = np.concatenate([[0], np.asarray(classes) + 1]).astype(np.uint8)
+    if method == "crf":
+        dense = np.searchsorted(values, labels)  # 0..n in the order of `values`, which is ascending
+        return values[crf_labels(image, dense, len(values))]
+    return values[pamr(image, map_probabilities(maps, threshold)).argmax(axis=0)]
+
+
+def confident_labels(
+    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, *, foreground: float, background: float,
+    method: str,
+) -> Labels:  # fmt: skip
+    """Labels (H, W) uint8 of the pixels that two background scores agree on, 255 elsewhere.
+
+    A pixel has a class where `refined_labels` over the score `foreground` gives one, and is background where both
+    that and the lower score `background` give background (IRN, section 4.1, as RIB's reference code computes it).
+    """
+    strict = refined_labels(image, maps, classes, foreground, method)
+    generous = refined_labels(image, maps, classes, background, method)
+    labels = np.full_like(strict, UNSURE)
+    labels[strict > 0] = strict[strict > 0]
+    labels[(strict == 0) & (generous == 0)] = 0
+    return labels
+
+
+def walk_scores(walked: Tensor, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Class scores (n, H, W) in 0..1 of an image of `size` = (H, W) from walked maps (n, ceil(H/4), ceil(W/4)).
+
+    Enlarged four times (bilinear), cut to the image, and divided by the maximum over all classes, so that classes
+    keep their proportions; maps without any evidence stay 0.
+    """
+    if not len(walked):
+        return np.zeros((0, *size), np.float32)
+    raised = F.interpolate(walked[None].float(), scale_factor=WALK_STRIDE, mode="bilinear", align_corners=False)[0]
+    scores = raised[:, : size[0], : size[1]]
+    peak = torch.nan_to_num(scores).amax().clamp_min(torch.finfo(torch.float32).tiny)
+    return (torch.nan_to_num(scores) / peak).cpu().numpy()

@@ -1,0 +1,174 @@
+"""Train IRN's boundary network on confident labels (method section 4)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.files import atomic_write, digest_value
+from tag2mask.common.seeding import rng_for
+from tag2mask.config import to_mapping
+from tag2mask.data import Dataset, ImageRecord, decode_image, joint_augment, read_mask
+from tag2mask.data.maps import strided_size
+from tag2mask.data.transforms import resize
+from tag2mask.networks import BoundaryNetwork, boundary_loss, build_boundary_network, load_module, save_module
+from tag2mask.stages.folder import StageFolder, read_manifest
+from tag2mask.stages.parallel import Work, process_count, run_images
+from tag2mask.stages.training import Execution, FitSettings, Sample, fit, resolve_device, to_tensor
+
+STRIDE = 4  # image pixels a position of the network's output
+
+
+@dataclass(frozen=True)
+class BoundaryConfig:
+    """Settings of the boundary network; defaults are the RIB reference's for VOC 2012."""
+
+    backbone: str | None = None  # timm name; null = the classifier's
+    weights: str | None = None  # "auto", "none" or a file's path; null = what the classifier started from
+    epochs: int = 3  # reference
+    batch_size: int = 32  # images, of all processes together (reference)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1  # of the edge branch (reference)
+    displacement_multiplier: float = 10.0  # the displacement branch learns at 1.0 (reference)
+    weight_decay: float = 1e-4  # reference
+    momentum: float = 1e-4  # the reference passes its weight decay as momentum: in effect none
+    power: float = 0.9  # of the polynomial decay (reference)
+    crop_size: int = 512  # pixels (reference)
+    scale_min: float = 0.5  # random scale of the image (reference)
+    scale_max: float = 1.5
+    radius: int = 10  # positions of 4 pixels; pairs nearer than this are compared (reference)
+
+
+def train_boundary(
+    dataset: Dataset, confident: Path, out: Path, config: BoundaryConfig, *, seed: int = 0,
+    execution: Execution | None = None,
+) -> BoundaryNetwork:  # fmt: skip
+    """Train on `confident`/masks/ID.png; write weights.safetensors, log.jsonl and a manifest to `out`.
+
+    `config.backbone` and `config.weights` must be given here. Resumes from the last whole epoch; images without
+    labels are noted and skipped. True masks are never read. Raises ConfigError, DataError, WeightsError.
+    """
+    execution = execution or Execution()
+    if config.backbone is None:
+        raise ConfigError("boundary.backbone is not set; name a backbone, e.g. the classifier's")
+    manifest = read_manifest(confident, "confident")
+    there = {path.name for path in (confident / "masks").glob("*.png")}
+    paths = {r.id: confident / "masks" / f"{r.id}.png" for r in dataset.records if f"{r.id}.png" in there}
+    inputs = {"dataset": dataset.digest(), "images": digest_value(sorted(paths))}
+    inputs["labels_config"] = digest_value([manifest["config"], manifest["inputs"]])
+    folder = StageFolder(out, "train-boundary", config=to_mapping(config), seed=seed, inputs=inputs)
+    if folder.finished:
+        return load_boundary(out)
+    for record in dataset.records:
+        if record.id not in paths:
+            folder.fail(record.id, "has no confident labels")
+    records = [record for record in dataset.records if record.id in paths]
+    network = build_boundary_network(config.backbone, config.weights, seed=seed)
+    network = network.to(memory_format=torch.channels_last)
+    load = Samples(tuple(records), paths, config, seed)
+    loss_of = partial(total_loss, radius=config.radius)
+    settings = FitSettings(
+        config.epochs, config.batch_size, config.learning_rate, config.displacement_multiplier, config.weight_decay,
+        config.momentum, config.optimiser, config.power,
+    )  # fmt: skip
+    names = [record.id for record in records]
+    fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
+    _store_mean_shift(network, records, folder, execution)
+    folder.finish((name for name in names if name not in folder.failures), classes=list(dataset.classes))
+    (out / "checkpoint.pt").unlink(missing_ok=True)
+    return network
+
+
+def total_loss(module: nn.Module, images: Tensor, labels: Tensor, *, radius: int) -> Tensor:
+    """All losses of a batch together: affinity of alike and different pairs, displacement."""
+    edge_logits, displacement = module(images)
+    return boundary_loss(edge_logits, displacement, labels, radius).total
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The training samples by epoch and index; a class, so that it can be handed to other processes."""
+
+    records: tuple[ImageRecord, ...]
+    labels: dict[str, Path]
+    config: BoundaryConfig
+    seed: int
+
+    def __call__(self, epoch: int, index: int) -> Sample:
+        """Image (3, crop, crop) and labels (ceil(crop/4), ceil(crop/4)) int64, taken to stride 4 by nearest.
+
+        The draws depend on seed, epoch and the image's id alone. Padding is 255, that is, in no pair.
+        """
+        record, config = self.records[index], self.config
+        image, mask = decode_image(record.path), read_mask(self.labels[record.id])
+        rng = rng_for(self.seed, "boundary", epoch, record.id)
+        scales = (config.scale_min, config.scale_max)
+        pixels, mask = joint_augment(image, mask, rng, crop_size=config.crop_size, scales=scales)
+        small = resize(mask, strided_size((config.crop_size, config.crop_size), STRIDE), nearest=True)
+        return torch.from_numpy(pixels), torch.from_numpy(small.astype(np.int64))
+
+
+def load_boundary(folder: Path) -> BoundaryNetwork:
+    """Load the network that `train_boundary` wrote to `folder`."""
+    manifest = read_manifest(folder, "train-boundary")
+    network = build_boundary_network(manifest["config"]["backbone"], "none")
+    load_module(network, folder / "weights.safetensors")
+    return network.to(memory_format=torch.channels_last)
+
+
+def with_mirror(image: np.ndarray, device: str | torch.device) -> Tensor:
+    """The image (H, W, 3) uint8 and its mirror as network input (2, 3, H, W)."""
+    pixels = to_tensor(image)
+    views = torch.stack([pixels, pixels.flip(2)])
+    return views.to(device).contiguous(memory_format=torch.channels_last)
+
+
+def _store_mean_shift(
+    network: BoundaryNetwork, records: list[ImageRecord], folder: StageFolder, execution: Execution
+) -> None:
+    """Store the displacement's mean over the training images in the network and write the network's weights.
+
+    Losses only know displacement differences, so a constant is left over. The reference averages over padded crops,
+    padding included, and drops the last partial batch; here every position of every whole image counts once.
+    """
+    weights, parts = folder.path / "weights.safetensors", folder.path / "displacement"
+    network.mean_shift.zero_()
+    save_module(network, weights)
+    good = {record.id: record for record in records if record.id not in folder.failures}
+    todo = [image_id for image_id in good if not (parts / f"{image_id}.npy").is_file()]
+    device = resolve_device(execution.device)
+    processes = 1 if device.type != "cpu" else process_count(execution.processes, len(todo))
+    run_images(todo, make_displacement, (good, folder.path, parts, str(device)), folder, processes=processes,
+               total=len(good), description="mean displacement", cluster=execution.cluster(device))  # fmt: skip
+    # a broken image has no file; sums are added in the data set's order, whatever order they came in
+    files = [parts / f"{image_id}.npy" for image_id in good if image_id not in folder.failures]
+    if not files:
+        raise DataError(f"{folder.path}: none of the training images can be read; run data check")
+    total = np.sum([np.load(path, allow_pickle=False) for path in files], axis=0)
+    network.mean_shift.copy_(torch.from_numpy(total[:2] / total[2]))
+    save_module(network, weights)
+    shutil.rmtree(parts)
+
+
+def make_displacement(records: dict[str, ImageRecord], boundary: Path, parts: Path, device: str) -> Work:
+    """Return the function that writes one image's sum of displacement (dy, dx) and its number of positions."""
+    network = load_boundary(boundary).to(device)
+    crop_size = int(read_manifest(boundary, "train-boundary")["config"]["crop_size"])
+
+    def work(image_id: str) -> None:
+        views = with_mirror(decode_image(records[image_id].path), device)
+        _, displacement = network.infer(views, pad_to=crop_size)  # (2, h, w)
+        sums = displacement.double().sum(dim=(1, 2)).cpu().numpy()
+        count = displacement.shape[1] * displacement.shape[2]
+        with atomic_write(parts / f"{image_id}.npy") as temporary:
+            np.save(temporary, np.append(sums, float(count)), allow_pickle=False)
+
+    return work

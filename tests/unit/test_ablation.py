@@ -1,0 +1,113 @@
+"""Grids of settings, and the figures that compare their rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tag2mask.ablation import difference_interval, grid_folder, load_grid, map_correlation, markdown, score_seeds
+from tag2mask.common.cost import counted_flops
+from tag2mask.common.errors import ConfigError
+from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, save_maps, write_mask
+from tag2mask.rib import RIBConfig
+from tag2mask.stages.localize import LocalizeConfig
+
+START = LocalizeConfig(growth=0.5, rib=RIBConfig(steps=3, batch_size=4, channels_last=True))
+
+
+def grid_of(tmp_path, text: str):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    return load_grid(path, START)
+
+
+def test_rows_change_the_base_and_the_base_changes_the_recipe(tmp_path):
+    grid = grid_of(
+        tmp_path, "name: mine\nbase: {rib: {tau: 0.6}}\nrows: {one: {}, two: {growth: null, rib: {steps: 5}}}"
+    )
+    one, two = (row.config for row in grid.rows)
+    assert (one.rib.tau, one.rib.steps, one.rib.batch_size, one.growth) == (0.6, 3, 4, 0.5)
+    assert (two.rib.tau, two.rib.steps, two.rib.batch_size, two.growth) == (0.6, 5, 4, None)
+    assert [row.against for row in grid.rows] == ["one", "one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rows: {a: {rib: {stepz: 3}}}", "line 1: unknown setting 'rib.stepz'; did you mean 'steps'"),
+        ("base: {grow: 1}\nrows: {a: {}}", "line 1: unknown setting 'grow'"),
+        ("row: {a: {}}", "unknown key 'row'"),
+        ("name: x", "'rows' is missing"),
+        ("rows:\n  a: {}\n  b: {against: c}", "no row 'c'"),
+        ("rows: {../a: {}}", "can't name a folder"),
+        ("rows: {a: {rib: {tau: 2}}}", "tau: 2"),
+    ],
+)
+def test_mistakes_in_a_grid_are_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        grid_of(tmp_path, text)
+
+
+def test_grids_that_come_along_are_valid():
+    names = sorted(path.stem for path in grid_folder().glob("*.yaml"))
+    assert names == ["cost", "paper"]
+    for name in names:
+        assert len(load_grid(name, START).rows) > 5
+    with pytest.raises(ConfigError, match="did you mean 'paper'"):
+        load_grid("papers", START)
+
+
+def test_the_interval_of_a_difference_pairs_the_images():
+    random = np.random.default_rng(0)
+    first = random.integers(1, 50, (40, 3, 3))
+    assert difference_interval(first, first, 0) == (0.0, 0.0)
+    better = first + np.eye(3, dtype=int) * 5  # more hits in every image
+    low, high = difference_interval(better, first, 0)
+    assert 0 < low < high
+    assert difference_interval(better, first, 0) == (low, high)
+
+
+def seeds(tmp_path, name: str, power: float) -> Dataset:
+    records = []
+    for index in range(3):
+        values = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8) ** power
+        save_maps(tmp_path / name / f"{index}.npz", LocalizationMaps(np.array([0]), (32, 32), (1.0,), [values]))
+        truth = np.zeros((32, 32), np.uint8)
+        truth[16:] = 1
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        write_mask(tmp_path / "masks" / f"{index}.png", truth)
+        records.append(
+            ImageRecord(str(index), tmp_path / f"{index}.jpg", (0,), "train", tmp_path / "masks" / f"{index}.png")
+        )
+    return Dataset("tiny", ("cat",), tuple(records))
+
+
+def test_seeds_are_scored_at_their_best_threshold_and_maps_correlated(tmp_path):
+    dataset = seeds(tmp_path, "a", 1.0)
+    seeds(tmp_path, "b", 3.0)
+    scored = score_seeds(dataset, tmp_path / "a")
+    assert scored.miou > 0.9
+    assert 0.4 < scored.threshold < 0.6
+    assert scored.confusions.shape == (3, 2, 2)
+    assert scored.confusions.sum() == 3 * 32 * 32
+    assert map_correlation(dataset, tmp_path / "a", tmp_path / "a") == pytest.approx(1.0)
+    assert 0.8 < map_correlation(dataset, tmp_path / "a", tmp_path / "b") < 0.99
+
+
+def test_the_table_names_images_and_differences():
+    entry = {"miou": 0.5, "threshold": 0.3, "gflops": 12.0, "seconds": 1.5}
+    more = entry | {"against": "a", "difference": 0.02, "difference_interval": [-0.01, 0.05], "correlation": 0.987}
+    text = markdown({"images": 7, "processes": 2, "rows": {"a": entry, "b": more}})
+    assert "| b | 50.0 | 0.30 | +2.0 [-1.0, +5.0] | a | 0.987 | 12 | 1.50 |" in text
+    assert "on 7 class-balanced training images" in text
+
+
+def test_flops_of_grouped_convolutions_are_counted_in_both_directions():
+    import torch
+
+    for groups in (1, 8):
+        conv = torch.nn.Conv2d(8, 16, 3, groups=groups, padding=1)
+        images = torch.randn(2, 8, 10, 12, requires_grad=True)
+        forward = 2 * 2 * 16 * 10 * 12 * (8 // groups) * 9
+        assert counted_flops(lambda conv=conv, images=images: conv(images)) == forward
+        assert counted_flops(lambda conv=conv, images=images: conv(images).sum().backward()) == 3 * forward
