@@ -161,10 +161,11 @@ def record_changes(
 ) -> None:
     """After every update, note how far each tuned tensor has moved."""
     step = torch.optim.SGD.step
+    own = tuned_half(classifier)  # the parameters themselves: while they are folded the modules hold others
 
     def recording(self, *args):
         done = step(self, *args)
-        for name, value in tuned_half(classifier).items():
+        for name, value in own.items():
             changes[name] = (value - before[name]).norm().item()
         return done
 

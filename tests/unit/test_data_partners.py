@@ -118,3 +118,16 @@ def test_a_coco_sized_set_is_not_scanned_for_each_image() -> None:
         assert len(set(partners)) == 150
         assert not (labels[partners] & labels[target]).any()
     assert index.rows_touched < len(targets) * 150 * 8
+
+
+def test_only_the_pool_is_drawn_from() -> None:
+    labels = np.eye(4, dtype=bool)[np.arange(40) % 4]
+    ids = [f"i{number:02d}" for number in range(40)]
+    pool = [1, 2, 3, 4, 7, 10, 20, 30]
+    index = PartnerIndex(labels, ids, pool)
+    drawn = index.sample("i00", 5, seed=0)  # class 0; of the pool 4 and 20 hold it too
+    assert set(drawn) <= {1, 2, 3, 7, 10, 30}
+    assert len(set(drawn)) == 5
+    assert sorted(set(index.sample("i05", 40, seed=0))) == [2, 3, 4, 7, 10, 20, 30]  # itself isn't in the pool
+    whole = PartnerIndex(labels, ids, range(40))
+    assert whole.sample("i00", 5, seed=0) == PartnerIndex(labels, ids).sample("i00", 5, seed=0)

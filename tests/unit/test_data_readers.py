@@ -314,7 +314,7 @@ def test_class_folders_ids_on_collision(tmp_path: Path) -> None:
 
 
 def test_folder_of_nothing_known(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"looked for csv: .*labels.csv.*; voc: .*; coco: .*; folders: "):
+    with pytest.raises(DataError, match=r"looked for prepared: .*csv: .*labels.csv.*; voc: .*; coco: .*; folders: "):
         read_dataset(tmp_path)
     with pytest.raises(DataError, match="no such file or folder"):
         read_dataset(tmp_path / "gone")

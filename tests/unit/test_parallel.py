@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tag2mask.common.errors import DataError
+from ray_work import NoWork
+from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.stages.folder import StageFolder
 from tag2mask.stages.parallel import process_count, run_images
 
@@ -57,9 +62,48 @@ def test_an_image_that_always_kills_its_worker_is_noted(tmp_path: Path) -> None:
     assert "died twice" in failures["image2"]
 
 
+def test_work_that_cannot_be_built_is_an_error_not_a_death(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "refine", config={}, seed=0, inputs={})
+    with pytest.raises(ConfigError, match=r"tag2mask\[crf\]"):
+        run_images(IDS, NoWork, (), folder, processes=2, total=len(IDS), description="work")
+
+
 def test_process_count() -> None:
     assert process_count(3, 10) == 3
     assert process_count(8, 2) == 2
     assert process_count(0, 7) == 1
     assert process_count(0, 10_000) >= 1
     assert process_count(4, 0) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks the worker up in /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, sys, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\nfrom tag2mask.stages import parallel\n"
+        "def make():\n    print(os.getpid(), flush=True)\n    return time.sleep\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=parallel._start,\n"
+        "                               initargs=(make, ()))\n"
+        "    pool.submit(time.sleep, 600).result()\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    for _ in range(200):
+        if not _alive(worker):
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    raise AssertionError("the worker outlived its parent by 20 s")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

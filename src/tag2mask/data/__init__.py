@@ -1,6 +1,6 @@
 """Images, labels, masks and maps: reading and writing them, and nothing else."""
 
-from tag2mask.data.check import CheckReport, check_dataset
+from tag2mask.data.check import CheckReport, check_dataset, check_masks
 from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.maps import LocalizationMaps, at_full, at_stride4, load_maps, save_maps
 from tag2mask.data.masks import read_mask, voc_palette, write_mask
@@ -24,6 +24,7 @@ __all__ = [
     "at_stride4",
     "augment",
     "check_dataset",
+    "check_masks",
     "decode_image",
     "image_size",
     "joint_augment",

@@ -29,6 +29,10 @@ class BadFileError(DataError):
         self.path, self.message, self.remedy = Path(path), message, remedy
         super().__init__(f"{path}: {message}; {remedy}")
 
+    def __reduce__(self) -> tuple[type[BadFileError], tuple[Path, str, str]]:
+        """Let it cross from one process to another."""
+        return BadFileError, (self.path, self.message, self.remedy)
+
 
 @dataclass(frozen=True)
 class ImageRecord:

@@ -90,6 +90,7 @@ class Score:
     chosen_on: str
     curve: list[tuple[float, float]]
     remark: str = ""
+    interval: tuple[float, float] | None = None  # 95 % bootstrap interval over the images, 0..1
 
     @property
     def comparison(self) -> bool:
@@ -269,12 +270,19 @@ def _score(found: dict[str, Any], key: str, title: str, about: str) -> Score | N
         key, title, about, miou, {name: value for name, value in per_class.items() if value is not None},
         as_count(entry.get("images")), str(entry.get("split") or ""), as_number(entry.get("threshold")),
         str(entry.get("threshold_chosen_on") or ""), _curve(entry.get("curve")), _remark(entry),
+        _interval(entry),
     )  # fmt: skip
+
+
+def _interval(entry: dict[str, Any]) -> tuple[float, float] | None:
+    low, high = (as_number(as_dict(entry.get("interval")).get(end)) for end in ("low", "high"))
+    return None if low is None or high is None else (low, high)
 
 
 def _remark(entry: dict[str, Any]) -> str:
     """What has to be said about a row: where its saliency came from, and what was left undecided."""
     parts = [f"saliency {entry['saliency']}"] if entry.get("saliency") else []
+    parts += ["ignored pixels counted, as in the reference's slip on COCO"] if entry.get("count_ignored") else []
     coverage, decided = as_number(entry.get("coverage")), as_number(entry.get("miou_decided"))
     if coverage is not None:
         parts.append(f"{100 * coverage:.1f} % of the pixels decided, the rest scored as background")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,18 +16,32 @@ from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.common.progress import track
 from tag2mask.data import Dataset, ImageRecord, load_maps, read_mask
-from tag2mask.metrics import SegmentationScore, ThresholdCurve, image_iou
+from tag2mask.metrics import (
+    SegmentationScore,
+    ThresholdCurve,
+    bootstrap_interval,
+    class_iou,
+    confusion_matrix,
+    mean_iou,
+)
 from tag2mask.refine.threshold import labels_from_maps
+from tag2mask.stages.parallel import process_count
 
 BEST_ON_TRUTH = "best on the true masks of these images (an oracle's choice, as the papers report seeds)"
+LEVEL = 0.95  # of the bootstrap interval
+_CHUNK = 32  # images a job
+_WORTH_A_PROCESS = 512  # images; starting a process takes seconds, scoring an image some milliseconds
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How seeds are scored."""
+    """How results are scored."""
 
     threshold_step: float = 0.01  # grid of background thresholds, 0..1
     threshold: float | None = None  # score seeds at this threshold; null = the best on truth, labelled as such
+    resamples: int = 1000  # of the images, for the bootstrap interval; 0 = no interval
+    count_ignored: bool = False  # true reproduces the reference's slip on COCO: 255 stays in, as a class of IoU 0
 
 
 @dataclass
@@ -35,26 +52,26 @@ class Score:
     per_image: dict[str, float]
 
 
-def score_maps(dataset: Dataset, maps: Path, config: EvaluateConfig, *, split: str) -> Score:
-    """Score the seeds `maps`/ID.npz against true masks, as a curve over thresholds and at one of them."""
-    labels = len(dataset.classes) + 1
+def score_maps(
+    dataset: Dataset, maps: Path, config: EvaluateConfig, *, split: str, processes: int = 1, seed: int = 0
+) -> Score:
+    """Score the seeds `maps`/ID.npz against true masks, as a curve over thresholds and at one of them.
+
+    The result doesn't depend on the number of `processes` (0: one a CPU core).
+    """
     scored = _scored(dataset, maps, ".npz")
-    thresholds = np.arange(1, round(1 / config.threshold_step)) * config.threshold_step
-    curve = ThresholdCurve(labels, np.round(thresholds, 6))
-    for record in track(scored, total=len(scored), description=f"score {maps.name} seeds"):
-        found = load_maps(maps / f"{record.id}.npz")
-        curve.update(found.full(), found.classes, _truth(record, dataset))
+    grid = np.round(np.arange(1, round(1 / config.threshold_step)) * config.threshold_step, 6)
+    curve = ThresholdCurve(len(dataset.classes) + 1, grid, include_ignore_slip=config.count_ignored)
+    work = partial(_curve, Truth.of(dataset), maps, grid, config.count_ignored)
+    for part in _spread(work, scored, processes, f"curve of {maps.name} seeds"):
+        curve.merge(part)
     result = curve.compute()
     if config.threshold is None:
         threshold, chosen = result.best()[0], BEST_ON_TRUTH
     else:
         threshold, chosen = config.threshold, "fixed in the recipe"
-
-    def predict(record: ImageRecord) -> np.ndarray:
-        found = load_maps(maps / f"{record.id}.npz")
-        return labels_from_maps(found.full(), found.classes, threshold)
-
-    score = _score(dataset, scored, predict, split, threshold, chosen)
+    predict = partial(_seed, maps, threshold)
+    score = _score(dataset, scored, predict, config, split, (threshold, chosen), processes, seed)
     score.row["curve"] = [
         [round(float(t), 6), _number(m)] for t, m in zip(result.thresholds, result.miou, strict=True)
     ]
@@ -62,18 +79,20 @@ def score_maps(dataset: Dataset, maps: Path, config: EvaluateConfig, *, split: s
 
 
 def score_masks(
-    dataset: Dataset, masks: Path, *, split: str, threshold: float | None = None, chosen_on: str = "no threshold"
-) -> Score:
+    dataset: Dataset, masks: Path, *, split: str, threshold: float | None = None, chosen_on: str = "no threshold",
+    config: EvaluateConfig | None = None, processes: int = 1, seed: int = 0,
+) -> Score:  # fmt: skip
     """Score predicted or pseudo-masks `masks`/ID.png against true masks.
 
-    An unsure pixel (255) of a pseudo-mask counts as background, since a score must cover every true pixel.
+    An unsure pixel (255) of a pseudo-mask counts as background, since a score must cover every true pixel. Where
+    there are any, the row also has "coverage", the share of scored pixels that are decided, and "miou_decided", the
+    mIoU over these alone: they are the easier ones, so it is no figure to compare with others.
     """
-
-    def predict(record: ImageRecord) -> np.ndarray:
-        mask = read_mask(masks / f"{record.id}.png")
-        return np.where(mask == 255, 0, mask)
-
-    return _score(dataset, _scored(dataset, masks, ".png"), predict, split, threshold, chosen_on)
+    scored = _scored(dataset, masks, ".png")
+    chosen = (threshold, chosen_on)
+    return _score(
+        dataset, scored, partial(_stored, masks), config or EvaluateConfig(), split, chosen, processes, seed
+    )
 
 
 def _scored(dataset: Dataset, folder: Path, suffix: str) -> list[ImageRecord]:
@@ -86,31 +105,146 @@ def _scored(dataset: Dataset, folder: Path, suffix: str) -> list[ImageRecord]:
     return records
 
 
-def _truth(record: ImageRecord, dataset: Dataset) -> np.ndarray:
-    assert record.mask_path is not None
-    return read_mask(record.mask_path, dataset.mask_lut)
+# --- what processes do: everything here is by value, so that it can be handed over ------------------------
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How to read the true masks."""
+
+    labels: int  # values of a mask, background included
+    lut: np.ndarray  # (256,)
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Truth:
+        """Take it from a data set."""
+        return cls(len(dataset.classes) + 1, dataset.mask_lut)
+
+    def read(self, record: ImageRecord) -> np.ndarray:
+        """True mask (H, W) uint8 of an image."""
+        assert record.mask_path is not None
+        return read_mask(record.mask_path, self.lut)
+
+
+Predict = Callable[[ImageRecord], tuple[np.ndarray, str]]  # labels (H, W), 255 = unsure, and the file they are from
+
+
+def _seed(maps: Path, threshold: float, record: ImageRecord) -> tuple[np.ndarray, str]:
+    path = maps / f"{record.id}.npz"
+    found = load_maps(path)
+    return labels_from_maps(found.full(), found.classes, threshold), str(path)
+
+
+def _stored(masks: Path, record: ImageRecord) -> tuple[np.ndarray, str]:
+    path = masks / f"{record.id}.png"
+    return read_mask(path), str(path)
+
+
+def _curve(truth: Truth, maps: Path, grid: np.ndarray, slip: bool, records: Sequence[ImageRecord]) -> ThresholdCurve:
+    curve = ThresholdCurve(truth.labels, grid, include_ignore_slip=slip)
+    for record in records:
+        found, true = load_maps(maps / f"{record.id}.npz"), truth.read(record)
+        if found.size == true.shape:  # else the score names it
+            curve.update(found.full(), found.classes, true)
+    return curve
+
+
+@dataclass
+class Part:
+    """The counts over some images."""
+
+    score: SegmentationScore
+    decided: SegmentationScore  # over decided pixels only
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))  # decided and all, of those scored
+    counts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # hits and union (L,) of each image
+    per_image: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # images that can't be read
+    wrong: str = ""  # a prediction that doesn't fit its image: an error, not a gap
+
+    def add(self, record: ImageRecord, labels: np.ndarray, true: np.ndarray) -> None:
+        """Count one image; `labels` may hold 255 for unsure."""
+        prediction = np.where(labels == 255, 0, labels)
+        confusion = self.score.update(prediction, true)
+        hits = np.diagonal(confusion)
+        self.counts.append((hits.astype(np.int64), confusion.sum(axis=0) + confusion.sum(axis=1) - hits))
+        slip = self.score.include_ignore_slip
+        plain = confusion_matrix(prediction, true, self.score.n_classes) if slip else confusion
+        value = float(mean_iou(class_iou(plain)))
+        if value == value:
+            self.per_image[record.id] = value
+        known = labels != 255
+        if known.all():
+            self.decided.add(plain)
+        else:
+            self.decided.update(prediction, np.where(known, true, 255))
+        self.pixels += np.count_nonzero(known & (true != 255)), np.count_nonzero(true != 255)
+
+
+def _count(truth: Truth, predict: Predict, slip: bool, records: Sequence[ImageRecord]) -> Part:
+    part = Part(SegmentationScore(truth.labels, slip), SegmentationScore(truth.labels))
+    for record in records:
+        try:
+            (labels, file), true = predict(record), truth.read(record)
+        except DataError as error:
+            part.skipped[record.id] = str(error)
+            continue
+        try:
+            part.add(record, labels, true)
+        except DataError as error:
+            part.wrong = f"{file}: {error} (truth: {record.mask_path})"
+            break
+    return part
+
+
+def _spread(
+    work: Callable[[Sequence[ImageRecord]], R], records: Sequence[ImageRecord], processes: int, description: str
+) -> Iterator[R]:
+    """Yield the result of each part of `records`, in order, over processes where they are worth it."""
+    parts = [records[at : at + _CHUNK] for at in range(0, len(records), _CHUNK)]
+    count = process_count(processes, len(records))
+    count = min(count, max(1, len(records) // _WORTH_A_PROCESS)) if processes == 0 else min(count, len(parts))
+    if count == 1:
+        yield from track(map(work, parts), total=len(parts), description=description)
+        return
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        yield from track(pool.map(work, parts), total=len(parts), description=description)
+
+
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _score(
-    dataset: Dataset, records: list[ImageRecord], predict: Callable[[ImageRecord], np.ndarray], split: str,
-    threshold: float | None, chosen_on: str,
+    dataset: Dataset, records: list[ImageRecord], predict: Predict, config: EvaluateConfig, split: str,
+    chosen: tuple[float | None, str], processes: int, seed: int,
 ) -> Score:  # fmt: skip
-    labels = len(dataset.classes) + 1
-    total, per_image, skipped = SegmentationScore(labels), {}, {}
-    for record in records:
-        try:
-            prediction, truth = predict(record), _truth(record, dataset)
-            total.update(prediction, truth)
-            per_image[record.id] = image_iou(prediction, truth, labels)
-        except DataError as error:
-            skipped[record.id] = str(error)
-    row = total.compute(dataset.classes).as_dict() | {
-        "split": split, "threshold": threshold, "threshold_chosen_on": chosen_on,
+    truth = Truth.of(dataset)
+    whole = Part(SegmentationScore(truth.labels, config.count_ignored), SegmentationScore(truth.labels))
+    for part in _spread(partial(_count, truth, predict, config.count_ignored), records, processes, "score"):
+        if part.wrong:
+            raise DataError(part.wrong)
+        whole.score.merge(part.score)
+        whole.decided.merge(part.decided)
+        whole.pixels += part.pixels
+        whole.counts += part.counts
+        whole.per_image |= part.per_image
+        whole.skipped |= part.skipped
+    row = whole.score.compute(dataset.classes).as_dict() | {
+        "split": split, "threshold": chosen[0], "threshold_chosen_on": chosen[1],
     }  # fmt: skip
-    if len(records) < len(dataset) or skipped:
-        row["images_without_score"] = len(dataset) - total.images
-        row["errors"] = skipped
-    return Score(row, {i: v for i, v in per_image.items() if v == v})
+    if config.resamples and whole.counts:
+        hits, union = (np.stack(column) for column in zip(*whole.counts, strict=True))
+        low, high = bootstrap_interval(hits, union, seed, repeats=config.resamples, level=LEVEL)
+        row["interval"] = {"low": _number(low), "high": _number(high), "level": LEVEL, "resamples": config.resamples,
+                           "seed": seed, "over": "images"}  # fmt: skip
+    if config.count_ignored:
+        row["count_ignored"] = True
+    if whole.pixels[0] < whole.pixels[1]:
+        row["coverage"] = int(whole.pixels[0]) / int(whole.pixels[1])
+        row["miou_decided"] = whole.decided.compute().as_dict()["miou"]
+    if len(records) < len(dataset) or whole.skipped:
+        row["images_without_score"] = len(dataset) - whole.score.images
+        row["errors"] = whole.skipped
+    return Score(row, whole.per_image)
 
 
 def _number(value: float) -> float | None:

@@ -1,25 +1,31 @@
-"""The same work for many images over processes: no result depends on how many there are."""
+"""The same work for many images over processes or a Ray cluster: no result depends on how many there are."""
 
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from typing import Any
+from multiprocessing import get_context, parent_process
+from typing import TYPE_CHECKING, Any
 
-from tag2mask.common.errors import DataError
+from tag2mask.common.errors import ConfigError, DataError, Tag2MaskError
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
 from tag2mask.stages.folder import StageFolder
-from tag2mask.stages.training import cpu_threads
+
+if TYPE_CHECKING:  # a worker should load no more than its work needs
+    from tag2mask.stages.training import Cluster
 
 Work = Callable[[str], None]  # does one image, writes its file
 MakeWork = Callable[..., Work]  # builds what every image needs, once a process
+Outcome = tuple[str, str]  # image id, what is wrong with it ("" = done)
 
 JOBS_WORTH_A_PROCESS = 8  # starting a process takes seconds, mostly to import torch
 _work: Work | None = None
+_failed: Tag2MaskError | None = None  # why a worker could not build its work
 
 
 def process_count(asked: int, jobs: int) -> int:
@@ -39,28 +45,40 @@ def run_images(
     processes: int,
     total: int,
     description: str,
+    cluster: Cluster | None = None,
 ) -> None:
     """Do every image in `ids` by `make_work(*arguments)(id)`, over `processes`; note failures in `folder`.
 
-    A worker that dies takes at most the images in flight with it: these are done again, and an image that takes its
-    worker with it twice is noted as failed. Each process uses one thread inside torch.
+    With a `cluster` the images go to its workers instead, and `processes` isn't used. A worker that dies takes at
+    most the images in flight with it: these are done again, and an image that takes its worker with it twice is
+    noted as failed. Each process uses one thread inside torch.
     """
-    outcomes = _here(ids, make_work, arguments) if processes <= 1 else _spread(ids, make_work, arguments, processes)
+    if cluster is not None:
+        from tag2mask.stages.ray_cluster import spread  # which imports this module
+
+        outcomes = spread(ids, make_work, arguments, folder, cluster)
+    elif processes <= 1:
+        outcomes = _here(ids, make_work, arguments)
+    else:
+        outcomes = _spread(ids, make_work, arguments, processes)
     done = total - len(ids)
     for image_id, error in track(outcomes, total=total, description=description, done=done):
         if error:
             folder.fail(image_id, error)
 
 
-def _here(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+def _here(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...]) -> Iterator[Outcome]:
+    from tag2mask.stages.training import cpu_threads
+
     keep_freed_memory()
     with cpu_threads(1):
         work = make_work(*arguments)
         for image_id in ids:
-            yield image_id, _attempt(work, image_id)
+            yield image_id, attempt(work, image_id)
 
 
-def _attempt(work: Work, image_id: str) -> str:
+def attempt(work: Work, image_id: str) -> str:
+    """Do one image; returns what is wrong with it, or ""."""
     try:
         work(image_id)
     except DataError as error:
@@ -68,9 +86,7 @@ def _attempt(work: Work, image_id: str) -> str:
     return ""
 
 
-def _spread(
-    ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...], processes: int
-) -> Iterator[tuple[str, str]]:
+def _spread(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...], processes: int) -> Iterator[Outcome]:
     left, deaths = list(ids), dict.fromkeys(ids, 0)
     while left:
         finished: set[str] = set()
@@ -100,14 +116,33 @@ def _spread(
 
 
 def _start(make_work: MakeWork, arguments: tuple[Any, ...]) -> None:
-    import torch
-
-    global _work
+    global _work, _failed
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
-    torch.set_num_threads(1)
-    _work = make_work(*arguments)
+    use_one_thread()
+    try:
+        _work = make_work(*arguments)
+    except Tag2MaskError as error:  # raised here it would look like a worker that died
+        _failed = ConfigError(str(error))
+
+
+def use_one_thread() -> None:
+    """One thread inside torch, for the rest of this process; torch isn't loaded for work that doesn't need it."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # in case that torch comes in later
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone, however that was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _one(image_id: str) -> str:
+    if _failed is not None:
+        raise _failed
     assert _work is not None
-    return _attempt(_work, image_id)
+    return attempt(_work, image_id)

@@ -21,7 +21,7 @@ from tag2mask.refine.crf import DEEPLAB_CRF, crf_available, crf_probabilities
 from tag2mask.stages.folder import StageFolder
 from tag2mask.stages.parallel import Work, process_count, run_images
 from tag2mask.stages.train_segmenter import load_segmenter
-from tag2mask.stages.training import Execution, to_tensor
+from tag2mask.stages.training import Execution, resolve_device, to_tensor
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,20 @@ def predict(
         return
     records = {record.id: record for record in dataset.records}
     todo = [i for i in records if not (out / "masks" / f"{i}.png").is_file()]
-    run_images(todo, make_predictor, (records, segmenter, out / "masks", config), folder,
-               processes=process_count(execution.processes, len(todo)), total=len(records),
-               description="predict")  # fmt: skip
+    device = resolve_device(execution.device)
+    # on a GPU only as many as asked for: each holds a network there
+    processes = process_count(execution.processes or (0 if device.type == "cpu" else 1), len(todo))
+    run_images(todo, make_predictor, (records, segmenter, out / "masks", config, str(device)), folder,
+               processes=processes, total=len(records),
+               description="predict", cluster=execution.cluster())  # fmt: skip
     folder.finish(i for i in records if i not in folder.failures)
 
 
-def make_predictor(records: dict[str, ImageRecord], segmenter: Path, masks: Path, config: PredictConfig) -> Work:
+def make_predictor(
+    records: dict[str, ImageRecord], segmenter: Path, masks: Path, config: PredictConfig, device: str = "cpu"
+) -> Work:
     """Return the function that predicts one image by its id."""
-    network = load_segmenter(segmenter)
+    network = load_segmenter(segmenter).to(device)
 
     def work(image_id: str) -> None:
         image = decode_image(records[image_id].path)
@@ -78,11 +83,12 @@ def predict_mask(network: DeepLabV2, image: np.ndarray, config: PredictConfig) -
 
 @torch.inference_mode()
 def combined_logits(network: DeepLabV2, image: np.ndarray, config: PredictConfig) -> Tensor:
-    """Logits (L, H, W) combined over scales and mirrors, at the image's own size."""
+    """Logits (L, H, W) combined over scales and mirrors, at the image's own size; on the CPU."""
     size = image.shape[:2]
+    device = next(network.parameters()).device
     combined: Tensor | None = None
     for scale in config.scales:
-        pixels = to_tensor(rescale(image, scale))[None]  # (1, 3, h, w)
+        pixels = to_tensor(rescale(image, scale))[None].to(device)  # (1, 3, h, w)
         views = torch.cat([pixels, pixels.flip(3)]) if config.mirror else pixels
         logits = network(views.contiguous(memory_format=torch.channels_last))
         if config.mirror:
@@ -94,4 +100,4 @@ def combined_logits(network: DeepLabV2, image: np.ndarray, config: PredictConfig
         else:
             combined = combined + view if config.combine == "mean" else torch.maximum(combined, view)
     assert combined is not None
-    return combined
+    return combined.cpu()

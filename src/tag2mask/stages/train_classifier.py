@@ -10,9 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MultilabelAveragePrecision
+from torchmetrics.functional.classification import binary_average_precision
 
 from tag2mask.common.errors import DataError
+from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, ImageRecord, decode_image
@@ -61,14 +62,10 @@ def train_classifier(
         config.epochs, config.batch_size, config.learning_rate, config.new_layers_multiplier, config.weight_decay,
         config.momentum, config.optimiser, config.power,
     )  # fmt: skip
-    records, classes = dataset.records, len(dataset.classes)
-
-    def load(epoch: int, index: int) -> Sample:
-        return load_sample(records[index], classes, config, seed, epoch)
-
-    names = [record.id for record in records]
+    load = Samples(dataset.records, len(dataset.classes), config, seed)
+    names = [record.id for record in dataset.records]
     fit(classifier, classifier.tuned_parameters(), classification_loss, load, names, settings, folder,
-        seed=seed, execution=execution)  # fmt: skip
+        seed=seed, execution=execution, blank=-1)  # fmt: skip
     save_module(classifier, out / "weights.safetensors")
     (out / "checkpoint.pt").unlink(missing_ok=True)
     more: dict[str, object] = {"classes": list(dataset.classes)}
@@ -80,8 +77,13 @@ def train_classifier(
 
 
 def classification_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Multi-label soft-margin loss of logits (B, C) against labels (B, C) in {0, 1}."""
-    return F.multilabel_soft_margin_loss(module(images), labels)
+    """Multi-label soft-margin loss of logits (B, C) against labels (B, C) in {0, 1}; rows below 0 don't count.
+
+    In training over several processes it is the mean over the whole batch.
+    """
+    losses = F.multilabel_soft_margin_loss(module(images), labels, reduction="none")  # (B,)
+    counted = (labels >= 0).all(dim=1)
+    return mean_of_batch(losses[counted].sum(), counted.sum())
 
 
 def label_vector(record: ImageRecord, n_classes: int) -> Tensor:
@@ -89,6 +91,20 @@ def label_vector(record: ImageRecord, n_classes: int) -> Tensor:
     vector = torch.zeros(n_classes)
     vector[list(record.labels)] = 1.0
     return vector
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The training samples by epoch and index; a class, so that it can be handed to other processes."""
+
+    records: tuple[ImageRecord, ...]
+    n_classes: int
+    config: ClassifierConfig
+    seed: int
+
+    def __call__(self, epoch: int, index: int) -> Sample:
+        """Image (3, crop, crop) and labels (C,)."""
+        return load_sample(self.records[index], self.n_classes, self.config, self.seed, epoch)
 
 
 def load_sample(record: ImageRecord, n_classes: int, config: ClassifierConfig, seed: int, epoch: int) -> Sample:
@@ -117,8 +133,9 @@ def mean_average_precision(classifier: CAMClassifier, dataset: Dataset, long_sid
     if not logits:
         return math.nan
     present = torch.stack(labels).any(dim=0)
-    metric = MultilabelAveragePrecision(num_labels=int(present.sum()), average="macro")
-    return float(metric(torch.stack(logits)[:, present], torch.stack(labels)[:, present]))
+    scores, truth = torch.stack(logits), torch.stack(labels)
+    found = [binary_average_precision(scores[:, c], truth[:, c]) for c in present.nonzero().flatten()]
+    return float(torch.stack(found).mean())
 
 
 def load_classifier(folder: Path) -> CAMClassifier:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import digest_value
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import to_mapping
-from tag2mask.data import Dataset, decode_image, read_mask
+from tag2mask.data import Dataset, ImageRecord, decode_image, read_mask
 from tag2mask.data.transforms import joint_augment
 from tag2mask.networks import DeepLabV2, build_backbone, load_module, save_module, segmentation_loss
 from tag2mask.stages.folder import StageFolder, read_manifest
@@ -29,7 +31,9 @@ class SegmenterConfig:
     output_stride: int = 8  # 8 or 16
     frozen_trunk: bool = False  # leave the parts up to stride 8 unchanged: cheaper, a little worse
     epochs: int = 28  # 30k iterations of 10 images on 10,582
+    iterations: int | None = None  # stop after so many updates, instead of after `epochs`
     batch_size: int = 10  # images, of all processes together
+    accumulate: int = 1  # parts in which a batch goes through the network, to save memory; averages are then by part
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 2.5e-4  # of the backbone
     new_layers_multiplier: float = 10.0  # of the four classifiers
@@ -52,6 +56,8 @@ def train_segmenter(
     a mask are noted and skipped. Raises ConfigError, DataError, WeightsError.
     """
     execution = execution or Execution()
+    if config.accumulate < 1 or (config.iterations is not None and config.iterations < 1):
+        raise ConfigError("segmenter.accumulate and segmenter.iterations must be 1 or more")
     source = "true masks (upper bound)" if masks is None else "pseudo-masks"
     paths = mask_paths(dataset, masks)
     inputs = {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
@@ -68,20 +74,11 @@ def train_segmenter(
     lut = dataset.mask_lut if masks is None else None
     network = build_segmenter(config, len(dataset.classes) + 1, config.weights, seed)
 
-    def load(epoch: int, index: int) -> Sample:
-        record = records[index]
-        image, mask = decode_image(record.path), read_mask(paths[record.id], lut)
-        rng = rng_for(seed, "segment", epoch, record.id)
-        pixels, labels = joint_augment(image, mask, rng, crop_size=config.crop_size,
-                                       scales=(config.scale_min, config.scale_max))  # fmt: skip
-        return torch.from_numpy(pixels), torch.from_numpy(labels)
-
-    def loss_of(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return segmentation_loss(module(images), labels, balanced=config.balanced)
-
+    load = Samples(tuple(records), paths, lut, config, seed)
+    loss_of = partial(_loss, balanced=config.balanced)
     settings = FitSettings(
         config.epochs, config.batch_size, config.learning_rate, config.new_layers_multiplier, config.weight_decay,
-        config.momentum, config.optimiser, config.power,
+        config.momentum, config.optimiser, config.power, config.iterations, config.accumulate,
     )  # fmt: skip
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
@@ -89,6 +86,30 @@ def train_segmenter(
     (out / "checkpoint.pt").unlink(missing_ok=True)
     folder.finish((n for n in names if n not in folder.failures), classes=list(dataset.classes), trained_on=source)
     return network
+
+
+def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
+    return segmentation_loss(module(images), labels, balanced=balanced)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The training samples by epoch and index; a class, so that it can be handed to other processes."""
+
+    records: tuple[ImageRecord, ...]
+    masks: dict[str, Path]
+    lut: np.ndarray | None
+    config: SegmenterConfig
+    seed: int
+
+    def __call__(self, epoch: int, index: int) -> Sample:
+        """Image (3, crop, crop) and labels (crop, crop); the draws depend on seed, epoch and the image's id alone."""
+        record, config = self.records[index], self.config
+        image, mask = decode_image(record.path), read_mask(self.masks[record.id], self.lut)
+        rng = rng_for(self.seed, "segment", epoch, record.id)
+        pixels, labels = joint_augment(image, mask, rng, crop_size=config.crop_size,
+                                       scales=(config.scale_min, config.scale_max))  # fmt: skip
+        return torch.from_numpy(pixels), torch.from_numpy(labels)
 
 
 def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path]:

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, distributed, nn
+from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader, Dataset
 
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import atomic_write
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
+from tag2mask.common.ranks import rank_count, summed
 from tag2mask.common.seeding import rng_for, seed_for
 from tag2mask.data.transforms import normalise
 from tag2mask.stages.folder import StageFolder
 
 Sample = tuple[Tensor, Tensor]  # image (3, H, W) and target
 LoadSample = Callable[[int, int], Sample]  # (epoch, index) -> sample; raises DataError for a broken image
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Workers on a Ray cluster for single images."""
+
+    address: str  # "local" starts one on this machine, "auto" joins the one that runs here, or HOST:PORT
+    actors: int = 0  # 0 = one a CPU, or one a GPU
+    gpus: int = 0  # that each actor gets
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,13 @@ class Execution:
     workers: int = 1  # processes that load images while training
     processes: int = 0  # processes that localise and refine images; 0 = one a CPU core
     trace: int = 24  # how many images get a trace of the RIB steps, for the report
+    ray: str | None = None  # spread single images over a Ray cluster: "local", "auto" or HOST:PORT
+
+    def cluster(self, device: object = "cpu") -> Cluster | None:
+        """The Ray cluster for single images on such a device, or None: this machine's processes."""
+        if self.ray is None:
+            return None
+        return Cluster(self.ray, self.processes, gpus=int(str(device).startswith("cuda")))
 
 
 @dataclass(frozen=True)
@@ -52,52 +74,111 @@ class FitSettings:
     momentum: float
     optimiser: Literal["sgd", "adamw"] = "sgd"
     power: float = 0.9
+    iterations: int | None = None  # stop after so many updates, instead of after `epochs`
+    accumulate: int = 1  # parts in which a batch goes through the network, to save memory
+
+    def planned(self, images: int) -> tuple[int, int]:
+        """Return (epochs, the last perhaps a part; updates) for a number of images."""
+        per_epoch = -(-images // self.batch_size)
+        if self.iterations is None:
+            return self.epochs, self.epochs * per_epoch
+        return -(-self.iterations // per_epoch), self.iterations
+
+
+Key = tuple[int, int]  # (epoch, index of the image)
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of the network, images and targets of a batch
+Groups = tuple[list[nn.Parameter], list[nn.Parameter]]  # pretrained and new parameters
+NO_IMAGE = -1  # index of a row that is only there so that a process has one
 
 
 class EpochDataset(Dataset):
-    """Samples by (epoch, index); a broken image becomes its error text instead of ending the training."""
+    """Samples by (epoch, index), each with its error text.
 
-    def __init__(self, load: LoadSample, names: Sequence[str]) -> None:
+    A broken image doesn't end the training: it becomes a blank sample whose target, all `blank`, no loss counts.
+    """
+
+    def __init__(self, load: LoadSample, names: Sequence[str], blank: float) -> None:
         self.load = load
         self.names = list(names)
+        self.blank = blank
+        self._blank_sample: Sample | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | tuple[str, str]:
+    def __getitem__(self, key: Key) -> tuple[Sample, str, str]:
+        """Return the sample, the image's name and "" or what is wrong with it; DataError if no image can be read."""
         epoch, index = key
+        if index == NO_IMAGE:
+            return self._blank(epoch), "", ""
         try:
-            return self.load(epoch, index)
+            return self.load(epoch, index), self.names[index], ""
         except DataError as error:
-            return self.names[index], str(error)
+            return self._blank(epoch), self.names[index], str(error)
+
+    def _blank(self, epoch: int) -> Sample:
+        """A sample of the right shape that doesn't count, made from the first image that can be read."""
+        if self._blank_sample is None:
+            for index in range(len(self.names)):
+                try:
+                    image, target = self.load(epoch, index)
+                except DataError:
+                    continue  # reported when its own turn comes
+                self._blank_sample = torch.zeros_like(image), torch.full_like(target, self.blank)
+                break
+            else:
+                raise DataError("training: none of the images can be read; run data check")
+        return self._blank_sample
 
 
-def collate(samples: list[Any]) -> tuple[Tensor | None, Tensor | None, list[tuple[str, str]]]:
-    """Stack the good samples of a batch and list the broken ones."""
-    good = [sample for sample in samples if isinstance(sample[0], Tensor)]
-    errors = [sample for sample in samples if not isinstance(sample[0], Tensor)]
-    if not good:
-        return None, None, errors
-    images, targets = zip(*good, strict=True)
-    return torch.stack(images), torch.stack(targets), errors
+@dataclass
+class Batch:
+    """One process' part of a batch: rows that count, or else one blank row."""
+
+    images: Tensor  # (B, 3, H, W)
+    targets: Tensor
+    good: int  # rows that count; 0 = the only row is blank
+    errors: list[tuple[str, str]]
 
 
-def epoch_batches(count: int, batch_size: int, epoch: int, seed: int, rank: int, world: int) -> list[list[tuple]]:
+def collate(samples: list[tuple[Sample, str, str]]) -> Batch:
+    """Stack the samples of a batch, without the blank ones unless there is nothing else."""
+    good = [sample for sample, name, error in samples if name and not error]
+    errors = [(name, error) for _, name, error in samples if error]
+    images, targets = zip(*(good or [samples[0][0]]), strict=True)
+    return Batch(torch.stack(images), torch.stack(targets), len(good), errors)
+
+
+def epoch_batches(count: int, batch_size: int, epoch: int, seed: int, rank: int, world: int) -> list[list[Key]]:
     """Return this process' part of every batch of an epoch; the order depends on seed and epoch alone.
 
-    `batch_size` is that of all processes together; the last partial batch is kept, unless it would leave a process
-    without a sample.
+    `batch_size` is that of all processes together. The last partial batch is kept; a process for which it has no
+    image gets a row that doesn't count.
     """
     order = list(range(count))
     rng_for(seed, "order", epoch).shuffle(order)
     batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
-    return [[(epoch, index) for index in batch[rank::world]] for batch in batches if len(batch) >= world]
+    return [[(epoch, index) for index in batch[rank::world] or [NO_IMAGE]] for batch in batches]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every process of a training needs beside the network; goes to other processes as it is."""
+
+    loss_of: Loss
+    load: LoadSample
+    names: Sequence[str]
+    settings: FitSettings
+    folder: StageFolder
+    seed: int
+    workers: int
+    blank: float
 
 
 def fit(
     module: nn.Module,
-    groups: tuple[list[nn.Parameter], list[nn.Parameter]],
-    loss_of: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    groups: Groups,
+    loss_of: Loss,
     load: LoadSample,
     names: Sequence[str],
     settings: FitSettings,
@@ -105,40 +186,63 @@ def fit(
     *,
     seed: int,
     execution: Execution,
+    blank: float = 255,
 ) -> None:
     """Train `module` in place; continue from the last whole epoch when the folder has a checkpoint.
 
     `groups` are the pretrained and the new parameters; the latter learn `new_layers_multiplier` times faster.
     Learning rates follow (1 - iteration / iterations) ** power. Writes log.jsonl and checkpoint.pt.
+
+    On several devices one process each is started (DDP), all on this machine; the result is that of one process up
+    to round-off. For that `loss_of` must give the mean over the whole batch (`mean_of_batch`, `shared_counts`), not
+    count rows whose target is all `blank`, and, like `load`, be something that pickle can hand over.
     """
     if not names:
         raise ConfigError(f"{folder.path}: there is no image to train on")
     keep_freed_memory()
-    fabric = Fabric(accelerator=execution.device, devices=execution.devices, precision=execution.precision)  # type: ignore[arg-type]
-    fabric.launch()
+    train = partial(_train, job=Job(loss_of, load, names, settings, folder, seed, execution.workers, blank))
+    if execution.devices == 1:
+        folder.failures |= train(_fabric(execution), module, groups)
+    else:
+        try:
+            folder.failures |= _fabric(execution).launch(train, module, groups)
+        except ProcessRaisedException as error:
+            reason = str(error).strip().splitlines()[-1].rsplit("Error: ", maxsplit=1)[-1]
+            raise ConfigError(f"training on {execution.devices} devices: {reason}") from error
+        _restore(folder.path / "checkpoint.pt", module)
+    module.eval()
+    module.to("cpu")
+
+
+def _fabric(execution: Execution) -> Fabric:
+    """Fabric for one process, or for one a device; these are started by us, whatever else runs on the cluster."""
+    if execution.devices < 1:
+        raise ConfigError(f"--devices {execution.devices}: give 1 or more")
+    wide: dict[str, Any] = {"strategy": "ddp_spawn", "plugins": [LightningEnvironment()]}
+    try:
+        return Fabric(
+            accelerator=execution.device, devices=execution.devices, precision=execution.precision,  # type: ignore[arg-type]
+            **(wide if execution.devices > 1 else {}),
+        )  # fmt: skip
+    except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"--device {execution.device} --devices {execution.devices} --precision {execution.precision}: {error}"
+        ) from error
+
+
+def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> dict[str, str]:
+    """One process' part of the training; returns what was wrong with images, of all processes."""
+    settings, folder = job.settings, job.folder
     optimiser = make_optimiser(groups, settings)
     state = {"epoch": 0, "iteration": 0}
     checkpoint = folder.path / "checkpoint.pt"
     if checkpoint.is_file():
         state = _restore(checkpoint, module, optimiser)
-    wrapped, wrapped_optimiser = fabric.setup(module, optimiser)
-    count, world = len(names), fabric.world_size
-    iterations = settings.epochs * len(epoch_batches(count, settings.batch_size, 0, seed, 0, world))
-    dataset = EpochDataset(load, names)
+    wrapped = fabric.setup(module, optimiser)
+    failures: dict[str, str] = {}
     module.train()
-    for epoch in range(state["epoch"], settings.epochs):
-        torch.manual_seed(seed_for(seed, "epoch", epoch) % 2**32)
-        batches = epoch_batches(count, settings.batch_size, epoch, seed, fabric.global_rank, world)
-        loader = DataLoader(dataset, batch_sampler=batches, num_workers=execution.workers, collate_fn=collate)
-        started, losses = time.monotonic(), []
-        title = f"epoch {epoch + 1}/{settings.epochs}"
-        for images, targets, errors in track(loader, total=len(batches), description=title):
-            for name, error in errors:
-                folder.fail(name, error)
-            set_learning_rate(optimiser, settings, state["iteration"], iterations)
-            if images is not None:
-                losses.append(_step(fabric, wrapped, wrapped_optimiser, loss_of, images, targets))
-            state["iteration"] += 1
+    for epoch in range(state["epoch"], settings.planned(len(job.names))[0]):
+        started, losses = time.monotonic(), _epoch(fabric, wrapped, optimiser, job, state, failures)
         state["epoch"] = epoch + 1
         row = {"epoch": epoch + 1, "step": state["iteration"], "train_loss": _mean(losses),
                "lr": optimiser.param_groups[0]["lr"], "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
@@ -146,24 +250,73 @@ def fit(
             _append_log(folder.path / "log.jsonl", row, epoch)
             _save_checkpoint(checkpoint, module, optimiser, state)
             folder.save()
-    module.eval()
-    module.to("cpu")
+    return _of_all(failures)
 
 
-def _step(fabric: Fabric, module: Any, optimiser: Any, loss_of: Any, images: Tensor, targets: Tensor) -> float:
-    images, targets = fabric.to_device((images, targets))
+def _epoch(
+    fabric: Fabric,
+    wrapped: tuple[Any, Any],
+    optimiser: Any,
+    job: Job,
+    state: dict[str, int],
+    failures: dict[str, str],
+) -> list[float]:
+    """Run the epoch that comes next; returns each step's loss and counts the steps in `state`."""
+    epoch, settings, count = state["epoch"], job.settings, len(job.names)
+    torch.manual_seed(seed_for(job.seed, "epoch", epoch) % 2**32)
+    batches = epoch_batches(count, settings.batch_size, epoch, job.seed, fabric.global_rank, fabric.world_size)
+    epochs, iterations = settings.planned(count)
+    batches = batches[: iterations - state["iteration"]]
+    loader: Iterable[Batch] = DataLoader(
+        EpochDataset(job.load, job.names, job.blank),
+        batch_sampler=batches,
+        num_workers=job.workers,
+        collate_fn=collate,
+    )
+    if fabric.is_global_zero:
+        loader = track(loader, total=len(batches), description=f"epoch {epoch + 1}/{epochs}")
+    losses = []
+    for batch in loader:
+        failures |= dict(batch.errors)
+        set_learning_rate(optimiser, settings, state["iteration"], iterations)
+        if summed(torch.tensor(float(batch.good), device=fabric.device)) > 0:  # the same in every process
+            losses.append(_step(fabric, *wrapped, job.loss_of, batch, settings.accumulate, job.blank))
+        state["iteration"] += 1
+    return losses
+
+
+def _step(
+    fabric: Fabric, module: Any, optimiser: Any, loss_of: Loss, batch: Batch, accumulate: int = 1, blank: float = 255
+) -> float:
+    """One update; returns the whole batch's loss, the mean of its parts by their rows."""
+    images, targets = fabric.to_device((batch.images, batch.targets))
     optimiser.zero_grad()
-    loss = loss_of(module, images.contiguous(memory_format=torch.channels_last), targets)
-    if not torch.isfinite(loss):
-        raise ConfigError(f"training: the loss became {loss.item()}; lower the learning rate")
-    fabric.backward(loss)
+    value = 0.0
+    for part in range(accumulate):
+        pixels, truth = images[part::accumulate], targets[part::accumulate]
+        share = len(pixels) / len(images)
+        if not len(pixels):  # every process must go through every part
+            pixels, truth = images[:1], torch.full_like(targets[:1], blank)
+        with fabric.no_backward_sync(module, enabled=part < accumulate - 1):
+            loss = share * loss_of(module, pixels.contiguous(memory_format=torch.channels_last), truth)
+            value += float(summed(loss)) / rank_count()  # DDP averages over processes, so the loss is their mean
+            if not math.isfinite(value):
+                raise ConfigError(f"training: the loss became {value}; lower the learning rate")
+            fabric.backward(loss)
     optimiser.step()
-    return float(loss.detach())
+    return value
 
 
-def make_optimiser(
-    groups: tuple[list[nn.Parameter], list[nn.Parameter]], settings: FitSettings
-) -> torch.optim.Optimizer:
+def _of_all(failures: dict[str, str]) -> dict[str, str]:
+    """The failures of all processes, in one order whatever their number."""
+    parts: list[Any] = [failures] * rank_count()
+    if rank_count() > 1:
+        distributed.all_gather_object(parts, failures)
+    merged = {name: error for part in parts for name, error in part.items()}
+    return dict(sorted(merged.items()))
+
+
+def make_optimiser(groups: Groups, settings: FitSettings) -> torch.optim.Optimizer:
     """SGD or AdamW over (pretrained, new) parameter groups."""
     rates = (settings.learning_rate, settings.learning_rate * settings.new_layers_multiplier)
     parameters = [{"params": p, "lr": lr, "base_lr": lr} for p, lr in zip(groups, rates, strict=True)]
@@ -196,10 +349,11 @@ def _save_checkpoint(path: Path, module: nn.Module, optimiser: Any, state: dict[
         torch.save(values, temporary)
 
 
-def _restore(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, int]:
+def _restore(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, int]:
     values = torch.load(path, map_location="cpu", weights_only=True)
     module.load_state_dict(values["module"])
-    optimiser.load_state_dict(values["optimiser"])
+    if optimiser is not None:
+        optimiser.load_state_dict(values["optimiser"])
     return dict(values["state"])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.common.errors import DataError, did_you_mean
-from tag2mask.data.readers import class_folders, coco, csv_labels, voc
+from tag2mask.data.readers import class_folders, coco, csv_labels, prepared, voc
 from tag2mask.data.readers.found import Found, Query, assemble, nfc
 from tag2mask.data.records import VOC_CLASSES, Dataset
 
@@ -23,6 +23,7 @@ class Reader:
 
 # In the order in which "auto" tries them.
 READERS: dict[str, Reader] = {
+    "prepared": Reader(prepared.matches, prepared.read, prepared.LOOKS_FOR),
     "csv": Reader(csv_labels.matches, csv_labels.read, csv_labels.LOOKS_FOR),
     "voc": Reader(voc.matches, voc.read, voc.LOOKS_FOR),
     "coco": Reader(coco.matches, coco.read, coco.LOOKS_FOR),
@@ -40,10 +41,11 @@ def read_dataset(
 ) -> Dataset:
     """Read the index of a dataset; no picture is decoded (except masks, where only they hold the labels).
 
-    root: a folder, or a label file (.csv). reader: "csv", "voc", "coco", "folders", or "auto" (what is
-    there). classes: the wanted classes in order; None takes all that are found, sorted (COCO: by category
-    id). mask_classes: names of the mask values 1..N, or "voc"; None takes VOC's numbering for VOC folders
-    and VOC names, else the numbering of the dataset's classes. split: keep "train" or "val" only.
+    root: a folder, or a label file (.csv). reader: "csv", "voc", "coco", "folders", "prepared", or "auto" (what is
+    there); what `tag2mask data prepare` wrote comes before VOC's and COCO's own files. classes: the wanted classes in
+    order; None takes all that are found, sorted (COCO: by category id). mask_classes: names of the mask values 1..N,
+    or "voc"; None takes VOC's numbering for VOC folders and VOC names, else the numbering of the dataset's classes.
+    split: keep "train" or "val" only.
 
     What is wrong with single rows becomes `Dataset.problems` and the rows are left out. Raises DataError
     when nothing can be read or nothing is left.
@@ -69,6 +71,8 @@ def _mask_names(mask_classes: Sequence[str] | str | None) -> tuple[str, ...] | N
 
 
 def _choose(root: Path, name: str) -> Reader:
+    if name in ("voc", "coco") and prepared.matches(root):
+        return READERS["prepared"]
     if name in READERS:
         return READERS[name]
     if name != "auto":

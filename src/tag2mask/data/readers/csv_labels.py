@@ -41,13 +41,13 @@ def read(root: Path, query: Query) -> Found:
         raise BadFileError(path, "does not exist", "make it, with the columns image,labels")
     folders = Folders(path.parent)
     found = Found(path.parent.name, voc_masks=(path.parent / "SegmentationClass").is_dir())
-    listed = list(_cells(path, found))
-    splits = {} if any("split" in cells for _, cells in listed) else _listed_splits(path.parent)
-    spaces = not any(_SEPARATORS.search(cells["labels"]) for _, cells in listed)
-    for line, cells in listed:
-        row = _row(found, folders, path.name, f"line {line}", cells)
+    listed = list(cells(path, found))
+    splits = {} if any("split" in row for _, row in listed) else _listed_splits(path.parent)
+    spaces = not any(_SEPARATORS.search(row["labels"]) for _, row in listed)
+    for line, row_cells in listed:
+        row = _row(found, folders, path.name, f"line {line}", row_cells)
         if row is not None:
-            row.names = split_labels(cells["labels"], query.known(), spaces)
+            row.names = split_labels(row_cells["labels"], query.known(), spaces)
             row.split = row.split or splits.get(PurePosixPath(row.relative).stem, "")
             found.rows.append(row)
     return found
@@ -82,7 +82,7 @@ def _known_words(cell: str, known: Collection[str]) -> list[str]:
     return names
 
 
-def _cells(path: Path, found: Found) -> Iterator[tuple[int, dict[str, str]]]:
+def cells(path: Path, found: Found) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line, {column: text}) of every row that isn't blank."""
     text = _text(path)
     first = text.lstrip().partition("\n")[0]

@@ -29,6 +29,8 @@ _SPLIT_NAMES = {
     "": "", "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test",
 }  # fmt: skip
+HELD_OUT = frozenset({"val", "test"})  # splits that are only predicted and scored
+_FEW = 20  # missing images below which a list may just be out of date
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_ID = 150  # bytes; file systems allow 255, and suffixes are added
 
@@ -77,10 +79,11 @@ class Found:
     known: tuple[str, ...] | None = None  # all classes in order, where the format says them
     voc_masks: bool = False  # masks are probably numbered as in VOC
     ids_by_path: bool = False  # ids from the relative path instead of the stem
+    keep_unlabelled: frozenset[str] = frozenset()  # splits whose images count without any label too
 
-    def report(self, kind: str, file: str, place: str, message: str, remedy: str) -> None:
-        """Note one problem."""
-        self.problems.append(Problem(kind, file, place, message, remedy))
+    def report(self, kind: str, file: str, place: str, message: str, remedy: str, fatal: bool = False) -> None:
+        """Note one problem; a `fatal` one lets the data set be looked at, but not be trained on."""
+        self.problems.append(Problem(kind, file, place, message, remedy, fatal))
 
 
 def nfc(text: str) -> str:
@@ -156,6 +159,18 @@ class Folders:
         return ""
 
 
+def check_complete(found: Found, listed_in: str) -> None:
+    """Raise DataError when so many listed images are missing that the set can't be whole: over 1 % and 20 images."""
+    missing = [problem for problem in found.problems if problem.kind == "missing-image" and problem.place]
+    total = len(found.rows) + len(missing)
+    if len(missing) >= _FEW and len(missing) > total / 100:
+        first = "; ".join(problem.message for problem in missing[:3])
+        raise DataError(
+            f"{found.name}: {len(missing)} of {total} listed images are missing (first in {listed_in}: {first}); "
+            "the archive is only half unpacked, or this is another folder: unpack it again"
+        )
+
+
 def assemble(found: Found, query: Query) -> Dataset:
     """Make the dataset: classes, label numbers, ids and the table for masks; DataError if nothing is left."""
     classes = query.classes if query.classes is not None else found.known or _inferred(found.rows)
@@ -166,7 +181,7 @@ def assemble(found: Found, query: Query) -> Dataset:
     records = []
     for row, record_id in _with_ids(found, _without_repeats(found, rows)):
         labels = tuple(sorted({position[name] for name in row.names if name in position}))
-        if labels:  # else it has only classes that are known but not asked for
+        if labels or not row.names:  # else it has only classes that are known but not asked for
             records.append(ImageRecord(record_id, row.path, labels, row.split, row.mask_path))
     if not records:
         raise _nothing_left(found, classes)
@@ -198,10 +213,11 @@ def _usable(found: Found, row: Row, classes: Sequence[str], known: Iterable[str]
             message = f"class '{name}' is not in the class list{did_you_mean(name, classes)}"
             remedy = "the image is left out; correct the name, or add the class to the list"
         found.report("unknown-class", *row.label_place(), message, remedy)
-    if not row.names:
+    if not row.names and row.split not in found.keep_unlabelled:
         remedy = "the image is left out; give it at least one class"
         found.report("no-label", *row.label_place(), f"image '{row.relative}' has no label", remedy)
-    return bool(row.names) and not unknown
+        return False
+    return not unknown
 
 
 def _without_repeats(found: Found, rows: Sequence[Row]) -> list[Row]:

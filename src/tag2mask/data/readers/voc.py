@@ -1,7 +1,8 @@
-"""The layout of PASCAL VOC 2012: lists in ImageSets, labels from Annotations or else from masks."""
+"""The layout of PASCAL VOC 2012: lists in ImageSets, labels from Annotations, a label file or else from masks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.parsers import expat
 
@@ -9,12 +10,13 @@ import numpy as np
 
 from tag2mask.common.errors import DataError
 from tag2mask.data.masks import read_mask
-from tag2mask.data.readers.found import Folders, Found, Query, Row, nfc
+from tag2mask.data.readers.found import Folders, Found, Query, Row, check_complete, nfc
 from tag2mask.data.records import IGNORED, VOC_CLASSES, BadFileError
 
 LOOKS_FOR = "folders JPEGImages and ImageSets (here, or in VOC2012 or VOCdevkit/VOC2012)"
 _LIST_FOLDERS = ("Segmentation", "Main")
 _MASKS = ("SegmentationClass",)
+AUGMENTED = ("trainaug", "train_aug")  # lists of the 10,582 images, train plus those of SBD, under their usual names
 
 
 def matches(root: Path) -> bool:
@@ -25,15 +27,21 @@ def matches(root: Path) -> bool:
 def read(root: Path, query: Query) -> Found:
     """Read lists and labels; objects marked difficult count as labels too.
 
-    Labels come from Annotations/ID.xml, or from the values of SegmentationClass/ID.png where that is missing.
+    Labels come from Annotations/ID.xml, or from the values of SegmentationClass/ID.png where that is missing. Where
+    there is a list "trainaug", it is the train split, without the images of val.
     """
-    home = _home(root)
-    if home is None:
-        raise _wrong_folder(root)
+    home = voc_home(root)
+    return read_lists(home, listed(home, query.split), query)
+
+
+def read_lists(
+    home: Path, lines: Sequence[tuple[str, str, int, str]], query: Query, more: Mapping[str, list[str]] | None = None
+) -> Found:
+    """Read the images of `lines` (split, list, line, stem); `more` has the labels of images without annotation."""
     folders = Folders(home)
     annotated = folders.files("Annotations")
-    found = Found(home.name, voc_masks=True)
-    for split, list_name, line, stem in _listed(home, query.split):
+    found = Found(home.name, voc_masks=True, keep_unlabelled=frozenset({"test"}))
+    for split, list_name, line, stem in lines:
         image = folders.image_by_stem("JPEGImages", stem)
         place = f"line {line}"
         if image is None:
@@ -42,52 +50,84 @@ def read(root: Path, query: Query) -> Found:
             continue
         mask = folders.mask(stem, _MASKS)
         row = Row(home / image, image, [], split, mask, list_name, place)
-        if _fill_labels(found, row, annotated.get(f"{nfc(stem)}.xml"), query):
+        if _fill_labels(found, row, annotated.get(f"{nfc(stem)}.xml"), query, (more or {}).get(stem)):
             found.rows.append(row)
+    check_complete(found, lines[0][1])
     return found
+
+
+def voc_home(root: Path) -> Path:
+    """Return the folder VOC2012 at `root` or below it; DataError, naming the right folder where there is one near."""
+    home = _home(root)
+    if home is None:
+        raise _wrong_folder(root)
+    return home
 
 
 def _home(root: Path) -> Path | None:
     inner = [*sorted(root.glob("VOC2*"), reverse=True), *sorted(root.glob("VOCdevkit/VOC2*"), reverse=True)]
     preferred = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012", *inner]
-    for folder in preferred:
-        if (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir():
-            return folder
-    return None
+    return next((folder for folder in preferred if _has_layout(folder)), None)
+
+
+def _has_layout(folder: Path) -> bool:
+    return (folder / "JPEGImages").is_dir() and (folder / "ImageSets").is_dir()
 
 
 def _wrong_folder(root: Path) -> DataError:
-    above = next((p for p in (*root.parents,)[:3] if (p / "JPEGImages").is_dir()), None)
-    if above is not None and (above / "ImageSets").is_dir():
+    above = next((p for p in (*root.parents,)[:3] if _has_layout(p)), None)
+    if above is not None:
         return DataError(f"{root}: is inside a VOC folder; give {above} instead")
+    for pattern in ("*/JPEGImages", "*/*/JPEGImages", "*/*/*/JPEGImages", "*/*/*/*/JPEGImages"):
+        below = next((path.parent for path in sorted(root.glob(pattern)) if _has_layout(path.parent)), None)
+        if below is not None:
+            return DataError(f"{root}: is above a VOC folder; give {below} instead")
     missing = [name for name in ("JPEGImages", "ImageSets") if not (root / name).is_dir()]
+    half = " (the archive seems half unpacked: unpack it again)" if len(missing) == 1 else ""
     return DataError(
-        f"{root}: no VOC layout, {' and '.join(missing)} missing; give the folder VOC2012 that holds "
+        f"{root}: no VOC layout, {' and '.join(missing)} missing{half}; give the folder VOC2012 that holds "
         "JPEGImages, ImageSets and Annotations, or VOCdevkit above it"
     )
 
 
-def _listed(home: Path, split: str | None) -> list[tuple[str, str, int, str]]:
-    """Return (split, list's name, line, stem) for every listed image."""
+def listed(home: Path, split: str | None) -> list[tuple[str, str, int, str]]:
+    """Return (split, list's name, line, stem) for every listed image; DataError without any list."""
     wanted = ("train", "val") if split in (None, "", "train", "val") else (split,)
     for folder in _LIST_FOLDERS:
         paths = [(name, home / "ImageSets" / folder / f"{name}.txt") for name in wanted]
         if not any(path.is_file() for _, path in paths):
             paths = [("", home / "ImageSets" / folder / "trainval.txt")] if split in (None, "") else []
-        rows = [
-            (name, f"ImageSets/{folder}/{path.name}", number, _stem(line))
-            for name, path in paths
-            if path.is_file()
-            for number, line in enumerate(_lines(path), start=1)
-            if line.strip()
-        ]
+        augmented = augmented_list(home) if folder == "Segmentation" else None
+        if augmented is not None and paths[:1] == [("train", home / "ImageSets" / folder / "train.txt")]:
+            paths[0] = ("train", augmented)
+        rows = [row for name, path in paths if path.is_file() for row in list_lines(path, name)]
         if rows:
-            return rows
+            held_out = {stem for name, _, _, stem in rows if name == "val"} if augmented is not None else set()
+            return [row for row in rows if row[0] != "train" or row[3] not in held_out]
     names = " or ".join(f"{name}.txt" for name in wanted)
     raise DataError(
         f"{home / 'ImageSets'}: no list {names} with any image in Segmentation or Main; "
         "write one, with an image's name without suffix on each line"
     )
+
+
+def listed_stems(home: Path, split: str) -> set[str]:
+    """Return the names in ImageSets/Segmentation/SPLIT.txt itself; empty where there is no such list."""
+    path = home / "ImageSets" / "Segmentation" / f"{split}.txt"
+    return {stem for _, _, _, stem in list_lines(path, split)} if path.is_file() else set()
+
+
+def augmented_list(home: Path) -> Path | None:
+    """Return the list of the augmented training images, where there is one."""
+    places = (home / "ImageSets" / folder / f"{name}.txt" for folder in ("Segmentation", "SegmentationAug")
+              for name in AUGMENTED)  # fmt: skip
+    return next((path for path in places if path.is_file()), None)
+
+
+def list_lines(path: Path, split: str) -> list[tuple[str, str, int, str]]:
+    """Return (split, list's name, line, stem) for every image of one list."""
+    name = f"ImageSets/{path.parent.name}/{path.name}" if path.parent.parent.name == "ImageSets" else path.name
+    return [(split, name, n, _stem(line)) for n, line in enumerate(_lines(path), start=1) if line.strip()]
 
 
 def _lines(path: Path) -> list[str]:
@@ -98,20 +138,25 @@ def _lines(path: Path) -> list[str]:
 
 
 def _stem(line: str) -> str:
-    """Return the image's name: all of the line, without a trailing -1, 0 or 1 and without folder or suffix."""
+    """Return the image's name: all of the line, without a trailing -1, 0, 1 or mask and without folder or suffix."""
+    image, _, mask = line.strip().rpartition(" ")
+    if image.lower().endswith(".jpg") and mask.lower().endswith(".png"):  # lists of pairs, as SBD's often come
+        line = image
     text, _, flag = line.strip().rpartition(" ")
     name = text.strip() if text and flag in ("-1", "0", "1") else line.strip()
     name = name.replace("\\", "/").rpartition("/")[2]
     return name[: -len(".jpg")] if name.lower().endswith(".jpg") else name
 
 
-def _fill_labels(found: Found, row: Row, annotation: str | None, query: Query) -> bool:
+def _fill_labels(found: Found, row: Row, annotation: str | None, query: Query, more: list[str] | None) -> bool:
     """Put the labels' names into the row; report and return False when its annotation can't be used."""
     try:
         if annotation is not None:
             path = row.path.parent.parent / "Annotations" / annotation
             row.label_file = f"Annotations/{annotation}"
             row.names = object_names(path)
+        elif more is not None:
+            row.names = more
         elif row.mask_path is not None:
             row.label_file = f"SegmentationClass/{row.mask_path.name}"
             row.names = _names_in_mask(found, row, row.mask_path, query)

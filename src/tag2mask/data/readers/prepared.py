@@ -1,0 +1,81 @@
+"""What `tag2mask data prepare` wrote: an index of images, labels and masks that is read in a second."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tag2mask.common.errors import DataError
+from tag2mask.common.files import atomic_write, read_json
+from tag2mask.data.readers.found import HELD_OUT, Folders, Found, Query, Row, check_complete
+from tag2mask.data.records import BadFileError
+
+FOLDER = "tag2mask"  # inside the data set's folder
+MANIFEST, INDEX = "prepared.json", "index.jsonl"
+LOOKS_FOR = f"{FOLDER}/{MANIFEST} (written by 'tag2mask data prepare')"
+_AGAIN = "run 'tag2mask data prepare' again"
+
+
+def matches(root: Path) -> bool:
+    """Tell whether `root` is, or holds, what a preparation wrote."""
+    return folder_of(root) is not None
+
+
+def folder_of(root: Path) -> Path | None:
+    """Return the folder with the index: `root` itself or `root`/tag2mask."""
+    return next((folder for folder in (root, root / FOLDER) if (folder / MANIFEST).is_file()), None)
+
+
+def read(root: Path, query: Query) -> Found:
+    """Read a finished index; images that have gone since then are reported."""
+    folder = folder_of(root)
+    if folder is None:
+        raise DataError(f"{root}: no {MANIFEST}; run 'tag2mask data prepare' first")
+    manifest = read_json(folder / MANIFEST)
+    if not manifest.get("finished"):
+        raise BadFileError(folder / MANIFEST, "the preparation was not finished", _AGAIN + ", it goes on from there")
+    home = Path(os.path.normpath(folder / manifest["root"]))
+    classes = tuple(manifest["classes"])
+    found = Found(manifest["name"], known=classes, keep_unlabelled=HELD_OUT, voc_masks=manifest["kind"] == "voc2012")
+    images, masks = Folders(home), Folders(folder)
+    for number, entry in enumerate(_entries(folder / INDEX), start=1):
+        actual = images.find(entry["image"])
+        if actual is None:
+            message = f"image '{entry['image']}' is not on disk any more"
+            found.report("missing-image", INDEX, f"line {number}", message, _AGAIN)
+            continue
+        row = Row(home / actual, actual, [classes[label] for label in entry["labels"]], entry["split"], None, INDEX,
+                  f"line {number}")  # fmt: skip
+        row.mask_path = _mask(entry["mask"], home, folder, masks)
+        found.rows.append(row)
+    check_complete(found, INDEX)
+    return found
+
+
+def _mask(name: str | None, home: Path, folder: Path, made: Folders) -> Path | None:
+    """Return a mask's path: "made/..." are those that the preparation rendered, others are the data set's own."""
+    if name is None:
+        return None
+    if name.startswith("made/"):
+        actual = made.find(name.removeprefix("made/"))
+        return None if actual is None else folder / actual
+    return home / name
+
+
+def _entries(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as stream:
+            for line in stream:
+                yield json.loads(line)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BadFileError(path, f"can't be read ({error})", _AGAIN) from error
+
+
+def write_index(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Write the index, whole or not at all; each entry has image, labels (numbers), split and mask (or None)."""
+    with atomic_write(folder / INDEX) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for entry in entries:
+            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
