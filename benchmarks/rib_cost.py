@@ -74,11 +74,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; the plain rung runs there too")
     parser.add_argument("--precision", default="32", choices=("32", "tf32", "bf16"))
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device's data sheet, for the share that is used")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--without", nargs="*", default=[], help="rungs to leave out")
     parser.add_argument("--quick", action="store_true", help="no table of image sizes")
     parser.add_argument("--run", type=Path, help="a finished run, for fidelity")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--sizes", nargs="*", default=["250x188", "500x375", "1000x750"], help="of the last table")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--images-seed", type=int, default=1)
     parser.add_argument("--rung", help=argparse.SUPPRESS)
@@ -109,14 +111,15 @@ def measure(options: argparse.Namespace) -> dict:
     work = prepare(options.rung, classifier, options)
     with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
         work_once = work if options.device == "cpu" else warmed(work)
-        base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.perf_counter()
         flops = counted_flops(work_once)
         if options.device != "cpu":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": seconds, "flops": flops, "peak_mib": peak / 1024, "before_mib": base / 1024}
+    if options.device != "cpu":
+        return {"seconds": seconds, "flops": flops, "peak_mib": torch.cuda.max_memory_allocated() / 2**20}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    return {"seconds": seconds, "flops": flops, "peak_mib": peak}
 
 
 def warmed(work):
@@ -188,9 +191,11 @@ def print_rungs(rows: dict[str, dict], options: argparse.Namespace) -> None:
         fewer, faster = ("", "")
         if plain:
             fewer, faster = f"{plain['flops'] / row['flops']:.1f}", f"{plain['seconds'] / row['seconds']:.1f}"
+        rate = row["flops"] / 1e12 / row["seconds"]
+        used = f" {100 * rate / options.peak:.1f} % |" if options.peak else ""
         print(
-            f"| {name} | {row['flops'] / 1e12:.2f} | {fewer} | {row['seconds']:.1f} | {faster} "
-            f"| {row['flops'] / 1e12 / row['seconds']:.3f} | {row['peak_mib']:.0f} |"
+            f"| {name} | {row['flops'] / 1e12:.2f} | {fewer} | {row['seconds']:.1f} | {faster} | {rate:.3f} "
+            f"| {row['peak_mib']:.0f} |{used}"
         )
     print("\n" + "\n".join(f"{name}: {text}" for name, text in RUNGS.items() if name in rows))
 
@@ -218,7 +223,7 @@ def print_size_growth(options: argparse.Namespace) -> None:
     """Print what the last rung costs at other image sizes."""
     print("\nOne searched step, by the size of the image\n")
     print("| pixels | TFLOP | seconds | peak MiB |\n|---|---|---|---|")
-    for size in ("250x188", "500x375", "1000x750"):
+    for size in options.sizes:
         row = in_own_process("3b one searched step", options, size)
         print(f"| {size} | {row['flops'] / 1e12:.2f} | {row['seconds']:.1f} | {row['peak_mib']:.0f} |")
 

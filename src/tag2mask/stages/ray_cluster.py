@@ -145,6 +145,9 @@ class _Team:
                 outcomes.append((blamed, "its worker died twice (out of memory?); use fewer processes"))
         self.shards[member].extendleft(image_id for image_id in reversed(unfinished) if image_id is not None)
         self._hire(member)
+        starting = {owner for owner, waits in self.flying.values() if waits is None}
+        for other in self.actors.keys() - starting:  # they may have been idle, and the new one may find no room
+            self._feed(other)
         return outcomes
 
     def _hire(self, member: int) -> None:
