@@ -5,10 +5,10 @@
 DIR is in VOC layout with labels.csv. A set of more than 20 classes is made from its six: the photos of a class are
 split into k visual sub-classes (k-means on ImageNet features of EfficientNet-Lite0; labels only), so 24 classes with
 k = 4 and 78 with k = 13. A classifier is trained on them as the recipe voc_animals trains its own. A class-balanced
-subset is localized by RIB in three scheduled steps with batches of partners, with GNDRP over all classes, over 20, and
-over a quarter of them, the share that COCO gets (20 of 80). All rows use the learning rate that was calibrated with
-GNDRP over all classes, as the reference has one rate. Sub-classes are numbered so that each quarter has as many of
-every animal as the next.
+subset is localized by RIB in three scheduled steps with batches of partners, with GNDRP over all classes, over 20,
+and over a quarter of them, the share that COCO gets (20 of 80). All rows use the learning rate that was calibrated
+with GNDRP over all classes, as the reference has one rate. Sub-classes are numbered so that each quarter has as many
+of every animal as the next.
 
 Prints one table of seeds, each at the background threshold that is best on these images' true masks. What is
 there already in --out is kept, so a stopped run goes on. About 12 minutes on two idle cores.
