@@ -205,7 +205,7 @@ def fit(
         folder.failures |= train(_fabric(execution), module, groups)
     else:
         try:
-            folder.failures |= _fabric(execution).launch(train, module, groups)
+            folder.failures |= _fabric(execution).launch(partial(_together, train), module, groups)
         except ProcessRaisedException as error:
             reason = str(error).strip().splitlines()[-1].rsplit("Error: ", maxsplit=1)[-1]
             raise ConfigError(f"training on {execution.devices} devices: {reason}") from error
@@ -228,6 +228,14 @@ def _fabric(execution: Execution) -> Fabric:
         raise ConfigError(
             f"--device {execution.device} --devices {execution.devices} --precision {execution.precision}: {error}"
         ) from error
+
+
+def _together(train: Callable[..., dict[str, str]], *arguments: Any) -> dict[str, str]:
+    """Train as one of several processes, and leave the group when all are done: threads of it may not outlive it."""
+    failures = train(*arguments)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    return failures
 
 
 def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> dict[str, str]:
