@@ -29,14 +29,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tag2mask.ablation import REPEATS, Seeds, score_seeds
+from tag2mask.ablation import Seeds, map_correlation, score_seeds
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.common.progress import track
 from tag2mask.common.seeding import seed_for
 from tag2mask.data import Dataset, decode_image, load_maps, read_dataset, read_mask, write_mask
 from tag2mask.data.transforms import resize
-from tag2mask.metrics import SegmentationScore, class_iou, mean_iou
+from tag2mask.metrics import SegmentationScore, bootstrap_difference, class_iou, mean_iou
 from tag2mask.networks import build_backbone
 from tag2mask.pipeline import Recipe, load_recipe, read_splits
 from tag2mask.refine.threshold import labels_from_maps
@@ -166,31 +166,14 @@ def group_iou(confusions: np.ndarray, groups: Sequence[Sequence[int]]) -> np.nda
 
 def compare(first: Seeds, second: Seeds, groups: Sequence[Sequence[int]], seed: int) -> list[dict[str, Any]]:
     """For each group of classes: mean IoU of `first`, difference to `second`, 95% interval over images."""
-    images, shape = len(first.confusions), first.confusions.shape[1:]
-    random = np.random.default_rng(seed_for(seed, "paired bootstrap"))
-    drawn = random.multinomial(images, np.full(images, 1 / images), size=REPEATS).astype(np.float64)  # (R, N)
-
-    def again(seeds: Seeds) -> np.ndarray:
-        flat = seeds.confusions.reshape(images, -1).astype(np.float64)
-        return group_iou((drawn @ flat).reshape(REPEATS, *shape), groups)
-
-    low, high = np.nanquantile(again(first) - again(second), [0.025, 0.975], axis=0)
+    low, high = bootstrap_difference(
+        first.confusions, second.confusions, seed, figure=lambda confusions: group_iou(confusions, groups)
+    )
     own, other = (group_iou(seeds.confusions.sum(axis=0), groups) for seeds in (first, second))
     return [
         {"classes": len(group), "iou": float(a), "difference": float(a - b), "interval": [float(x), float(y)]}
         for group, a, b, x, y in zip(groups, own, other, low, high, strict=True)
     ]
-
-
-def correlation(dataset: Dataset, first: Path, second: Path, classes: Sequence[int]) -> float:
-    """Mean Pearson correlation of two sets of full-size maps over images and those of `classes` in them."""
-    values = []
-    for record in dataset.records:
-        one, two = (load_maps(folder / f"{record.id}.npz") for folder in (first, second))
-        for index, a, b in zip(one.classes, one.full(), two.full(), strict=True):
-            if index in classes and a.std() > 0 and b.std() > 0:
-                values.append(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]))
-    return float(np.mean(values)) if values else float("nan")
 
 
 def with_255(dataset: Dataset, maps: Path, threshold: float) -> float:
@@ -233,7 +216,7 @@ def measure(dataset: Dataset, chosen: Dataset, out: Path, recipe: Recipe, execut
             groups = [range(covered, len(everything)), range(covered)]  # those that the slip hits, and the others
             shifted = [[0, *(i + 1 for i in everything)], *([i + 1 for i in group] for group in groups)]
             entry["groups"] = compare(seeds[row.name], seeds[row.against], shifted, recipe.seed)
-            entry["correlations"] = [correlation(chosen, maps, base, group) for group in (everything, *groups)]
+            entry["correlations"] = [map_correlation(chosen, maps, base, group) for group in (everything, *groups)]
         table["rows"][row.name] = entry
         write_json(out / "table.json", table)
     table["with_255"] = with_255(chosen, first / "rib", seeds[first.name].threshold)

@@ -184,9 +184,9 @@ def print_rungs(rows: dict[str, dict], options: argparse.Namespace) -> None:
         f"B = {options.batch}, {options.device}, {options.threads} threads, {options.precision}\n"
     )
     plain = rows.get("plain transcription")
-    print(
-        "| rung | TFLOP | times fewer | seconds | times faster | TFLOP/s | peak MiB |\n|---|---|---|---|---|---|---|"
-    )
+    share = " share of the peak |" if options.peak else ""
+    print(f"| rung | TFLOP | times fewer | seconds | times faster | TFLOP/s | peak MiB |{share}")
+    print("|---|---|---|---|---|---|---|" + "---|" * bool(share))
     for name, row in rows.items():
         fewer, faster = ("", "")
         if plain:

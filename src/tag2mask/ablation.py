@@ -6,7 +6,7 @@ The paper's ablations, and the price of every shortcut, come from this one table
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.files import read_json, write_json
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
-from tag2mask.common.seeding import seed_for
 from tag2mask.config import Lines, build, load_yaml, to_mapping
 from tag2mask.data import Dataset, decode_image, load_maps, read_mask
-from tag2mask.metrics import ThresholdCurve, class_iou, confusion_matrix, mean_iou
+from tag2mask.metrics import ThresholdCurve, bootstrap_difference, confusion_matrix
 from tag2mask.pipeline import Say, load_recipe, read_splits, recipe_folder
 from tag2mask.refine.threshold import labels_from_maps
 from tag2mask.stages.folder import read_manifest
@@ -30,7 +29,6 @@ from tag2mask.stages.parallel import process_count
 from tag2mask.stages.training import Execution, cpu_threads
 
 THRESHOLDS = np.round(np.arange(1, 100) * 0.01, 2)
-REPEATS = 1000  # of the bootstrap over images
 
 
 @dataclass(frozen=True)
@@ -178,56 +176,44 @@ def score_seeds(dataset: Dataset, maps: Path) -> Seeds:
     """Score `maps`/ID.npz at the threshold that is best on the true masks of these images."""
     labels = len(dataset.classes) + 1
     curve = ThresholdCurve(labels, THRESHOLDS)
-    found = []
-    for record in track(dataset.records, total=len(dataset), description="score"):
-        assert record.mask_path is not None
-        loaded = load_maps(maps / f"{record.id}.npz")
-        found.append(
-            (loaded.full().astype(np.float16), loaded.classes, read_mask(record.mask_path, dataset.mask_lut))
-        )
-        curve.update(found[-1][0], found[-1][1], found[-1][2])
+
+    def each() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Maps, classes and truth, read again for each pass: memory doesn't grow with the set."""
+        for record in dataset.records:
+            assert record.mask_path is not None
+            loaded = load_maps(maps / f"{record.id}.npz")
+            yield loaded.full(), loaded.classes, read_mask(record.mask_path, dataset.mask_lut)
+
+    for found, classes, truth in track(each(), total=len(dataset), description="score"):
+        curve.update(found, classes, truth)
     threshold, miou = curve.compute().best()
-    confusions = [
-        confusion_matrix(labels_from_maps(m, classes, threshold), truth, labels) for m, classes, truth in found
-    ]
+    confusions = [confusion_matrix(labels_from_maps(m, classes, threshold), t, labels) for m, classes, t in each()]
     return Seeds(threshold, miou, np.stack(confusions))
 
 
-def difference_interval(first: np.ndarray, second: np.ndarray, seed: int) -> tuple[float, float]:
-    """95% interval of mIoU(first) - mIoU(second) when the images are drawn again, the same for both.
+def map_correlation(dataset: Dataset, first: Path, second: Path, classes: Collection[int] | None = None) -> float:
+    """Mean Pearson correlation of two sets of full-size maps over images and classes; constant maps are left out.
 
-    Both (N, C, C): one confusion matrix an image, in the same order.
+    `classes` are those that are compared; default: all of an image's.
     """
-    images = len(first)
-    random = np.random.default_rng(seed_for(seed, "paired bootstrap"))
-    drawn = random.multinomial(images, np.full(images, 1.0 / images), size=REPEATS).astype(np.float64)  # (R, N)
-
-    def mious(confusions: np.ndarray) -> np.ndarray:
-        flat = confusions.reshape(images, -1).astype(np.float64)
-        return mean_iou(class_iou((drawn @ flat).reshape(REPEATS, *confusions.shape[1:])))
-
-    low, high = np.nanquantile(mious(first) - mious(second), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def map_correlation(dataset: Dataset, first: Path, second: Path) -> float:
-    """Mean Pearson correlation of two sets of full-size maps over images and classes; constant maps are left out."""
     values = []
     for record in dataset.records:
-        one, two = (load_maps(folder / f"{record.id}.npz").full() for folder in (first, second))
-        for a, b in zip(one, two, strict=True):
-            if a.std() > 0 and b.std() > 0:
+        one, two = (load_maps(folder / f"{record.id}.npz") for folder in (first, second))
+        for index, a, b in zip(one.classes.tolist(), one.full(), two.full(), strict=True):
+            if (classes is None or index in classes) and a.std() > 0 and b.std() > 0:
                 values.append(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]))
     return float(np.mean(values)) if values else float("nan")
 
 
-def flops_of_image(run: Path, train: Dataset, record_id: str, config: LocalizeConfig, seed: int) -> float:
-    """Floating-point operations of one image, with its partners in the cache."""
+def flops_of_image(
+    run: Path, train: Dataset, folder: Path, record_id: str, config: LocalizeConfig, seed: int
+) -> float:
+    """Floating-point operations of one image of the row in `folder`, with its partners in the cache."""
     keep_freed_memory()
     record = next(record for record in train.records if record.id == record_id)
     image = decode_image(record.path)
     with cpu_threads(1):
-        worker = Localizer(train, run / "classifier", Path(), config, seed)
+        worker = Localizer(train, run / "classifier", folder, config, seed)
         worker.maps_of(image, record)  # whatever is computed once for the set is not this image's cost
         return counted_flops(lambda: worker.maps_of(image, record))
 
@@ -239,7 +225,7 @@ def _describe(
     cached = folder / "cost.json"
     if not cached.is_file():
         config = dataclasses.replace(row.config, rib=row.config.rib.replace(learning_rate=manifest["learning_rate"]))
-        write_json(cached, {"flops": flops_of_image(run, train, chosen.records[0].id, config, seed)})
+        write_json(cached, {"flops": flops_of_image(run, train, folder, chosen.records[0].id, config, seed)})
     return {
         "miou": seeds.miou,
         "threshold": seeds.threshold,
@@ -254,11 +240,11 @@ def _compared(
 ) -> dict[str, Any]:
     if other is None:
         raise ConfigError(f"a row is compared with '{name}', which comes after it; put '{name}' first")
-    low, high = difference_interval(own.confusions, other.confusions, seed)
+    low, high = bootstrap_difference(own.confusions, other.confusions, seed)
     return {
         "against": name,
         "difference": own.miou - other.miou,
-        "difference_interval": [low, high],
+        "difference_interval": [float(low), float(high)],
         "correlation": map_correlation(chosen, maps, other_maps),
     }
 

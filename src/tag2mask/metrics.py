@@ -7,7 +7,7 @@ left out of the mean; one that was predicted but is not there counts with 0, as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -263,6 +263,35 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def bootstrap_difference(
+    first: npt.NDArray,
+    second: npt.NDArray,
+    seed: int,
+    *,
+    figure: Callable[[npt.NDArray], npt.NDArray] | None = None,
+    repeats: int = 1000,
+    level: float = 0.95,
+) -> tuple[npt.NDArray, npt.NDArray]:
+    """Return the percentile interval of figure(first) - figure(second) when the same images are drawn for both.
+
+    Both (N, C, C): one confusion matrix an image, in the same order. `figure` maps matrices (R, C, C) to (R,) or
+    (R, K); default: the mIoU. Returns low and high, () or (K,).
+    """
+    if first.shape != second.shape or first.ndim != 3 or len(first) == 0:
+        raise DataError(f"confusions {first.shape} and {second.shape} must both be (N, C, C) with N > 0")
+    figure = figure or (lambda confusions: mean_iou(class_iou(confusions)))
+    images = len(first)
+    random = np.random.default_rng(seed_for(seed, "paired bootstrap"))
+    drawn = random.multinomial(images, np.full(images, 1.0 / images), size=repeats).astype(np.float64)  # (R, N)
+
+    def again(confusions: npt.NDArray) -> npt.NDArray:
+        flat = confusions.reshape(images, -1).astype(np.float64)
+        return figure((drawn @ flat).reshape(repeats, *confusions.shape[1:]))
+
+    low, high = np.nanquantile(again(first) - again(second), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
 
 
 def _divide(above: npt.NDArray, below: npt.NDArray) -> Floats:

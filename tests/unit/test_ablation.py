@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tag2mask.ablation import difference_interval, grid_folder, load_grid, map_correlation, markdown, score_seeds
+from tag2mask.ablation import grid_folder, load_grid, map_correlation, markdown, score_seeds
 from tag2mask.common.cost import counted_flops
 from tag2mask.common.errors import ConfigError
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, save_maps, write_mask
+from tag2mask.metrics import bootstrap_difference
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig
 
@@ -60,11 +61,11 @@ def test_grids_that_come_along_are_valid():
 def test_the_interval_of_a_difference_pairs_the_images():
     random = np.random.default_rng(0)
     first = random.integers(1, 50, (40, 3, 3))
-    assert difference_interval(first, first, 0) == (0.0, 0.0)
+    assert bootstrap_difference(first, first, 0) == (0.0, 0.0)
     better = first + np.eye(3, dtype=int) * 5  # more hits in every image
-    low, high = difference_interval(better, first, 0)
+    low, high = bootstrap_difference(better, first, 0)
     assert 0 < low < high
-    assert difference_interval(better, first, 0) == (low, high)
+    assert bootstrap_difference(better, first, 0) == (low, high)
 
 
 def seeds(tmp_path, name: str, power: float) -> Dataset:

@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -36,10 +36,7 @@ def build_classifier(name: str, n_classes: int, weights: str | None = "auto", *,
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = create_network(name)
-        state = find_weights(name, weights)
-        if state is not None:
-            load_backbone_state(network, state, source=str(weights))
+        network, state = _network_and_state(name, weights)
         classifier = CAMClassifier(split_network(network, name), n_classes)
     if state is not None and "classifier.weight" in state and _is_cam_weight(state["classifier.weight"]):
         load_classifier_weight(classifier, state["classifier.weight"], str(weights))
@@ -66,10 +63,7 @@ def build_backbone(
     """Build a backbone for another network than the classifier, e.g. DeepLab's at stride 8 with dilation."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = create_network(name, output_stride=output_stride, dilated=dilated)
-        state = find_weights(name, weights)
-        if state is not None:
-            load_backbone_state(network, state, source=str(weights))
+        network, _ = _network_and_state(name, weights, output_stride=output_stride, dilated=dilated)
         return split_network(network, name)
 
 
@@ -81,11 +75,17 @@ def build_boundary_network(name: str, weights: str | None = "auto", *, seed: int
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = create_network(name)
-        state = find_weights(name, weights)
-        if state is not None:
-            load_backbone_state(network, state, source=str(weights))
+        network, _ = _network_and_state(name, weights)
         return BoundaryNetwork(stage_network(network, name))
+
+
+def _network_and_state(name: str, weights: str | None, **shape: Any) -> tuple[nn.Module, State | None]:
+    """Create timm's network, load `weights` into it where there are any, and return both."""
+    network = create_network(name, **shape)
+    state = find_weights(name, weights)
+    if state is not None:
+        load_backbone_state(network, state, source=str(weights))
+    return network, state
 
 
 def find_weights(name: str, weights: str | None) -> State | None:

@@ -56,15 +56,20 @@ def write_report(run: Path | str, *, out: Path | str | None = None, examples: in
     return out
 
 
-def render(facts: RunFacts, examples: int, seed: int) -> str:
-    """Render the page as text; reads the pictures of one example at a time."""
-    environment = Environment(
+def page_environment() -> Environment:
+    """What all pages are rendered with: everything escaped, a name that isn't there is an error."""
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(facts: RunFacts, examples: int, seed: int) -> str:
+    """Render the page as text; reads the pictures of one example at a time."""
+    environment = page_environment()
     environment.filters.update(percent=percent, number=number, duration=duration, place_of=place_of, cut=cut)
     showcase = _showcase(facts)
     sections = build_sections(facts, examples, seed) if examples else []

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
 from tag2mask import __version__
-from tag2mask.reports.html import TEMPLATES
+from tag2mask.reports.html import page_environment
 from tag2mask.reports.results import Result, to_csv, to_json
 
 
@@ -17,13 +15,7 @@ def results_page(rows: Sequence[Result], notes: Sequence[str] = ()) -> str:
 
     `notes` say which runs were left out.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment()
     own = [row for row in rows if row.own]
     context = {
         "rows": rows,

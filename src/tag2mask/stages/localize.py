@@ -108,12 +108,9 @@ class Localizer:
         self.records = {record.id: record for record in dataset.records}
         self.out, self.config, self.seed, self.traced = out, config, seed, traced
         self.partners = Partners(dataset, self.classifier, config, seed)
-        gradients = out / GRADIENTS
-        self.expected = (
-            PartnerGradients(load_file(gradients)["gradients"], dataset.label_matrix())
-            if (_amortised(config) and gradients.is_file())
-            else None
-        )
+        self.expected: PartnerGradients | None = None
+        if _amortised(config):
+            self.expected = PartnerGradients(load_file(out / GRADIENTS)["gradients"], dataset.label_matrix())
 
     def __call__(self, image_id: str) -> None:
         """Localize one image and write its files; the one that marks it as done comes last."""

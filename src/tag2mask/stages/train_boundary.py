@@ -75,10 +75,7 @@ def train_boundary(
     network = network.to(memory_format=torch.channels_last)
     load = Samples(tuple(records), paths, config, seed)
     loss_of = partial(total_loss, radius=config.radius)
-    settings = FitSettings(
-        config.epochs, config.batch_size, config.learning_rate, config.displacement_multiplier, config.weight_decay,
-        config.momentum, config.optimiser, config.power,
-    )  # fmt: skip
+    settings = FitSettings.of(config, new_layers_multiplier=config.displacement_multiplier)
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
     _store_mean_shift(network, records, folder, execution)

@@ -58,10 +58,7 @@ def train_classifier(
         return load_classifier(out)
     classifier = build_classifier(config.backbone, len(dataset.classes), config.weights, seed=seed)
     classifier = classifier.to(memory_format=torch.channels_last)
-    settings = FitSettings(
-        config.epochs, config.batch_size, config.learning_rate, config.new_layers_multiplier, config.weight_decay,
-        config.momentum, config.optimiser, config.power,
-    )  # fmt: skip
+    settings = FitSettings.of(config)
     load = Samples(dataset.records, len(dataset.classes), config, seed)
     names = [record.id for record in dataset.records]
     fit(classifier, classifier.tuned_parameters(), classification_loss, load, names, settings, folder,

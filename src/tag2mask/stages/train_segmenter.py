@@ -76,10 +76,7 @@ def train_segmenter(
 
     load = Samples(tuple(records), paths, lut, config, seed)
     loss_of = partial(_loss, balanced=config.balanced)
-    settings = FitSettings(
-        config.epochs, config.batch_size, config.learning_rate, config.new_layers_multiplier, config.weight_decay,
-        config.momentum, config.optimiser, config.power, config.iterations, config.accumulate,
-    )  # fmt: skip
+    settings = FitSettings.of(config)
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
     save_module(network, out / "weights.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -76,6 +77,12 @@ class FitSettings:
     power: float = 0.9
     iterations: int | None = None  # stop after so many updates, instead of after `epochs`
     accumulate: int = 1  # parts in which a batch goes through the network, to save memory
+
+    @classmethod
+    def of(cls, config: Any, **changes: Any) -> FitSettings:
+        """Take the settings of the same names from a stage's config; `changes` are those named otherwise there."""
+        names = (f.name for f in dataclasses.fields(cls) if hasattr(config, f.name))
+        return cls(**{name: getattr(config, name) for name in names} | changes)
 
     def planned(self, images: int) -> tuple[int, int]:
         """Return (epochs, the last perhaps a part; updates) for a number of images."""
@@ -233,8 +240,8 @@ def _fabric(execution: Execution) -> Fabric:
 def _together(train: Callable[..., dict[str, str]], *arguments: Any) -> dict[str, str]:
     """Train as one of several processes, and leave the group when all are done: threads of it may not outlive it."""
     failures = train(*arguments)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    distributed.barrier()
+    distributed.destroy_process_group()
     return failures
 
 
