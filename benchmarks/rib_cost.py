@@ -2,6 +2,7 @@
 
     python benchmarks/rib_cost.py [--size 500x375] [--steps 10] [--batch 20] [--backbone resnet50] [--threads 2]
     python benchmarks/rib_cost.py --run RUN --data DIR [--images 64] [--images-seed 1]    # adds fidelity
+    python benchmarks/rib_cost.py --device cuda --precision bf16 --peak 989 --in-flight 1 2 4    # images a second
 
 Each rung runs in a process of its own, so that its peak memory is its own. Weights are random: cost doesn't depend
 on them, and nothing stops the run before its last step. The first rung is the plain transcription of the reference's
@@ -34,6 +35,7 @@ from tag2mask.common.memory import keep_freed_memory  # noqa: E402
 from tag2mask.data.partners import PartnerIndex  # noqa: E402
 from tag2mask.networks import CAMClassifier, build_classifier  # noqa: E402
 from tag2mask.networks.folding import fold_trunk  # noqa: E402
+from tag2mask.networks.precision import computing_in  # noqa: E402
 from tag2mask.rib import RIBConfig, TrunkFeatures, rib, stack_with_mirror  # noqa: E402
 
 N_CLASSES = 20
@@ -54,13 +56,15 @@ def main() -> None:
     """Print the table of rungs, then how cost grows, then fidelity where a run is given."""
     options = parse()
     if options.rung is not None:
-        print(json.dumps(measure(options)))
+        print(json.dumps(measure(options) if options.repeat is None else repeated(options)))
         return
     rows = {name: in_own_process(name, options) for name in RUNGS if name not in options.without}
     print_rungs(rows, options)
     print_index_growth()
     if not options.quick:
         print_size_growth(options)
+    if options.in_flight:
+        print_in_flight(options)
     if options.run is not None:
         print_fidelity(options)
 
@@ -83,19 +87,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="*", default=["250x188", "500x375", "1000x750"], help="of the last table")
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--images-seed", type=int, default=1)
+    parser.add_argument("--in-flight", type=int, nargs="*", default=[], help="processes that share the device")
+    parser.add_argument("--images-each", type=int, default=20, help="images a process in that table")
     parser.add_argument("--rung", help=argparse.SUPPRESS)
+    parser.add_argument("--repeat", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def in_own_process(rung: str, options: argparse.Namespace, size: str | None = None) -> dict:
     """Measure one rung in a fresh process."""
-    command = [sys.executable, __file__, "--rung", rung, "--size", size or options.size]
-    for name in ("steps", "batch", "backbone", "device", "precision", "threads"):
-        command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command_of(rung, options, size), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{rung}: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def command_of(rung: str, options: argparse.Namespace, size: str | None = None) -> list[str]:
+    """This program for one rung alone, with the same options."""
+    command = [sys.executable, __file__, "--rung", rung, "--size", size or options.size]
+    for name in ("steps", "batch", "backbone", "device", "precision", "threads"):
+        command += [f"--{name}", str(getattr(options, name))]
+    return command
 
 
 # --- one rung ---------------------------------------------------------------------------------------------
@@ -103,13 +115,8 @@ def in_own_process(rung: str, options: argparse.Namespace, size: str | None = No
 
 def measure(options: argparse.Namespace) -> dict:
     """Seconds, FLOPs, peak memory and FLOPs a second of one rung on one image."""
-    torch.set_num_threads(options.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.precision == "tf32"
-    if options.rung != "plain transcription":
-        keep_freed_memory()
-    classifier = build_classifier(options.backbone, N_CLASSES, "none").to(options.device)
-    work = prepare(options.rung, classifier, options)
-    with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
+    work = loaded(options)
+    with computing_in(options.precision, options.device):
         work_once = work if options.device == "cpu" else warmed(work)
         started = time.perf_counter()
         flops = counted_flops(work_once)
@@ -122,6 +129,30 @@ def measure(options: argparse.Namespace) -> dict:
     return {"seconds": seconds, "flops": flops, "peak_mib": peak}
 
 
+def loaded(options: argparse.Namespace):
+    """Set the process up and return the work of one image."""
+    torch.set_num_threads(options.threads)
+    if options.rung != "plain transcription":
+        keep_freed_memory()
+    classifier = build_classifier(options.backbone, N_CLASSES, "none").to(options.device)
+    with computing_in(options.precision, options.device):
+        return prepare(options.rung, classifier, options)
+
+
+def repeated(options: argparse.Namespace) -> dict:
+    """Warm up, say so, wait for a line, then do images one after the other."""
+    work = loaded(options)
+    with computing_in(options.precision, options.device):
+        work()
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for _ in range(options.repeat):
+            work()
+        if options.device != "cpu":
+            torch.cuda.synchronize()
+    return {"images": options.repeat}
+
+
 def warmed(work):
     """Run once on a GPU before the clock starts: kernels are chosen and memory is taken."""
     work()
@@ -131,7 +162,7 @@ def warmed(work):
 
 def prepare(rung: str, classifier: CAMClassifier, options: argparse.Namespace):
     """Return the work of one image; what is done once for the set is done here."""
-    config = RIBConfig(steps=options.steps, batch_size=options.batch, **OPEN_END)
+    config = RIBConfig(steps=options.steps, batch_size=options.batch, precision=options.precision, **OPEN_END)
     views = views_of(options, config.scales)
     if rung == "plain transcription":
         reference = RIBConfig.reference(steps=options.steps, batch_size=options.batch, **OPEN_END)
@@ -152,7 +183,7 @@ def prepare(rung: str, classifier: CAMClassifier, options: argparse.Namespace):
     gradient = torch.randn(size, generator=torch.Generator().manual_seed(0)) * 1e-6
     config = config.replace(partners="amortised")
     if rung == "3b one searched step":
-        config = RIBConfig.fast(batch_size=options.batch)
+        config = RIBConfig.fast(batch_size=options.batch, precision=options.precision)
     return lambda: rib(classifier, views, TARGET, config=config, partner_gradient=gradient)
 
 
@@ -226,6 +257,27 @@ def print_size_growth(options: argparse.Namespace) -> None:
     for size in options.sizes:
         row = in_own_process("3b one searched step", options, size)
         print(f"| {size} | {row['flops'] / 1e12:.2f} | {row['seconds']:.1f} | {row['peak_mib']:.0f} |")
+
+
+def print_in_flight(options: argparse.Namespace) -> None:
+    """Print how many images a second one device does with several processes at once."""
+    print(f"\nOne searched step, processes that share the device, {options.images_each} images each\n")
+    print("| processes | images a second | TFLOP/s |\n|---|---|---|")
+    flops = in_own_process("3b one searched step", options)["flops"]
+    for count in options.in_flight:
+        command = [*command_of("3b one searched step", options), "--repeat", str(options.images_each)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        running = [subprocess.Popen(command, **pipes) for _ in range(count)]
+        if any(process.stdout.readline().strip() != "ready" for process in running):
+            sys.exit(f"one of {count} processes could not start")
+        started = time.perf_counter()
+        for process in running:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        if sum(process.wait() for process in running):
+            sys.exit(f"one of {count} processes failed")
+        rate = count * options.images_each / (time.perf_counter() - started)
+        print(f"| {count} | {rate:.2f} | {rate * flops / 1e12:.3f} |")
 
 
 def print_fidelity(options: argparse.Namespace) -> None:

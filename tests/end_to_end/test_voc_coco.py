@@ -34,6 +34,7 @@ TINY_RIB = {
     "localize.rib.loss_scales": "[1.0]", "localize.partner_long_side_min": 64, "localize.partner_long_side_max": 80,
     "localize.partner_crop_size": 64,
 }  # fmt: skip
+SMALL = {"classifier.backbone": "resnet18", "segmenter.backbone": "resnet18"}  # ResNet-50 and -101 run in voc12-rib
 LIMIT = 4
 LIGHT = ["--workers", "0", "--processes", "1"]  # no other processes: starting them takes longer than the work
 
@@ -122,24 +123,28 @@ def results(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert mine["remarks"] == [f"limited to {LIMIT} training images", "scored on 3 images, published: 1,449"]
 
 
-def test_coco14_rib(photos: list[tuple[Path, Path]], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def coco(photos: list[tuple[Path, Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eighty categories, masks rendered from the outlines, crowds and images without labels among them."""
-    home = tmp_path / "coco"
+    home = tmp_path_factory.mktemp("coco")
     categories = {number: f"thing {number}" for number in range(1, 91) if number % 9 or number == 18}
     categories = dict(list(categories.items())[:80])
     values = {8: 17, 12: 19, 15: 1, 9: 62, 18: 64, 20: 73}
     assert set(values.values()) <= set(categories)
     coco_set(home, {"train": photos[:7], "val": photos[7:]}, categories, values)
     assert main(["data", "prepare", "coco2014", str(home)]) == 0
-    dataset = read_dataset(home)
+    return home
+
+
+def test_coco14_rib(coco: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(coco)
     assert len(dataset.classes) == 80
     rendered = [read_mask(record.mask_path) for record in dataset.records if record.mask_path is not None]
     assert len(rendered) == len(dataset)
     assert any((mask == 255).any() for mask in rendered)
     out = tmp_path / "coco14"
-    command = ["run", "coco14-rib", "--data", str(home), "--out", str(out), "--limit", str(LIMIT), *LIGHT]
-    tiny = TINY | TINY_RIB | {"comparisons": "{}", "data.val_limit": 3, "evaluate.count_ignored": "true"}
-    tiny |= {"classifier.backbone": "resnet18", "segmenter.backbone": "resnet18"}  # the recipe's own run on VOC above
+    command = ["run", "coco14-rib", "--data", str(coco), "--out", str(out), "--limit", str(LIMIT), *LIGHT]
+    tiny = TINY | TINY_RIB | SMALL | {"comparisons": "{}", "data.val_limit": 3, "evaluate.count_ignored": "true"}
     assert main([*command, *options(tiny)]) == 0
     scores = read_json(out / "scores.json")
     assert list(scores) == ["seed_cam", "seed_rib", "pseudo_mask", "segmentation_val"]
@@ -148,6 +153,39 @@ def test_coco14_rib(photos: list[tuple[Path, Path]], tmp_path: Path) -> None:
     assert len(scores["segmentation_val"]["per_class"]) == 81
     assert scores["pseudo_mask"]["threshold"] == 0.22
     assert (out / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("recipe", ["voc12-cam-irn", "coco14-cam-irn"])
+def test_baselines_run(recipe: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    home = request.getfixturevalue(recipe.removesuffix("-cam-irn").rstrip("0123456789"))
+    command = ["run", recipe, "--data", str(home), "--out", str(tmp_path / "run"), "--limit", str(LIMIT), *LIGHT]
+    scales = {key: value for key, value in TINY_RIB.items() if "scales" in key}
+    assert main([*command, *options(TINY | SMALL | scales | {"data.val_limit": 3})]) == 0
+    scores = read_json(tmp_path / "run" / "scores.json")
+    assert list(scores) == ["seed_cam", "pseudo_mask", "segmentation_val"]
+    assert not (tmp_path / "run" / "localization" / "rib").exists()
+    assert scores["segmentation_val"]["images"] == 3
+
+
+def test_voc12_rib_sal(photos: list[tuple[Path, Path]], voc: Path, tmp_path: Path) -> None:
+    """Saliency comes from a folder of PNGs, here the true masks' foreground: it must change the pseudo-masks."""
+    maps = tmp_path / "saliency"
+    maps.mkdir()
+    for photo, mask in photos:
+        truth = np.array(Image.open(mask))
+        salient = np.uint8(255) * ((truth > 0) & (truth < 255))
+        Image.fromarray(salient).save(maps / f"{photo.stem}.png")
+    out = tmp_path / "run"
+    command = ["run", "voc12-rib-sal", "--data", str(voc), "--out", str(out), "--limit", str(LIMIT), *LIGHT]
+    tiny = TINY | TINY_RIB | SMALL | {"refine.saliency.source": str(maps)}
+    assert main([*command, *options(tiny)]) == 0
+    scores = read_json(out / "scores.json")
+    assert list(scores) == ["seed_cam", "seed_rib", "pseudo_mask", "segmentation_val"]
+    objects = {photo.stem: np.array(Image.open(maps / f"{photo.stem}.png")) > 0 for photo, _ in photos}
+    written = {path.stem: np.array(Image.open(path)) for path in (out / "pseudo_masks").rglob("*.png")}
+    assert len(written) == LIMIT
+    # nothing salient is background, whatever the maps of an untrained network say
+    assert all(not (mask[objects[name]] == 0).any() for name, mask in written.items())
 
 
 @pytest.mark.parametrize("recipe", ["voc12-cam-irn", "coco14-cam-irn"])

@@ -12,7 +12,8 @@ BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "rib_cost.py"
 
 
 def test_rungs_are_measured_side_by_side():
-    options = "--size 64x48 --steps 3 --batch 2 --backbone resnet18 --threads 1 --quick --peak 0.1 --without"
+    options = "--size 64x48 --steps 3 --batch 2 --backbone resnet18 --threads 1 --quick --peak 0.1"
+    options += " --in-flight 1 2 --images-each 2 --without"
     left_out = ["1 exact and lean", "2 bank of partners", "3a amortised"]
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), *options.split(), *left_out],
@@ -26,4 +27,7 @@ def test_rungs_are_measured_side_by_side():
     assert fewer["plain CAM"] > fewer["3b one searched step"] > 5  # two partners of 512 pixels beside a tiny target
     looked = [float(rows) for rows in re.findall(r"^\| \d+ \| (\d+) \|", done.stdout, re.M)]
     assert len(looked) == 4
+    rates = [float(rate) for rate in re.findall(r"^\| [12] \| ([\d.]+) \| [\d.]+ \|$", done.stdout, re.M)]
+    assert len(rates) == 2
+    assert min(rates) > 0
     assert looked[-1] < 3 * 1000  # rows of the index an image looks at, of 82,783

@@ -166,3 +166,44 @@ def test_amortised_partners_add_their_gradient_times_the_batch():
     add_gradient(parameters, torch.arange(5.0), 2.0)
     assert parameters[0].grad.tolist() == [1.0, 3.0]
     assert parameters[1].grad.tolist() == [[4.0, 6.0, 8.0]]
+
+
+def test_a_sum_is_the_same_in_blocks(monkeypatch):
+    rows = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    whole = PartnerGradients(rows, np.eye(5, dtype=bool)).expected([0])
+    monkeypatch.setattr("tag2mask.rib.amortise.SUMMED_TOGETHER", 7)
+    assert torch.equal(PartnerGradients(rows, np.eye(5, dtype=bool)).expected([0]), whole)
+    assert torch.allclose(whole, rows[1:].float().mean(dim=0), atol=1e-6)
+
+
+def test_what_a_sum_costs_does_not_grow_with_the_images():
+    gradients = PartnerGradients(torch.eye(4), np.tile(np.eye(4, dtype=bool), (1000, 1)))
+    assert gradients.label_sets.shape == (4, 4)
+    assert gradients.rates([0]).tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3])
+
+
+# --- number formats ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [FAST, CONFIG.replace(partners="none")], ids=["searched", "scheduled"])
+def test_bfloat16_follows_float32_step_by_step(config):
+    """The later maps move as in float32: an update must reach the weights that the next pass is computed with."""
+    exact, coarse = (
+        rib(tiny_classifier().float(), tiny_views(config), LABELS, config=config.replace(precision=p), trace=True)
+        for p in ("32", "bf16")
+    )
+    moved = [(run.steps[-1].maps - run.steps[0].maps).flatten() for run in (exact, coarse)]
+    assert not torch.equal(moved[0], moved[1])
+    assert torch.corrcoef(torch.stack(moved))[0, 1] > 0.95
+    peak = exact.cam_sums[0].max().item()
+    torch.testing.assert_close(coarse.cam_sums[0], exact.cam_sums[0], rtol=0.05, atol=0.02 * peak)
+
+
+def test_tf32_is_float32_on_a_cpu_and_flags_are_put_back():
+    flags = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [flag.allow_tf32 for flag in flags]
+    runs = [rib(tiny_classifier(), tiny_views(), LABELS, config=FAST.replace(precision=p)) for p in ("32", "tf32")]
+    assert all(torch.equal(a, b) for a, b in zip(runs[0].rib_sums, runs[1].rib_sums, strict=True))
+    assert [flag.allow_tf32 for flag in flags] == before
+    with pytest.raises(ConfigError, match="precision: 'fp16' is not allowed"):
+        RIBConfig(precision="fp16")

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from tag2mask.networks import CAMClassifier
+from tag2mask.networks.precision import computing_in
 from tag2mask.rib.config import RIBConfig
 from tag2mask.rib.loss import ceiling_of, loss_of_present
 from tag2mask.rib.optimiser import tuned
 from tag2mask.rib.passes import NetworkInput, frozen_features
 from tag2mask.rib.pooling import pool_present
 
+SUMMED_TOGETHER = 2**17  # elements
 KEPT_LABEL_SETS = 4  # sums kept for label sets seen last; each is as large as the tuned parameters
 
 
@@ -38,7 +40,8 @@ def class_gradients(
     `samples(c)` gives images (B, 3, H, W) that hold class c, or their features. P counts the tuned parameters, in
     the order of `tuned_parameters()`. A class without a sample gets zeros.
     """
-    with tuned(classifier) as (head, last):
+    numbers = computing_in(config.precision, classifier.classifier.weight.device)
+    with numbers, tuned(classifier) as (head, last):
         parameters = [*head, *last]
         rows = torch.zeros(classifier.n_classes, sum(p.numel() for p in parameters), dtype=torch.bfloat16)
         for cls in range(classifier.n_classes):
@@ -76,19 +79,22 @@ def add_gradient(parameters: Sequence[Tensor], flat: Tensor, times: float) -> No
 class PartnerGradients:
     """The expected gradient of one partner image, for any labels of the target.
 
-    `gradients` (C, P) as `class_gradients` gives them, or memory-mapped from a file; `labels` (N, C) bool of the
-    training set. At most `KEPT_LABEL_SETS` sums are kept.
+    `gradients` (C, P) as `class_gradients` gives them, or memory-mapped from a file; sums are made where they lie.
+    `labels` (N, C) bool of the training set; the cost of a sum doesn't grow with N, only with the number of distinct
+    label sets. At most `KEPT_LABEL_SETS` sums are kept.
     """
 
     def __init__(self, gradients: Tensor, labels: np.ndarray) -> None:
         self.gradients = gradients
-        self.labels = np.asarray(labels, dtype=bool)
+        self.label_sets, self.images = np.unique(np.asarray(labels, dtype=bool), axis=0, return_counts=True)
         self._kept: OrderedDict[tuple[int, ...], Tensor | None] = OrderedDict()
 
     def rates(self, present: Sequence[int]) -> np.ndarray:
         """Share of images that hold each class among those without any class of `present`: (C,) in 0..1."""
-        others = self.labels[~self.labels[:, list(present)].any(axis=1)]
-        return others.mean(axis=0) if len(others) else np.zeros(self.labels.shape[1])
+        disjoint = ~self.label_sets[:, list(present)].any(axis=1)
+        images = self.images[disjoint]
+        holding = images @ self.label_sets[disjoint]  # (C,): images that hold each class
+        return holding / max(1, images.sum())
 
     def expected(self, present: Sequence[int]) -> Tensor | None:
         """The expected gradient (P,) float32 of one partner's loss; None where every image shares a class."""
@@ -99,10 +105,19 @@ class PartnerGradients:
         rates = self.rates(key)
         total: Tensor | None = None
         if rates.any():
-            total = torch.zeros(self.gradients.shape[1])
-            for cls in np.flatnonzero(rates):
-                total.add_(self.gradients[int(cls)].float(), alpha=float(rates[cls]))
+            total = _weighted_sum(self.gradients, rates)
         self._kept[key] = total
         if len(self._kept) > KEPT_LABEL_SETS:
             self._kept.popitem(last=False)
         return total
+
+
+def _weighted_sum(rows: Tensor, weights: np.ndarray) -> Tensor:
+    """Sum of bfloat16 rows (C, P) by weights (C,), in float32: (P,). In blocks that stay in a processor's cache."""
+    total = torch.zeros(rows.shape[1], device=rows.device)
+    block = SUMMED_TOGETHER if rows.device.type == "cpu" else rows.shape[1]
+    for start in range(0, rows.shape[1], block):
+        part = total[start : start + block]
+        for cls in np.flatnonzero(weights):
+            part.add_(rows[int(cls), start : start + block].float(), alpha=float(weights[cls]))
+    return total

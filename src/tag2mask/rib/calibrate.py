@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.networks import CAMClassifier
+from tag2mask.networks.precision import computing_in
 from tag2mask.rib.config import RIBConfig
 from tag2mask.rib.optimiser import tuned
 from tag2mask.rib.passes import NetworkInput, PartnerBatch, frozen_features, partner_pass, target_pass
@@ -38,7 +39,8 @@ def first_step_growth(
 
     Returned is this without r, in logits. Weight decay and the limit m are left out. Inputs are as in `rib`.
     """
-    with tuned(classifier) as (head, last):
+    numbers = computing_in(config.precision, classifier.classifier.weight.device)
+    with numbers, tuned(classifier) as (head, last):
         parameters = [*head, *last]
         multipliers = [1.0] * len(head) + [config.classifier_multiplier] * len(last)
         terms = _target_gradient(classifier, scaled_images, labels, config)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.networks.precision import Precision
 
 Pooling = Literal["gndrp", "gap"]
 Average = Literal["all", "kept"]
@@ -67,7 +68,8 @@ class RIBConfig:
     update_after_last: bool = False  # run the last step's update although no map uses it; reference: True
     absolute_limit: bool = False  # early_stop tests the sum's absolute value; reference: True
 
-    # execution: changes memory and time, not the maps (beyond round-off)
+    # execution: changes memory and time, not the maps (beyond round-off; bf16's is the coarsest)
+    precision: Precision = "32"  # of convolutions; "tf32" and "bf16" are for GPUs, a CPU is slower in bf16
     partner_chunk: int = 4  # partner images that are passed and differentiated together
     channels_last: bool = False  # layout of the features in memory
     fold_batch_norm: bool = True  # into the convolutions, as its statistics are fixed
@@ -148,6 +150,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "step_size": get_args(StepSize),
     "partners": get_args(PartnerChoice),
     "exhausted": get_args(Exhausted),
+    "precision": get_args(Precision),
 }
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda v: v >= 1, "1 or more"),

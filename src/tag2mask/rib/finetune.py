@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tag2mask.common.errors import DataError
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.folding import FoldedHead
+from tag2mask.networks.precision import computing_in
 from tag2mask.rib.amortise import add_gradient
 from tag2mask.rib.config import RIBConfig
 from tag2mask.rib.guard import covered_share, runs_away
@@ -91,7 +92,8 @@ def rib(
     """
     config = config or RIBConfig()
     _check(classifier, scaled_images, labels, config)
-    with tuned(classifier) as groups, _folded(classifier, config) as head:
+    numbers = computing_in(config.precision, classifier.classifier.weight.device)
+    with numbers, tuned(classifier) as groups, _folded(classifier, config) as head:
         run = _Run(classifier, groups, head, config)
         run.look_at(scaled_images, labels)
         run.partner_gradient, run.trace, run.on_step = partner_gradient, trace, on_step

@@ -23,6 +23,7 @@ from tag2mask.data.partners import PartnerIndex
 from tag2mask.data.transforms import Draws, augment, rescale
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.folding import fold_trunk
+from tag2mask.networks.precision import computing_in
 from tag2mask.rib import (
     PartnerGradients,
     RIBConfig,
@@ -88,7 +89,7 @@ def localize(
     todo = [i for i in records if not (out / config.method / f"{i}.npz").is_file()]
     traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
     arguments = (dataset, classifier, out, config, seed, traced, str(device))
-    processes = 1 if device.type != "cpu" else process_count(execution.processes, len(todo))
+    processes = process_count(execution.processes, len(todo), device.type)
     run_images(todo, Localizer, arguments, folder, processes=processes, total=len(records),
                description=f"localize ({config.method})", cluster=execution.cluster(device))  # fmt: skip
     folder.finish((i for i in records if i not in folder.failures), learning_rate=config.rib.learning_rate)
@@ -110,7 +111,8 @@ class Localizer:
         self.partners = Partners(dataset, self.classifier, config, seed)
         self.expected: PartnerGradients | None = None
         if _amortised(config):
-            self.expected = PartnerGradients(load_file(out / GRADIENTS)["gradients"], dataset.label_matrix())
+            gradients = load_file(out / GRADIENTS, device=device)["gradients"]
+            self.expected = PartnerGradients(gradients, dataset.label_matrix())
 
     def __call__(self, image_id: str) -> None:
         """Localize one image and write its files; the one that marks it as done comes last."""
@@ -225,7 +227,8 @@ class Partners:
         except DataError:
             self.cache[index] = None
             return None
-        features = self.classifier.trunk_features(self._pixels(index, image)[None])
+        with computing_in(self.config.rib.precision, self.classifier.classifier.weight.device):
+            features = self.classifier.trunk_features(self._pixels(index, image)[None])
         self.cache[index] = features
         self.cached_bytes += features.nbytes
         while self.cached_bytes > self.config.partner_cache * 2**20 and len(self.cache) > 1:
@@ -261,6 +264,8 @@ def _expect_gradients(
             return partners.examples(cls, config.gradient_images)
 
         gradients = class_gradients(network, samples, config.rib)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # for the processes that follow
     with atomic_write(out / GRADIENTS) as temporary:
         save_file({"gradients": gradients}, temporary)
 

@@ -23,15 +23,21 @@ Work = Callable[[str], None]  # does one image, writes its file
 MakeWork = Callable[..., Work]  # builds what every image needs, once a process
 Outcome = tuple[str, str]  # image id, what is wrong with it ("" = done)
 
+ON_A_GPU = 2  # processes by default: one decodes, writes and launches while the other computes
 JOBS_WORTH_A_PROCESS = 8  # starting a process takes seconds, mostly to import torch
 _work: Work | None = None
 _failed: Tag2MaskError | None = None  # why a worker could not build its work
 
 
-def process_count(asked: int, jobs: int) -> int:
-    """Processes to start: as asked, else one a CPU core; never more than the jobs are worth."""
+def process_count(asked: int, jobs: int, device: str = "cpu") -> int:
+    """Processes to start: as asked, else one a CPU core or two on a GPU; never more than the jobs are worth.
+
+    `device` is a torch device's type; devices other than "cpu" and "cuda" get one process.
+    """
     if asked:
         return max(1, min(asked, jobs))
+    if device != "cpu":
+        return max(1, min(ON_A_GPU, jobs // JOBS_WORTH_A_PROCESS)) if device == "cuda" else 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, min(cores, jobs // JOBS_WORTH_A_PROCESS))
 

@@ -52,7 +52,7 @@ def predict(
     todo = [i for i in records if not (out / "masks" / f"{i}.png").is_file()]
     device = resolve_device(execution.device)
     # on a GPU only as many as asked for: each holds a network there
-    processes = process_count(execution.processes or (0 if device.type == "cpu" else 1), len(todo))
+    processes = process_count(execution.processes, len(todo), device.type)
     run_images(todo, make_predictor, (records, segmenter, out / "masks", config, str(device)), folder,
                processes=processes, total=len(records),
                description="predict", cluster=execution.cluster())  # fmt: skip

@@ -118,7 +118,7 @@ def refine(
     traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
     device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
     arguments = (records, localization / config.maps, out, config, boundary, traced, str(device))
-    processes = 1 if device.type != "cpu" else process_count(execution.processes, len(todo))
+    processes = process_count(execution.processes, len(todo), device.type)
     run_images(todo, Refiner, arguments, folder, processes=processes, total=len(records),
                description=f"refine {config.maps} ({config.method})", cluster=execution.cluster(device))  # fmt: skip
     more: dict[str, Any] = {"title": title_of(config)}

@@ -142,7 +142,7 @@ def _store_mean_shift(
     good = {record.id: record for record in records if record.id not in folder.failures}
     todo = [image_id for image_id in good if not (parts / f"{image_id}.npy").is_file()]
     device = resolve_device(execution.device)
-    processes = 1 if device.type != "cpu" else process_count(execution.processes, len(todo))
+    processes = process_count(execution.processes, len(todo), device.type)
     run_images(todo, make_displacement, (good, folder.path, parts, str(device)), folder, processes=processes,
                total=len(good), description="mean displacement", cluster=execution.cluster(device))  # fmt: skip
     # a broken image has no file; sums are added in the data set's order, whatever order they came in
