@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ray_work import NoWork
 from tag2mask.common.errors import ConfigError, DataError
@@ -74,6 +75,10 @@ def test_process_count() -> None:
     assert process_count(0, 7) == 1
     assert process_count(0, 10_000) >= 1
     assert process_count(4, 0) == 1
+    assert process_count(0, 1000, "cuda") == 2
+    assert process_count(0, 9, "cuda") == 1
+    assert process_count(4, 1000, "cuda") == 4
+    assert process_count(0, 1000, "mps") == 1
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks the worker up in /proc")
@@ -107,3 +112,45 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+class TooLarge:
+    """Work for which one image is too large."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __call__(self, image_id: str) -> None:
+        if image_id == "image2":
+            raise {
+                "python": MemoryError(),
+                "torch": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+                "gpu": torch.cuda.OutOfMemoryError("CUDA out of memory."),
+                "bug": RuntimeError("shapes do not match"),
+            }[self.how]
+
+
+@pytest.mark.parametrize("how", ["python", "torch", "gpu"])
+def test_an_image_that_is_too_large_fails_alone(tmp_path: Path, how: str) -> None:
+    folder = StageFolder(tmp_path, "refine", config={}, seed=0, inputs={})
+    run_images(IDS, TooLarge, (how,), folder, processes=1, total=len(IDS), description="work")
+    assert list(folder.failures) == ["image2"]
+    assert "out of memory" in folder.failures["image2"]
+
+
+def test_a_bug_is_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "refine", config={}, seed=0, inputs={})
+    with pytest.raises(RuntimeError, match="shapes"):
+        run_images(IDS, TooLarge, ("bug",), folder, processes=1, total=len(IDS), description="work")
+
+
+class BadStart:
+    def __init__(self) -> None:
+        raise RuntimeError("CUDA error: all devices are busy")
+
+
+def test_a_worker_that_cannot_start_blames_no_image(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path, "refine", config={}, seed=0, inputs={})
+    with pytest.raises(ConfigError, match="could not start: RuntimeError: CUDA error: all devices are busy"):
+        run_images(IDS, BadStart, (), folder, processes=2, total=len(IDS), description="work")
+    assert folder.failures == {}

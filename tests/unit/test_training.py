@@ -17,6 +17,7 @@ from tag2mask.stages.training import (
     epoch_batches,
     fit,
     make_optimiser,
+    resolve_device,
     set_learning_rate,
 )
 
@@ -42,7 +43,7 @@ def load(epoch: int, index: int) -> tuple[Tensor, Tensor]:
 
 
 def train(
-    path: Path, *, epochs_to_run: int | None = None, workers: int = 0, load_sample=load
+    path: Path, *, epochs_to_run: int | None = None, load_sample=load, workers: int = 0, **where: str
 ) -> tuple[Net, StageFolder]:
     net = Net()
     folder = StageFolder(path, "train-classifier", config={}, seed=0, inputs={})
@@ -55,7 +56,7 @@ def train(
         return ((module(images) - targets) ** 2).mean()
 
     fit(net, (list(net.old.parameters()), list(net.new.parameters())), loss_of, load_sample, NAMES, SETTINGS, folder,
-        seed=0, execution=Execution(device="cpu", workers=workers))  # fmt: skip
+        seed=0, execution=Execution(workers=workers, **{"device": "cpu", **where}))  # fmt: skip
     return net, folder
 
 
@@ -73,6 +74,41 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     ]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_training_on_a_gpu_goes_on(tmp_path: Path) -> None:
+    """The optimiser's state has to come back to where the parameters are."""
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, epochs_to_run=2, device="cuda")
+    resumed, folder = train(tmp_path, device="cuda")
+    assert next(resumed.parameters()).device.type == "cpu"
+    assert folder.manifest["device"] == "cuda:0"
+
+
+def test_precision_is_noted_and_kept(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, epochs_to_run=2)
+    with pytest.raises(ConfigError, match="--precision 32-true; go on with that, not bf16-mixed"):
+        train(tmp_path, precision="bf16-mixed")
+    train(tmp_path)
+    stored = json.loads((tmp_path / "manifest.json").read_text())
+    assert (stored["precision"], stored["device"]) == ("32-true", "cpu")
+
+
+def test_broken_images_are_remembered_after_the_last_epoch(tmp_path: Path) -> None:
+    """Killed between the last epoch and the end of the stage: nothing is left to train, and nothing forgotten."""
+    train(tmp_path)
+    _, again = train(tmp_path)
+    assert again.failures == {"image3": "image3.jpg: broken"}
+
+
+@pytest.mark.parametrize("asked", ["cude", "cuda"])
+def test_a_device_that_is_not_there(asked: str) -> None:
+    if asked == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=f"--device {asked}: .* use auto"):
+        resolve_device(asked)
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:

@@ -84,12 +84,25 @@ def _here(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...]) -
 
 
 def attempt(work: Work, image_id: str) -> str:
-    """Do one image; returns what is wrong with it, or ""."""
+    """Do one image; returns what is wrong with it, or "". An image that is too large for the memory fails alone."""
     try:
         work(image_id)
     except DataError as error:
         return str(error)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return f"{image_id}: out of memory; make the image smaller, or use fewer processes or another device"
     return ""
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the CPU or on a GPU; if so, what torch keeps there for later is given back."""
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
+    if torch is not None and on_gpu:
+        torch.cuda.empty_cache()
+    return on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _spread(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...], processes: int) -> Iterator[Outcome]:
@@ -130,6 +143,8 @@ def _start(make_work: MakeWork, arguments: tuple[Any, ...]) -> None:
         _work = make_work(*arguments)
     except Tag2MaskError as error:  # raised here it would look like a worker that died
         _failed = ConfigError(str(error))
+    except Exception as error:  # so would anything else, and the images would be blamed for it one by one
+        _failed = ConfigError(f"a worker process could not start: {type(error).__name__}: {error}")
 
 
 def use_one_thread() -> None:

@@ -46,7 +46,11 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how wide the work runs. Never changes a result, so it is not part of a stage's fingerprint."""
+    """Where and how wide the work runs: no part of a stage's fingerprint.
+
+    All but `device` and `precision` leave results as they are; those two go into the manifest of a training, and a
+    training that was begun in one precision doesn't go on in another.
+    """
 
     device: str = "auto"  # Fabric accelerator: "auto", "cpu", "cuda", "mps"
     devices: int = 1  # how many of them train together
@@ -180,6 +184,7 @@ class Job:
     seed: int
     workers: int
     blank: float
+    precision: str
 
 
 def fit(
@@ -198,7 +203,8 @@ def fit(
     """Train `module` in place; continue from the last whole epoch when the folder has a checkpoint.
 
     `groups` are the pretrained and the new parameters; the latter learn `new_layers_multiplier` times faster.
-    Learning rates follow (1 - iteration / iterations) ** power. Writes log.jsonl and checkpoint.pt.
+    Learning rates follow (1 - iteration / iterations) ** power. Writes log.jsonl and checkpoint.pt. ConfigError where
+    the loss is no number and where the checkpoint was made in another precision.
 
     On several devices one process each is started (DDP), all on this machine; the result is that of one process up
     to round-off. For that `loss_of` must give the mean over the whole batch (`mean_of_batch`, `shared_counts`), not
@@ -207,18 +213,24 @@ def fit(
     if not names:
         raise ConfigError(f"{folder.path}: there is no image to train on")
     keep_freed_memory()
-    train = partial(_train, job=Job(loss_of, load, names, settings, folder, seed, execution.workers, blank))
+    job = Job(loss_of, load, names, settings, folder, seed, execution.workers, blank, execution.precision)
+    train = partial(_train, job=job)
+    fabric = _fabric(execution)
     if execution.devices == 1:
-        folder.failures |= train(_fabric(execution), module, groups)
+        train(fabric, module, groups)
     else:
         try:
-            folder.failures |= _fabric(execution).launch(partial(_together, train), module, groups)
+            fabric.launch(partial(_together, train), module, groups)
         except ProcessRaisedException as error:
             reason = str(error).strip().splitlines()[-1].rsplit("Error: ", maxsplit=1)[-1]
             raise ConfigError(f"training on {execution.devices} devices: {reason}") from error
-        _restore(folder.path / "checkpoint.pt", module)
+    if (folder.path / "checkpoint.pt").is_file():  # there is none where no epoch was asked for
+        folder.failures |= _restore(folder.path / "checkpoint.pt", execution.precision, module).failures
+    folder.save(precision=execution.precision, device=str(fabric.device))
     module.eval()
     module.to("cpu")
+    if fabric.device.type == "cuda":
+        torch.cuda.empty_cache()  # for the processes of the next stages
 
 
 def _fabric(execution: Execution) -> Fabric:
@@ -237,51 +249,51 @@ def _fabric(execution: Execution) -> Fabric:
         ) from error
 
 
-def _together(train: Callable[..., dict[str, str]], *arguments: Any) -> dict[str, str]:
+def _together(train: Callable[..., None], *arguments: Any) -> None:
     """Train as one of several processes, and leave the group when all are done: threads of it may not outlive it."""
-    failures = train(*arguments)
+    train(*arguments)
     distributed.barrier()
     distributed.destroy_process_group()
-    return failures
 
 
-def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> dict[str, str]:
-    """One process' part of the training; returns what was wrong with images, of all processes."""
+@dataclass
+class State:
+    """How far a training is."""
+
+    epoch: int = 0
+    iteration: int = 0
+    failures: dict[str, str] = dataclasses.field(default_factory=dict)  # what was wrong with images, of all processes
+
+
+def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> None:
+    """One process' part of the training; the checkpoint of the last epoch is its result."""
     settings, folder = job.settings, job.folder
+    module.to(fabric.device)  # before the optimiser, whose restored state goes where its parameters are
     optimiser = make_optimiser(groups, settings)
-    state = {"epoch": 0, "iteration": 0}
+    state = State()
     checkpoint = folder.path / "checkpoint.pt"
     if checkpoint.is_file():
-        state = _restore(checkpoint, module, optimiser)
+        state = _restore(checkpoint, job.precision, module, optimiser)
     wrapped = fabric.setup(module, optimiser)
-    failures: dict[str, str] = {}
     module.train()
-    for epoch in range(state["epoch"], settings.planned(len(job.names))[0]):
-        started, losses = time.monotonic(), _epoch(fabric, wrapped, optimiser, job, state, failures)
-        state["epoch"] = epoch + 1
-        row = {"epoch": epoch + 1, "step": state["iteration"], "train_loss": _mean(losses),
+    for epoch in range(state.epoch, settings.planned(len(job.names))[0]):
+        started, losses = time.monotonic(), _epoch(fabric, wrapped, optimiser, job, state)
+        state.epoch, state.failures = epoch + 1, _of_all(state.failures)
+        row = {"epoch": epoch + 1, "step": state.iteration, "train_loss": _mean(losses),
                "lr": optimiser.param_groups[0]["lr"], "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
         if fabric.is_global_zero:
             _append_log(folder.path / "log.jsonl", row, epoch)
-            _save_checkpoint(checkpoint, module, optimiser, state)
+            _save_checkpoint(checkpoint, job.precision, module, optimiser, state)
             folder.save()
-    return _of_all(failures)
 
 
-def _epoch(
-    fabric: Fabric,
-    wrapped: tuple[Any, Any],
-    optimiser: Any,
-    job: Job,
-    state: dict[str, int],
-    failures: dict[str, str],
-) -> list[float]:
-    """Run the epoch that comes next; returns each step's loss and counts the steps in `state`."""
-    epoch, settings, count = state["epoch"], job.settings, len(job.names)
+def _epoch(fabric: Fabric, wrapped: tuple[Any, Any], optimiser: Any, job: Job, state: State) -> list[float]:
+    """Run the epoch that comes next; returns each step's loss, counts steps and notes failures in `state`."""
+    epoch, settings, count = state.epoch, job.settings, len(job.names)
     torch.manual_seed(seed_for(job.seed, "epoch", epoch) % 2**32)
     batches = epoch_batches(count, settings.batch_size, epoch, job.seed, fabric.global_rank, fabric.world_size)
     epochs, iterations = settings.planned(count)
-    batches = batches[: iterations - state["iteration"]]
+    batches = batches[: iterations - state.iteration]
     loader: Iterable[Batch] = DataLoader(
         EpochDataset(job.load, job.names, job.blank),
         batch_sampler=batches,
@@ -292,11 +304,11 @@ def _epoch(
         loader = track(loader, total=len(batches), description=f"epoch {epoch + 1}/{epochs}")
     losses = []
     for batch in loader:
-        failures |= dict(batch.errors)
-        set_learning_rate(optimiser, settings, state["iteration"], iterations)
+        state.failures |= dict(batch.errors)
+        set_learning_rate(optimiser, settings, state.iteration, iterations)
         if summed(torch.tensor(float(batch.good), device=fabric.device)) > 0:  # the same in every process
             losses.append(_step(fabric, *wrapped, job.loss_of, batch, settings.accumulate, job.blank))
-        state["iteration"] += 1
+        state.iteration += 1
     return losses
 
 
@@ -358,18 +370,22 @@ def _append_log(path: Path, row: dict[str, Any], epoch: int) -> None:
         temporary.write_text("\n".join([*rows, json.dumps(row)]) + "\n", encoding="utf-8")
 
 
-def _save_checkpoint(path: Path, module: nn.Module, optimiser: Any, state: dict[str, int]) -> None:
-    values = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "state": state}
+def _save_checkpoint(path: Path, precision: str, module: nn.Module, optimiser: Any, state: State) -> None:
+    values = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "precision": precision,
+              "state": dataclasses.asdict(state)}  # fmt: skip
     with atomic_write(path) as temporary:
         torch.save(values, temporary)
 
 
-def _restore(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, int]:
+def _restore(path: Path, precision: str, module: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> State:
     values = torch.load(path, map_location="cpu", weights_only=True)
+    before = values.get("precision", precision)
+    if before != precision:
+        raise ConfigError(f"{path}: was trained so far with --precision {before}; go on with that, not {precision}")
     module.load_state_dict(values["module"])
     if optimiser is not None:
         optimiser.load_state_dict(values["optimiser"])
-    return dict(values["state"])
+    return State(**values["state"])
 
 
 def to_tensor(image: np.ndarray) -> Tensor:
@@ -378,10 +394,17 @@ def to_tensor(image: np.ndarray) -> Tensor:
 
 
 def resolve_device(asked: str) -> torch.device:
-    """The device for work on single images: as asked, or the GPU where there is one."""
-    if asked != "auto":
-        return torch.device(asked)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device for work on single images: as asked, or the GPU where there is one; ConfigError without it."""
+    found = torch.cuda.is_available()
+    if asked == "auto":
+        return torch.device("cuda" if found else "cpu")
+    try:
+        device = torch.device("cuda" if asked == "gpu" else asked)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {asked}: not known; use auto, cpu, cuda or mps") from error
+    if (device.type == "cuda" and not found) or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise ConfigError(f"--device {asked}: PyTorch {torch.__version__} finds none here; use auto or cpu")
+    return device
 
 
 @contextmanager
