@@ -6,15 +6,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tag2mask.cli import main
 from tag2mask.common.errors import DataError
-from tag2mask.data import VOC_CLASSES, Dataset, read_dataset, read_mask, write_mask
+from tag2mask.common.files import write_json
+from tag2mask.data import VOC_CLASSES, Dataset, check_dataset, read_dataset, read_mask, write_mask
+from tag2mask.data.photos import photos_dataset
 from tag2mask.data.readers.csv_labels import split_labels
-from tag2mask.data.readers.found import inside, safe_id
+from tag2mask.data.readers.found import inside
+from tag2mask.data.readers.ids import safe_id
 
 Labels = dict[str, list[str]]
 
@@ -154,6 +159,9 @@ def test_ids_are_safe_file_names() -> None:
     assert safe_id("a\tb\x00") == "a_b_"
     long = safe_id("ы" * 200)
     assert len(long.encode()) <= 150
+    assert safe_id(os.fsdecode(b"caf\xe9")) != safe_id(os.fsdecode(b"caf\xe8"))
+    assert safe_id(os.fsdecode(b"caf\xe9")).startswith("caf_-")
+    assert len(safe_id(os.fsdecode(b"\xe9" * 200)).encode()) <= 150
     assert long != safe_id("ы" * 201)
 
 
@@ -178,6 +186,31 @@ def test_csv_masks_and_splits(csv_set: Callable[..., Path], tmp_path: Path) -> N
     assert {key: record.split for key, record in by_id.items()} == {"a": "train", "b": "train", "c": "val", "d": ""}
     assert [problem.kind for problem in dataset.problems] == ["missing-mask"]
     assert [record.id for record in read_dataset(folder, split="train").records] == ["a", "b"]
+
+
+def test_csv_masks_of_images_with_one_name(csv_set: Callable[..., Path]) -> None:
+    names = ("day1/IMG_1.png", "images/day2/IMG_1.png", "day3/IMG_1.png", "day3/IMG_2.png", "a.jpg", "a.png")
+    folder = csv_set("image,labels\n" + "".join(f"{name},cat\n" for name in names), names)
+    for name in ("day1/IMG_1", "day2/IMG_1", "IMG_1", "IMG_2", "a"):
+        write_mask(folder / "masks" / f"{name}.png", np.ones((6, 8)))
+    dataset = read_dataset(folder)
+    masks = {r.id: r.mask_path and r.mask_path.relative_to(folder / "masks").as_posix() for r in dataset.records}
+    assert masks == {
+        "day1__IMG_1.png": "day1/IMG_1.png", "images__day2__IMG_1.png": "day2/IMG_1.png", "day3__IMG_1.png": None,
+        "IMG_2": "IMG_2.png", "a.jpg": None, "a.png": None,
+    }  # fmt: skip
+    assert [(p.kind, p.place) for p in dataset.problems] == [
+        ("ambiguous-mask", "line 4"), ("ambiguous-mask", "line 6"), ("ambiguous-mask", "line 7")]  # fmt: skip
+    assert "'masks/IMG_1.png' may be that of 3 images, one of them 'day3/IMG_1.png'" in problem_lines(dataset)[0]
+
+
+def test_csv_split_lists_with_paths(csv_set: Callable[..., Path]) -> None:
+    folder = csv_set("image,labels\nx/a.png,cat\ny/a.png,cat\nz/b.png,cat\n", ("x/a.png", "y/a.png", "z/b.png"))
+    lists = folder / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("x/a\nb\n")
+    (lists / "val.txt").write_text("y/a\n")
+    assert [record.split for record in read_dataset(folder).records] == ["train", "val", "train"]
 
 
 def test_mask_numbering(csv_set: Callable[..., Path]) -> None:
@@ -311,6 +344,110 @@ def test_class_folders_ids_on_collision(tmp_path: Path) -> None:
     picture(tmp_path / "cat" / "a.jpg")
     picture(tmp_path / "cat" / "a.png")
     assert sorted(labels(read_dataset(tmp_path))) == ["cat__a.jpg", "cat__a.png"]
+
+
+def test_class_folders_give_no_mask_to_two_images(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat/1.jpg", "cat/1.png", "dog/2.png")):
+        picture(tmp_path / name, number)
+    for name in ("cat/1", "2"):
+        write_mask(tmp_path / "masks" / f"{name}.png", np.ones((6, 8)))
+    dataset = read_dataset(tmp_path)
+    assert [r.mask_path is not None for r in dataset.records] == [False, False, True]
+    assert [p.kind for p in dataset.problems] == ["ambiguous-mask"] * 2
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("images/a.jpg", "tags.csv"), r"tags\.csv: may hold the labels, but only labels\.csv .*; rename it"),
+        (("images/a.jpg", "Masks/a.png"), r"'Masks' is no class, .*labels\.csv"),
+        (("photos/cat/a.jpg", "photos/dog/b.jpg"), "'photos' is no class.* give .*photos, if the folders in it"),
+        (("train/images/a.jpg", "train/labels/a.txt", "valid/images/b.jpg"), "'images' is no class"),
+        (("train2014/a.jpg", "val2014/b.jpg"), "'train2014' is no class"),
+        (("train/cat/a.jpg", "val/cat/b.jpg", "extra/c.jpg"), "'train' is a split and 'extra' isn't.*; move 'extra'"),
+        (("train/cat/a.jpg", "val/cat/b.jpg", "notes/c.txt"), "'train' is a split and 'notes' isn't"),
+        (("cat/a.jpg", "dog/b.jpg", "val/c.jpg"), "'val' is a split and 'cat' isn't"),
+        (
+            ("my set/cat/a.jpg", "my set/dog/b.jpg", "__MACOSX/c.jpg"),
+            r"only 'my set' has pictures.*give .*my set instead",
+        ),
+    ],
+)
+def test_folders_that_are_no_classes_are_refused(tmp_path: Path, files: tuple[str, ...], words: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=words + ".*or, if every folder is a class, say so by"):
+        read_dataset(tmp_path)
+    assert read_dataset(tmp_path, reader="folders").classes
+
+
+def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
+    for name in ("train/a.jpg", "bus/b.jpg"):
+        picture(tmp_path / name)
+    assert read_dataset(tmp_path).classes == ("bus", "train")
+
+
+def test_what_runs_and_computers_leave_is_no_data(tmp_path: Path) -> None:
+    for name in ("cat/a.jpg", "cat/old/b.jpg", "cat/@eaDir/a.jpg/thumb.jpg", "__MACOSX/cat/c.jpg", "lost+found/d.jpg",
+                 "runs/photos/predictions/masks/a.png", "predicted/masks/a.png", "cat/predicted/masks/b.png",
+                 "dog/c.jpg"):  # fmt: skip
+        picture(tmp_path / name)
+    write_json(tmp_path / "runs" / "photos" / "run.json", {"name": "photos", "recipe": {}})
+    for name in ("predicted", "cat/predicted"):
+        write_json(tmp_path / name / "manifest.json", {"stage": "predict"})
+    for name in ("dog/manifest.json", "dog/run.json"):
+        (tmp_path / name).write_text("[somebody else's", encoding="utf-8")
+    dataset = read_dataset(tmp_path)
+    assert labels(dataset) == {"cat__a": ["cat"], "cat__old__b": ["cat"], "dog__c": ["dog"]}
+    assert dataset.classes == ("cat", "dog")
+    photos = photos_dataset(tmp_path, ("cat",))
+    assert [record.id for record in photos.records] == ["cat__a", "cat__old__b", "dog__c"]
+
+
+def test_photos_keep_ids_of_their_own(tmp_path: Path) -> None:
+    for name in ("a/b.jpg", "a__b.jpg", "c.jpg", "c.png", "d\te.jpg"):
+        picture(tmp_path / name)
+    found = {record.id: record.path.name for record in photos_dataset(tmp_path, ()).records}
+    other = next(name for name in found if name.startswith("a__b.jpg-"))
+    assert found == {"a__b.jpg": "b.jpg", other: "a__b.jpg", "c.jpg": "c.jpg", "c.png": "c.png", "d_e": "d\te.jpg"}
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, capsysbinary: pytest.CaptureFixture) -> None:
+    folder = tmp_path / os.fsdecode(b"d\xe9p\xf4t")
+    try:
+        for name in (b"caf\xe9/a.jpg", b"dog/\xe8.jpg", b"dog/\xe9.jpg"):
+            picture(folder / os.fsdecode(name))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    picture(folder / "dog" / "x.jpg")
+    (folder / "dog" / os.fsdecode(b"\xe8.jpg")).write_bytes(b"")
+    dataset = read_dataset(folder)
+    assert len(dataset) == 4
+    assert len({record.id for record in photos_dataset(folder, ()).records}) == 4
+    texts = [*(r.id for r in dataset.records), *dataset.classes, dataset.name, photos_dataset(folder, ()).name]
+    report = check_dataset(dataset, progress=False)
+    for text in (*texts, *report.summary(), *map(str, report.problems)):
+        text.encode("utf-8")
+    assert any("\\udce8.jpg" in str(problem) for problem in report.problems)
+    assert dataset.records[0].path.is_file()
+    assert main(["data", "check", str(folder)]) == 1
+    assert b"unreadable-image" in capsysbinary.readouterr().out
+
+
+def test_folders_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "cat" / "a.jpg")
+    (tmp_path / "cat" / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path: str | Path) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"closed: may not be listed; make the folder readable"):
+        read_dataset(tmp_path)
 
 
 def test_folder_of_nothing_known(tmp_path: Path) -> None:

@@ -97,6 +97,47 @@ def test_the_augmented_list_is_the_train_split_unprepared_too(voc: Path) -> None
         ("v1", "val"), ("v2", "val")]  # fmt: skip
 
 
+def test_given_lists_stand_instead_of_the_folders_augmented_one(voc: Path, tmp_path: Path) -> None:
+    (voc / "ImageSets" / "Segmentation" / "trainaug.txt").write_text("t1\nt2\na1\n")
+    (tmp_path / "mine.txt").write_text("a2\n")
+    (tmp_path / "more.csv").write_text("image,labels\nt3,dog\na2,dog\n")
+    prepare_voc(voc, labels=tmp_path / "more.csv", trainaug=[tmp_path / "mine.txt"])
+    assert [r.id for r in read_dataset(voc).select("train").records] == ["t1", "t2", "t3", "a2"]
+
+
+@pytest.mark.parametrize("reader", ["auto", "voc", "prepared"])
+@pytest.mark.parametrize("up", [0, 1, 2])
+def test_the_index_is_found_from_wherever_voc_is_prepared(voc: Path, tmp_path: Path, reader: str, up: int) -> None:
+    (tmp_path / "train_aug.txt").write_text("t1\nt2\na1\n")
+    root = [voc, *voc.parents][up]
+    prepare_voc(root, trainaug=[tmp_path / "train_aug.txt"])
+    assert [r.id for r in read_dataset(root, reader=reader).select("train").records] == ["t1", "t2", "a1"]
+
+
+def test_sets_in_one_folder_keep_their_own_index(voc: Path, coco: Path, tmp_path: Path) -> None:
+    (coco / "VOCdevkit").symlink_to(voc.parent, target_is_directory=True)
+    prepare_voc(coco)
+    prepare_coco(coco)
+    assert read_dataset(coco, reader="voc").classes == VOC_CLASSES
+    assert len(read_dataset(coco, reader="coco").classes) == 4
+    assert len(read_dataset(coco, reader="auto").classes) == 4
+
+
+def test_a_csv_is_read_before_an_index_in_the_folders_below(voc: Path) -> None:
+    prepare_voc(voc)
+    photo(voc.parent / "a.jpg")
+    (voc.parent / "labels.csv").write_text("image,labels\na.jpg,teapot\n")
+    assert read_dataset(voc.parent).classes == ("teapot",)
+
+
+def test_misspelt_paths_leave_an_index_as_it_is(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    prepare_voc(voc)
+    for option, words in (("--labels", "gone.csv: no such label file"), ("--trainaug", "gone.csv: no such list")):
+        assert main(["data", "prepare", "voc2012", str(voc), option, str(tmp_path / "gone.csv")]) == 2
+        assert words in capsys.readouterr().err
+        assert len(read_dataset(voc)) == 4
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -244,6 +285,47 @@ def test_coco_other_instances_never_mix_with_old_masks(coco: Path) -> None:
     edit(coco, lambda c: c["annotations"].pop())
     with pytest.raises(DataError, match="holds masks rendered from other instances files; delete this folder"):
         prepare_coco(coco)
+
+
+def test_coco_images_of_one_name_in_two_folders_keep_their_own_masks(coco: Path) -> None:
+    def into_folders(content: dict) -> None:
+        for number, entry in enumerate(content["images"][:2], start=1):
+            old = coco / "train2014" / entry["file_name"]
+            entry["file_name"] = f"day{number}/IMG_1.jpg"
+            (coco / "train2014" / f"day{number}").mkdir()
+            old.rename(coco / "train2014" / entry["file_name"])
+
+    edit(coco, into_folders)
+    prepare_coco(coco)
+    first, second = (r for r in read_dataset(coco).records if r.split == "train")
+    assert first.mask_path == coco / "tag2mask" / "masks" / "train2014" / "day1" / "IMG_1.png"
+    assert set(np.unique(read_mask(first.mask_path)).tolist()) == {0, 1, 3}
+    assert second.mask_path is not None
+    assert set(np.unique(read_mask(second.mask_path)).tolist()) == {0, 2}
+
+
+def test_coco_images_that_differ_in_their_suffix_keep_their_own_masks(coco: Path) -> None:
+    def same_stem(content: dict) -> None:
+        for entry, suffix in zip(content["images"], (".jpg", ".jpeg", ".jpe"), strict=True):
+            old = coco / "train2014" / entry["file_name"]
+            entry["file_name"] = "a" + suffix
+            old.rename(coco / "train2014" / entry["file_name"])
+
+    edit(coco, same_stem)
+    prepare_coco(coco)
+    masks = [r.mask_path for r in read_dataset(coco).records if r.split == "train"]
+    assert [set(np.unique(read_mask(path)).tolist()) for path in masks if path] == [{0, 1, 3}, {0, 2}]
+
+
+def test_one_instances_file_is_read_itself_unless_it_was_prepared_alone(coco: Path) -> None:
+    file = coco / "annotations" / "instances_val2014.json"
+    prepare_coco(coco)
+    assert {r.split for r in read_dataset(file).records} == {"val"}
+    for mask in coco.rglob("masks/*/*.png"):
+        mask.unlink()
+    (coco / "tag2mask" / "prepared.json").unlink()
+    prepare_coco(file)
+    assert [r.mask_path is not None for r in read_dataset(file).records] == [True, True]
 
 
 def test_a_moved_data_set_takes_its_index_along(coco: Path, tmp_path: Path) -> None:

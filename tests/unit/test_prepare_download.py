@@ -184,6 +184,32 @@ def test_links_and_damaged_archives_are_refused(tmp_path: Path) -> None:
         unpack(tmp_path / "z.zip", tmp_path / "in")
 
 
+def test_a_damaged_zip_is_named_and_fetched_again_once_deleted(server: Server, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train2014/a.jpg", b"0123456789" * 300)
+    whole = stream.getvalue()
+    start = whole.index(b"a.jpg") + len(b"a.jpg")
+    server.files["one.zip"] = whole[:start] + b"\xff" * 8 + whole[start + 8 :]
+    wanted = (Archive("http://unused/one.zip"),)
+    with pytest.raises(DataError, match=r"one\.zip: can't be unpacked .*delete this file"):
+        download("coco2014", tmp_path, mirror=server.address, archives=wanted)
+    assert not (tmp_path / "train2014" / "a.jpg").exists()
+    (tmp_path / "one.zip").unlink()
+    server.files["one.zip"] = whole
+    download("coco2014", tmp_path, mirror=server.address, archives=wanted)
+    assert (tmp_path / "train2014" / "a.jpg").read_bytes() == b"0123456789" * 300
+
+
+@pytest.mark.parametrize(
+    "address", ["example.com/coco", "localhost:8000/coco", "//example.com", "http:///x", "http://[::1"]
+)
+def test_mirrors_that_are_no_addresses(tmp_path: Path, address: str) -> None:
+    with pytest.raises(DataError, match=r"mirror .*https://example\.com/coco"):
+        download("coco2014", tmp_path / "in", mirror=address)
+    assert not (tmp_path / "in").exists()
+
+
 def test_official_addresses() -> None:
     names = {kind: [archive.name for archive in archives] for kind, archives in DOWNLOADS.items()}
     assert names == {

@@ -6,26 +6,26 @@ from pathlib import Path
 
 from tag2mask.common.errors import DataError
 from tag2mask.data.images import IMAGE_SUFFIXES
-from tag2mask.data.records import Dataset, ImageRecord, own_lut
+from tag2mask.data.readers.ids import unique_ids
+from tag2mask.data.readers.tree import is_picture, walk
+from tag2mask.data.records import Dataset, ImageRecord, own_lut, printable
 
 
 def photos_dataset(photos: Path | str, classes: tuple[str, ...]) -> Dataset:
     """Return the images of a folder (and of the folders below it), or one file, as a dataset without labels.
 
-    Ids are the path below the folder with '__' for '/', keeping the suffix where two files differ only in it.
-    Raises DataError when there is no image.
+    Ids are the path below the folder with '__' for '/', keeping the suffix where two files differ only in it. What
+    runs wrote there (such as earlier predictions) is left out. Raises DataError when there is no image.
     """
     root = Path(photos).expanduser().absolute()
     if root.is_file():
         paths = [root]
     else:
-        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        paths = [p for p in paths if not any(part.startswith(".") for part in p.relative_to(root).parts)]
+        paths = sorted(parent / name for parent, names in walk(root) for name in names if is_picture(name))
+        paths = [path for path in paths if path.is_file()]
     if not paths:
         raise DataError(f"{photos}: no images there; looked for files ending in {', '.join(sorted(IMAGE_SUFFIXES))}")
     base = root.parent if root.is_file() else root
-    stems = ["__".join(p.relative_to(base).with_suffix("").parts) for p in paths]
-    repeated = {stem for stem in stems if stems.count(stem) > 1} if len(set(stems)) < len(stems) else set()
-    ids = [stem + path.suffix if stem in repeated else stem for stem, path in zip(stems, paths, strict=True)]
+    ids = unique_ids([path.relative_to(base).as_posix() for path in paths], by_path=True)
     records = tuple(ImageRecord(i, path, ()) for i, path in zip(ids, paths, strict=True))
-    return Dataset(root.name, classes, records, (), own_lut(classes))
+    return Dataset(printable(root.name), classes, records, (), own_lut(classes))

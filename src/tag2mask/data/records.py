@@ -22,12 +22,17 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 
+def printable(text: object) -> str:
+    """Return text that any terminal and JSON file takes: bytes of a file name that aren't UTF-8 are written out."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class BadFileError(DataError):
     """One file that cannot be used: which one, what is wrong with it, and the remedy."""
 
     def __init__(self, path: Path | str, message: str, remedy: str) -> None:
         self.path, self.message, self.remedy = Path(path), message, remedy
-        super().__init__(f"{path}: {message}; {remedy}")
+        super().__init__(printable(f"{path}: {message}; {remedy}"))
 
     def __reduce__(self) -> tuple[type[BadFileError], tuple[Path, str, str]]:
         """Let it cross from one process to another."""
@@ -58,7 +63,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = " ".join(part for part in (self.file, self.place) if part)
-        return " ".join(f"{where}: {self.message}; {self.remedy}".split())
+        return printable(" ".join(f"{where}: {self.message}; {self.remedy}".split()))
 
 
 def own_lut(classes: Sequence[str]) -> np.ndarray:

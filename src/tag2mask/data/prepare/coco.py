@@ -79,8 +79,9 @@ def prepare_coco(root: Path, out: Path | None = None, *, allow_bad: bool = False
     value = {number: classes.index(name) + 1 for number, name in categories.items()}
     entries: list[dict[str, Any]] = []
     prepared.facts["counts"], prepared.facts["unlabelled"] = {}, {}
+    masks: set[str] = set()
     for index in indices:
-        entries += _prepare_split(prepared, home, index, value, processes)
+        entries += _prepare_split(prepared, home, index, value, masks, processes)
     prepared.facts |= {"mask_rule": RULE, "published": PUBLISHED}
     prepared.lines.append(f"{len(classes)} classes: mask values 1..{len(classes)} in the order of the category ids")
     prepared.lines.append(f"masks: {RULE}")
@@ -105,12 +106,12 @@ def _unknown(index: CocoIndex) -> Iterator[Problem]:
 
 
 def _prepare_split(
-    prepared: Prepared, home: Path, index: CocoIndex, value: dict[Id, int], processes: int
+    prepared: Prepared, home: Path, index: CocoIndex, value: dict[Id, int], masks: set[str], processes: int
 ) -> list[dict[str, Any]]:
-    """Check and render one instances file; return its entries of the index."""
+    """Check and render one instances file; return its entries of the index. masks: the names taken so far."""
     split, _ = coco.split_and_folder(index.path.name)
     name = split or index.path.stem
-    images = list(_images(prepared, home, index))
+    images = list(_images(prepared, home, index, masks))
     refuse(prepared)  # before the masks are rendered
     labels = [sorted({value[c] - 1 for c in index.labels(image.id) if c in value}) for image in images]
     jobs = (
@@ -136,21 +137,24 @@ def _prepare_split(
     ]
 
 
-def _images(prepared: Prepared, home: Path, index: CocoIndex) -> Iterator[Image]:
-    """Yield the images that are on disk; note the missing ones."""
+def _images(prepared: Prepared, home: Path, index: CocoIndex, masks: set[str]) -> Iterator[Image]:
+    """Yield the images that are on disk, each with a mask's name of its own; note the missing ones."""
     folders, file = Folders(home), index.path.name
     _, folder = coco.split_and_folder(file)
     seen: set[str] = set()
     for number, (image_id, name, height, width) in enumerate(index.images):
         relative = inside(name)
         actual = None if relative is None else folders.find(relative, coco.image_bases(folder))
-        if actual is None or actual in seen:
+        if relative is None or actual is None or actual in seen:
             message = f"image '{name}' " + ("comes twice" if actual else f"is not in {folder} or images/{folder}")
             kind, remedy = ("duplicate", "only the first counts") if actual else ("missing-image", "unpack it again")
             prepared.problems.append(Problem(kind, file, f"images[{number}]", message, remedy))
             continue
         seen.add(actual)
-        mask = str(PurePosixPath("masks", folder, PurePosixPath(actual).name).with_suffix(".png"))
+        mask = str(PurePosixPath("masks", folder, relative).with_suffix(".png"))
+        while mask in masks:  # images that differ in their suffix only
+            mask += ".png"
+        masks.add(mask)
         yield Image(image_id, actual, mask, (height, width))
 
 

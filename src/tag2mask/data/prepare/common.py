@@ -13,7 +13,7 @@ from tag2mask.common.errors import DataError
 from tag2mask.common.files import write_json
 from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.readers.prepared import FOLDER, MANIFEST
-from tag2mask.data.records import BadFileError, Problem
+from tag2mask.data.records import BadFileError, Problem, printable
 
 FATAL = frozenset(
     {"missing-image", "unreadable-image", "image-size", "unreadable-mask", "mask-size", "mask-values",
@@ -64,7 +64,7 @@ def start(prepared: Prepared, home: Path, classes: Sequence[str]) -> None:
         root = os.path.relpath(home, prepared.folder)
     except ValueError:  # another drive
         root = str(home)
-    prepared.facts |= {"kind": prepared.kind, "name": home.name, "root": root, "classes": list(classes)}
+    prepared.facts |= {"kind": prepared.kind, "name": printable(home.name), "root": root, "classes": list(classes)}
     save(prepared, finished=False)
 
 

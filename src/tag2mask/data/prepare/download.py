@@ -9,8 +9,10 @@ import shutil
 import tarfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +67,8 @@ def download(
     Resumes half-fetched files, and checks or records digests in downloads.json. mirror: an address that holds files
     of the same names, instead of the official ones. Raises DataError for what can't be fetched or doesn't fit.
     """
+    if mirror is not None:
+        _check_address(mirror)
     root = root.expanduser().absolute()
     root.mkdir(parents=True, exist_ok=True)
     record_path = root / RECORD
@@ -87,6 +91,17 @@ def download(
         record[archive.name]["unpacked"] = True
         write_json(record_path, record)
     return root
+
+
+def _check_address(url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise DataError(
+            f"mirror '{url}': is no address ({error}); give one such as https://example.com/coco"
+        ) from error
+    if not (parts.scheme in ("http", "https", "ftp") and parts.netloc) and parts.scheme != "file":
+        raise DataError(f"mirror '{url}': has no http:// or https:// before a host; write https://example.com/coco")
 
 
 def fetch(url: str, path: Path, *, tries: int = _TRIES, wait: float = _WAIT) -> None:
@@ -202,8 +217,10 @@ def _members(path: Path) -> Iterator[list[tuple[str, tuple[int, Any]]]]:
             entries = [member for member in packed.getmembers() if not member.isdir()]
             _refuse_links(path, [member.name for member in entries if not member.isfile()])
             yield [(m.name, (m.size, lambda m=m: packed.extractfile(m))) for m in entries]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path}: can't be unpacked ({error}); delete it and fetch it again") from error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(
+            f"{path}: can't be unpacked ({error}); delete this file, and the same command fetches it again"
+        ) from error
 
 
 def _refuse_links(path: Path, names: list[str]) -> None:

@@ -27,17 +27,19 @@ def prepare_voc(
 ) -> Prepared:  # fmt: skip
     """Check VOC 2012 at `root` and write its index to `out` (default: the folder tag2mask inside VOC2012).
 
-    labels: a CSV image,labels for images without Annotations/ID.xml. trainaug: lists of more training images (such as
-    SBD's train.txt and val.txt), instead of ImageSets/Segmentation/trainaug.txt; images of val are taken out.
+    labels: a CSV image,labels for images without Annotations/ID.xml. trainaug: lists of training images besides those
+    of train.txt (such as SBD's train.txt and val.txt), instead of a trainaug.txt in ImageSets; val's are taken out.
     aug_masks: use SegmentationClassAug for images without an official mask (seeds are then scored on these too).
-    Raises DataError for a wrong folder and, without `allow_bad`, for files that can't be used.
+    Raises DataError for a wrong folder, list or label file, with an index that is there left as it is, and, without
+    `allow_bad`, for files that can't be used.
     """
     home = voc.voc_home(root.expanduser().absolute())
     prepared = Prepared("voc2012", out_folder(home, out), allow_bad)
-    start(prepared, home, VOC_CLASSES)
-    query = Query(VOC_CLASSES, None)
     given = {} if labels is None else read_label_file(labels)
-    found = voc.read_lists(home, _lines(home, trainaug), query, given)
+    lines = _lines(home, trainaug)
+    start(prepared, home, VOC_CLASSES)  # from here on, an older index counts as unfinished
+    query = Query(VOC_CLASSES, None)
+    found = voc.read_lists(home, lines, query, given)
     dataset = assemble(found, query)
     prepared.problems += dataset.problems
     records = [_with_aug_mask(record, home) if aug_masks else record for record in dataset.records]
@@ -56,6 +58,8 @@ def read_label_file(path: Path) -> dict[str, list[str]]:
     """Return {image name without folder and suffix: labels} of a CSV image,labels; BadFileError for unknown names."""
     if path.suffix.lower() != ".csv":
         raise BadFileError(path, "is not a CSV", "write columns image,labels (pickled files aren't read)")
+    if not path.is_file():
+        raise BadFileError(path, "no such label file", "give a CSV with the columns image,labels")
     found = Found(path.name)
     labels: dict[str, list[str]] = {}
     for line, cells in csv_labels.cells(path, found):
@@ -74,7 +78,7 @@ def read_label_file(path: Path) -> dict[str, list[str]]:
 def _lines(home: Path, trainaug: Sequence[Path]) -> list[tuple[str, str, int, str]]:
     if not trainaug:
         return voc.listed(home, None)
-    official = voc.listed(home, "train") + voc.listed(home, "val")
+    official = voc.listed(home, None, with_augmented=False)
     held_out = {stem for split, _, _, stem in official if split == "val"}
     lines = {stem: (split, name, line, stem) for split, name, line, stem in official}
     for path in trainaug:

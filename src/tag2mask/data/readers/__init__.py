@@ -42,10 +42,11 @@ def read_dataset(
     """Read the index of a dataset; no picture is decoded (except masks, where only they hold the labels).
 
     root: a folder, or a label file (.csv). reader: "csv", "voc", "coco", "folders", "prepared", or "auto" (what is
-    there); what `tag2mask data prepare` wrote comes before VOC's and COCO's own files. classes: the wanted classes in
-    order; None takes all that are found, sorted (COCO: by category id). mask_classes: names of the mask values 1..N,
-    or "voc"; None takes VOC's numbering for VOC folders and VOC names, else the numbering of the dataset's classes.
-    split: keep "train" or "val" only.
+    there); what `tag2mask data prepare` wrote comes before VOC's and COCO's own files. Folders that don't look like
+    classes are refused by "auto", not by "folders". classes: the wanted classes in order; None takes all that are
+    found, sorted (COCO: by category id). mask_classes: names of the mask values 1..N, or "voc"; None takes VOC's
+    numbering for VOC folders and VOC names, else the numbering of the dataset's classes. split: keep "train" or "val"
+    only.
 
     What is wrong with single rows becomes `Dataset.problems` and the rows are left out. Raises DataError
     when nothing can be read or nothing is left.
@@ -54,7 +55,8 @@ def read_dataset(
     if not folder.exists():
         raise DataError(f"{root}: there is no such file or folder; give the dataset's folder or its label file")
     query = Query(_names(classes, "classes"), _mask_names(mask_classes), split)
-    dataset = assemble(_choose(folder, reader).read(folder, query), query)
+    chosen, folder = _choose(folder, reader)
+    dataset = assemble(chosen.read(folder, query), query)
     return dataset if split is None else dataset.select(split)
 
 
@@ -70,15 +72,21 @@ def _mask_names(mask_classes: Sequence[str] | str | None) -> tuple[str, ...] | N
     return VOC_CLASSES if mask_classes == "voc" else _names(mask_classes, "mask_classes")
 
 
-def _choose(root: Path, name: str) -> Reader:
-    if name in ("voc", "coco") and prepared.matches(root):
-        return READERS["prepared"]
-    if name in READERS:
-        return READERS[name]
-    if name != "auto":
+def _choose(root: Path, name: str) -> tuple[Reader, Path]:
+    """Return the reader and what it shall read; an index that was prepared stands for VOC's or COCO's own files."""
+    if name == "auto":
+        name = _guess(root)
+    if name not in READERS:
         raise DataError(f"no reader '{name}'{did_you_mean(name, ['auto', *READERS])}")
-    for reader in READERS.values():
+    index = prepared.folder_of(root, name) if name in ("voc", "coco") else None
+    return (READERS[name], root) if index is None else (READERS["prepared"], index)
+
+
+def _guess(root: Path) -> str:
+    for name, reader in READERS.items():
         if reader.matches(root):
-            return reader
+            if name == "folders":
+                class_folders.refuse_other_layouts(root)
+            return name
     looked = "; ".join(f"{key}: {reader.looks_for}" for key, reader in READERS.items())
     raise DataError(f"{root}: no known kind of dataset; looked for {looked}")

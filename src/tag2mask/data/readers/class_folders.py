@@ -4,30 +4,78 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.common.files import digest_file
-from tag2mask.data.images import IMAGE_SUFFIXES
-from tag2mask.data.readers.found import (
-    BACKGROUND,
-    MASK_FOLDERS,
-    Folders,
-    Found,
-    Query,
-    Row,
-    nfc,
-    split_name,
-)
+from tag2mask.data.readers.found import BACKGROUND, MASK_FOLDERS, Folders, Found, Query, Row, give_masks, split_name
+from tag2mask.data.readers.ids import decoded, nfc
+from tag2mask.data.readers.tree import is_picture, subfolders, visible_folders, walk, written_by_run
 
 LOOKS_FOR = "a folder for each class with pictures in it (or such folders under train and val)"
+_NOT_CLASSES = frozenset(
+    {"images", "image", "img", "imgs", "jpegimages", "jpeg", "jpegs", "jpg", "jpgs", "png", "photos", "pictures",
+     "mask", "masks", "labels", "annotations"}
+)  # fmt: skip
+_IF_CLASSES = "or, if every folder is a class, say so by --set data.reader=folders (data check: --reader folders)"
 
 
 def matches(root: Path) -> bool:
     """Tell whether any folder below `root`, one or two levels down, holds a picture."""
     return root.is_dir() and any(
-        _has_picture(inner) for folder in _subfolders(root) for inner in (folder, *_subfolders(folder))
+        _has_picture(inner) for folder in _class_folders(root) for inner in (folder, *_class_folders(folder))
     )
+
+
+def refuse_other_layouts(root: Path) -> None:
+    """Raise DataError where the folders, though pictures lie in them, are probably not classes.
+
+    That is: beside a CSV of another name than labels.csv, called images and the like, splits and others mixed, or one
+    folder around all others. Reader "folders" skips this.
+    """
+    tables = sorted(name for name in Folders(root).files("").values() if name.lower().endswith(".csv"))
+    if tables and "labels.csv" not in tables:
+        raise DataError(
+            f"{root / tables[0]}: may hold the labels, but only labels.csv (columns image,labels) is read by itself; "
+            f"rename it, or give this file instead of the folder, {_IF_CLASSES}"
+        )
+    inner = _class_folders(root)
+    _refuse_mixed_splits(root, inner)
+    filled = [f for _, parent in _split_folders(root) for f in _class_folders(parent) if _holds_picture(f)]
+    if filled and all(_is_usual(folder.name) for folder in filled):
+        raise DataError(
+            f"{filled[0]}: '{filled[0].name}' is no class, nor is any other folder with pictures; write "
+            f"{root / 'labels.csv'} (columns image,labels), sort the pictures into a folder for each class, give "
+            f"{filled[0]}, if the folders in it are that, {_IF_CLASSES}"
+        )
+    around = [folder for folder in inner if _holds_picture(folder)]
+    if len(around) == 1 and split_name(around[0].name) is None and not _has_picture(around[0]):
+        raise DataError(
+            f"{root}: only '{around[0].name}' has pictures, and all in further folders; give {around[0]} instead, "
+            f"{_IF_CLASSES}"
+        )
+
+
+def _is_usual(name: str) -> bool:
+    """Tell a name that folders of pictures have whatever is on them: images, or COCO's train2014."""
+    bare = name.rstrip("0123456789")
+    return name.casefold() in _NOT_CLASSES or (bare != name and bool(split_name(bare)))
+
+
+def _refuse_mixed_splits(root: Path, inner: Sequence[Path]) -> None:
+    splits = [folder for folder in inner if split_name(folder.name) and _is_split(folder)]
+    others = [folder for folder in inner if split_name(folder.name) is None]
+    if splits and others:
+        raise DataError(
+            f"{root}: '{splits[0].name}' is a split and '{others[0].name}' isn't, so these folders are neither all "
+            f"splits nor all classes; move '{others[0].name}' elsewhere, {_IF_CLASSES}"
+        )
+
+
+def _is_split(folder: Path) -> bool:
+    """Tell a split from VOC's class "train", which has its pictures directly inside."""
+    return folder.name.casefold() != "train" or not _has_picture(folder)
 
 
 def read(root: Path, query: Query) -> Found:
@@ -38,51 +86,57 @@ def read(root: Path, query: Query) -> Found:
     classes: set[str] = set()
     for split, parent in _split_folders(root):
         _report_loose(found, root, parent)
-        for folder in _subfolders(parent):
-            if nfc(folder.name) == BACKGROUND:
+        for folder in _class_folders(parent):
+            name = decoded(nfc(folder.name))
+            if name == BACKGROUND:
                 message, remedy = f"'{BACKGROUND}' can't be a class", "it is left out; rename or delete it"
                 found.report("unknown-class", _relative(root, folder) + "/", "", message, remedy)
                 continue
-            classes.add(nfc(folder.name))
-            found.rows += _read_class(found, root, folder, split)
+            classes.add(name)
+            found.rows += _read_class(found, root, folder, name, split)
     found.known = tuple(sorted(classes))
     _report_absent(found, query)
     found.rows = _join_same_files(found, found.rows)
+    give_masks(found, Folders(root), found.rows)
     return found
 
 
 def _split_folders(root: Path) -> list[tuple[str, Path]]:
-    inner = _subfolders(root)
+    inner = _class_folders(root)
     splits = [(split_name(folder.name), folder) for folder in inner]
     if inner and all(split is not None for split, _ in splits):
         return [(split or "", folder) for split, folder in splits]
     return [("", root)]
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-    return [folder / name for name in sorted(names) if name not in MASK_FOLDERS]
+def _class_folders(folder: Path) -> list[Path]:
+    """Return the folders that may be classes or splits: no masks, and none that only holds what runs wrote."""
+    inner = (path for path in subfolders(folder) if path.name not in MASK_FOLDERS)
+    return [path for path in inner if not _holds_runs_only(path)]
+
+
+def _holds_runs_only(folder: Path) -> bool:
+    return any(map(written_by_run, visible_folders(folder))) and not _holds_picture(folder)
 
 
 def _has_picture(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES for entry in entries)
+    return any(is_picture(name) for name in Folders(folder).files(""))
 
 
-def _read_class(found: Found, root: Path, folder: Path, split: str) -> list[Row]:
-    folders, rows = Folders(root), []
+def _holds_picture(folder: Path) -> bool:
+    return any(is_picture(name) for _, names in walk(folder) for name in names)
+
+
+def _read_class(found: Found, root: Path, folder: Path, label: str, split: str) -> list[Row]:
+    rows = []
     strange: Counter[str] = Counter()
-    for parent, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix not in IMAGE_SUFFIXES:
-                strange[suffix or "no suffix"] += 1
+    for parent, names in walk(folder):
+        for name in names:
+            if not is_picture(name):
+                strange[os.path.splitext(name)[1].lower() or "no suffix"] += 1
                 continue
-            relative = _relative(root, Path(parent, name))
-            mask = folders.mask(str(PurePosixPath(relative).with_suffix("")))
-            rows.append(Row(Path(parent, name), relative, [nfc(folder.name)], split, mask, relative))
+            relative = _relative(root, parent / name)
+            rows.append(Row(parent / name, relative, [label], split, None, relative))
     for suffix, count in strange.items():
         remedy = "left out; convert them to JPEG or PNG if they are pictures"
         message = f"{count} file(s) that are not pictures by their name ({suffix})"
@@ -95,7 +149,7 @@ def _relative(root: Path, path: Path) -> str:
 
 
 def _report_loose(found: Found, root: Path, parent: Path) -> None:
-    loose = [n for n in Folders(parent).files("").values() if Path(n).suffix.lower() in IMAGE_SUFFIXES]
+    loose = [n for n in Folders(parent).files("").values() if is_picture(n)]
     if loose:
         message = f"{len(loose)} picture(s) lie beside the class folders (such as '{loose[0]}')"
         where = _relative(root, parent) if parent != root else root.name

@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tag2mask.common.errors import did_you_mean
 from tag2mask.data.readers.found import (
@@ -17,7 +17,9 @@ from tag2mask.data.readers.found import (
     Found,
     Query,
     Row,
+    give_masks,
     inside,
+    names_of,
     nfc,
     split_name,
 )
@@ -44,12 +46,16 @@ def read(root: Path, query: Query) -> Found:
     listed = list(cells(path, found))
     splits = {} if any("split" in row for _, row in listed) else _listed_splits(path.parent)
     spaces = not any(_SEPARATORS.search(row["labels"]) for _, row in listed)
+    without_mask: list[Row] = []
     for line, row_cells in listed:
         row = _row(found, folders, path.name, f"line {line}", row_cells)
         if row is not None:
             row.names = split_labels(row_cells["labels"], query.known(), spaces)
-            row.split = row.split or splits.get(PurePosixPath(row.relative).stem, "")
+            row.split = row.split or next((splits[n] for n in names_of(row.relative) if n in splits), "")
             found.rows.append(row)
+            if not row_cells.get("mask"):
+                without_mask.append(row)
+    give_masks(found, folders, without_mask)
     return found
 
 
@@ -146,13 +152,13 @@ def _row(found: Found, folders: Folders, file: str, place: str, cells: dict[str,
         message = f"split '{cells['split']}' is not train, val or test"
         found.report("unknown-split", file, place, message, "the image is left out; correct the split")
         return None
-    mask = _mask(found, folders, file, place, cells.get("mask", ""), PurePosixPath(actual).stem)
+    mask = _mask(found, folders, file, place, cells.get("mask", ""))
     return Row(folders.root / actual, actual, [], split, mask, file, place)
 
 
-def _mask(found: Found, folders: Folders, file: str, place: str, name: str, stem: str) -> Path | None:
+def _mask(found: Found, folders: Folders, file: str, place: str, name: str) -> Path | None:
     if not name:
-        return folders.mask(stem)
+        return None  # looked for by the image's name, once all images are known
     relative = inside(name)
     actual = None if relative is None else folders.find(relative, ("", "SegmentationClass", "masks"))
     if actual is None:

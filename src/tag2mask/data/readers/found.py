@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.data.images import IMAGE_SUFFIXES
+from tag2mask.data.readers.ids import nfc, unique_ids
+from tag2mask.data.readers.tree import not_listed
 from tag2mask.data.records import (
     MAX_CLASSES,
     VOC_CLASSES,
@@ -20,6 +19,7 @@ from tag2mask.data.records import (
     ImageRecord,
     Problem,
     lut_between,
+    printable,
 )
 
 BACKGROUND = "background"  # the name of mask value 0, so no class can have it
@@ -31,8 +31,6 @@ _SPLIT_NAMES = {
 }  # fmt: skip
 HELD_OUT = frozenset({"val", "test"})  # splits that are only predicted and scored
 _FEW = 20  # missing images below which a list may just be out of date
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_LONGEST_ID = 150  # bytes; file systems allow 255, and suffixes are added
 
 
 @dataclass(frozen=True)
@@ -86,11 +84,6 @@ class Found:
         self.problems.append(Problem(kind, file, place, message, remedy, fatal))
 
 
-def nfc(text: str) -> str:
-    """Return text with letters and their accents joined, so that equal-looking names are equal."""
-    return unicodedata.normalize("NFC", text)
-
-
 def split_name(text: str) -> str | None:
     """Return "train", "val", "test" or "" for a split's usual names, None for others."""
     return _SPLIT_NAMES.get(text.strip().casefold())
@@ -120,8 +113,8 @@ class Folders:
                 with os.scandir(self.root / folder) as entries:
                     names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
             except PermissionError as error:
-                raise DataError(f"{self.root / folder}: may not be listed; make the folder readable") from error
-            except OSError:  # not there, not a folder, or a name that no file system takes
+                raise not_listed(self.root / folder) from error
+            except (OSError, ValueError):  # not there, not a folder, or a name that no file system takes
                 names = []
             self._files[folder] = {nfc(name): name for name in names}
         return self._files[folder]
@@ -159,6 +152,31 @@ class Folders:
         return ""
 
 
+def names_of(relative: str) -> tuple[str, str, str]:
+    """Return an image's path without suffix, the same below a usual image folder, and its name alone."""
+    whole = os.path.splitext(relative)[0]
+    first, _, rest = whole.partition("/")
+    return whole, rest if rest and first in IMAGE_FOLDERS else whole, whole.rpartition("/")[2]
+
+
+def give_masks(found: Found, folders: Folders, rows: Iterable[Row]) -> None:
+    """Find the masks of `rows`: under an image's path (masks/day1/IMG_1.png), else under its name alone.
+
+    A name that several of the found images share is nobody's: such a mask is reported and not used.
+    """
+    names = {row.path: tuple(enumerate(names_of(row.relative))) for row in found.rows}
+    users = Counter(name for own in names.values() for name in own)
+    for row in rows:
+        masks = [(mask, users[name]) for name in names[row.path] if (mask := folders.mask(name[1])) is not None]
+        row.mask_path = next((mask for mask, count in masks if count == 1), None)
+        if masks and row.mask_path is None:
+            mask, count = masks[0]
+            shown = mask.relative_to(folders.root).as_posix()
+            message = f"mask '{shown}' may be that of {count} images, one of them '{row.relative}'"
+            remedy = "not used; put masks under the images' paths (masks/day1/IMG_1.png)"
+            found.report("ambiguous-mask", row.file, row.place, message, remedy)
+
+
 def check_complete(found: Found, listed_in: str) -> None:
     """Raise DataError when so many listed images are missing that the set can't be whole: over 1 % and 20 images."""
     missing = [problem for problem in found.problems if problem.kind == "missing-image" and problem.place]
@@ -186,7 +204,7 @@ def assemble(found: Found, query: Query) -> Dataset:
     if not records:
         raise _nothing_left(found, classes)
     lut = lut_between(_mask_names(found, query, classes), classes)
-    return Dataset(found.name, tuple(classes), tuple(records), tuple(found.problems), lut)
+    return Dataset(printable(found.name), tuple(classes), tuple(records), tuple(found.problems), lut)
 
 
 def _inferred(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -233,33 +251,7 @@ def _without_repeats(found: Found, rows: Sequence[Row]) -> list[Row]:
 
 
 def _with_ids(found: Found, rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    def short(row: Row) -> str:
-        path = PurePosixPath(row.relative)
-        return safe_id(str(path.with_suffix("")) if found.ids_by_path else path.stem)
-
-    shorts = [short(row) for row in rows]
-    counts = Counter(shorts)
-    taken: dict[str, Row] = {}
-    for row, stem in zip(rows, shorts, strict=True):
-        record_id = stem if counts[stem] == 1 else safe_id(row.relative)
-        if record_id in taken:
-            message = f"image '{row.relative}' gets the same id '{record_id}' as '{taken[record_id].relative}'"
-            found.report("duplicate", row.file, row.place, message, "it is left out; rename the file")
-        else:
-            taken[record_id] = row
-    return [(row, record_id) for record_id, row in taken.items()]
-
-
-def safe_id(name: str) -> str:
-    """Return a name that can be a file's: no separators, control characters or leading dot, not too long."""
-    text = nfc(name).replace("\\", "/").replace("/", "__")
-    text = _CONTROL.sub("_", text)
-    if text.startswith("."):
-        text = "_" + text[1:]
-    if len(text.encode("utf-8")) > _LONGEST_ID:
-        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
-        text = text.encode("utf-8")[: _LONGEST_ID - 13].decode("utf-8", "ignore") + "-" + digest
-    return text
+    return list(zip(rows, unique_ids([row.relative for row in rows], by_path=found.ids_by_path), strict=True))
 
 
 def _mask_names(found: Found, query: Query, classes: Sequence[str]) -> Sequence[str]:

@@ -10,23 +10,37 @@ from typing import Any
 
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write, read_json
+from tag2mask.data.readers import coco, voc
 from tag2mask.data.readers.found import HELD_OUT, Folders, Found, Query, Row, check_complete
 from tag2mask.data.records import BadFileError
 
 FOLDER = "tag2mask"  # inside the data set's folder
 MANIFEST, INDEX = "prepared.json", "index.jsonl"
 LOOKS_FOR = f"{FOLDER}/{MANIFEST} (written by 'tag2mask data prepare')"
+_KINDS = {"voc": "voc2012", "coco": "coco2014"}  # what an index holds in place of a reader's own files
 _AGAIN = "run 'tag2mask data prepare' again"
 
 
 def matches(root: Path) -> bool:
     """Tell whether `root` is, or holds, what a preparation wrote."""
-    return folder_of(root) is not None
+    return any((folder / MANIFEST).is_file() for folder in (root, root / FOLDER))
 
 
-def folder_of(root: Path) -> Path | None:
-    """Return the folder with the index: `root` itself or `root`/tag2mask."""
-    return next((folder for folder in (root, root / FOLDER) if (folder / MANIFEST).is_file()), None)
+def folder_of(root: Path, reader: str = "") -> Path | None:
+    """Return the folder with the index: `root`, `root`/tag2mask, or where the preparation writes it, given `root`.
+
+    reader: "voc" or "coco" where only an index of such a set will do.
+    """
+    kinds = [_KINDS[reader]] if reader else list(_KINDS.values())
+    homes = {"voc2012": voc.find_home(root), "coco2014": coco.home_of(root) if coco.matches(root) else None}
+    deeper = [home / FOLDER for kind, home in homes.items() if home is not None and kind in kinds]
+    for folder in (root, root / FOLDER, *deeper):
+        if (folder / MANIFEST).is_file():
+            manifest = read_json(folder / MANIFEST)
+            whole = root.is_dir() or list(manifest.get("sources", ())) == [root.name]  # not one split's file of two
+            if whole and manifest.get("kind") in kinds:
+                return folder
+    return None
 
 
 def read(root: Path, query: Query) -> Found:

@@ -21,7 +21,7 @@ AUGMENTED = ("trainaug", "train_aug")  # lists of the 10,582 images, train plus 
 
 def matches(root: Path) -> bool:
     """Tell whether `root`, or a VOC folder below it, has the layout."""
-    return root.is_dir() and _home(root) is not None
+    return find_home(root) is not None
 
 
 def read(root: Path, query: Query) -> Found:
@@ -58,13 +58,16 @@ def read_lists(
 
 def voc_home(root: Path) -> Path:
     """Return the folder VOC2012 at `root` or below it; DataError, naming the right folder where there is one near."""
-    home = _home(root)
+    home = find_home(root)
     if home is None:
         raise _wrong_folder(root)
     return home
 
 
-def _home(root: Path) -> Path | None:
+def find_home(root: Path) -> Path | None:
+    """Return the folder VOC2012 at `root` or below it, None where there is none."""
+    if not root.is_dir():
+        return None
     inner = [*sorted(root.glob("VOC2*"), reverse=True), *sorted(root.glob("VOCdevkit/VOC2*"), reverse=True)]
     preferred = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012", *inner]
     return next((folder for folder in preferred if _has_layout(folder)), None)
@@ -90,14 +93,17 @@ def _wrong_folder(root: Path) -> DataError:
     )
 
 
-def listed(home: Path, split: str | None) -> list[tuple[str, str, int, str]]:
-    """Return (split, list's name, line, stem) for every listed image; DataError without any list."""
+def listed(home: Path, split: str | None, *, with_augmented: bool = True) -> list[tuple[str, str, int, str]]:
+    """Return (split, list's name, line, stem) for every listed image; DataError without any list.
+
+    with_augmented: take the list "trainaug" for the train split, where there is one.
+    """
     wanted = ("train", "val") if split in (None, "", "train", "val") else (split,)
     for folder in _LIST_FOLDERS:
         paths = [(name, home / "ImageSets" / folder / f"{name}.txt") for name in wanted]
         if not any(path.is_file() for _, path in paths):
             paths = [("", home / "ImageSets" / folder / "trainval.txt")] if split in (None, "") else []
-        augmented = augmented_list(home) if folder == "Segmentation" else None
+        augmented = augmented_list(home) if with_augmented and folder == "Segmentation" else None
         if augmented is not None and paths[:1] == [("train", home / "ImageSets" / folder / "train.txt")]:
             paths[0] = ("train", augmented)
         rows = [row for name, path in paths if path.is_file() for row in list_lines(path, name)]
