@@ -14,7 +14,7 @@ import torch
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
 from tag2mask.refine import crf
 from tag2mask.refine.pamr import DEFAULTS, PAMRParameters, pamr
-from tag2mask.refine.threshold import labels_from_maps
+from tag2mask.refine.threshold import COVER_STEPS, cover_by_score, labels_from_maps, score_of_equal_cover
 
 needs_crf = pytest.mark.skipif(not crf.crf_available(), reason="the extra 'crf' is not installed")
 
@@ -55,6 +55,26 @@ def test_ties_no_classes_and_nan() -> None:
     nan = np.full((1, 2, 2), np.nan, np.float32)
     assert labels_from_maps(nan, np.array([7]), 0.3).max() == 0
     assert labels_from_maps(np.stack([nan[0], np.ones((2, 2))]), np.array([7, 8]), 0.3).min() == 9
+
+
+def test_cover_counts_what_a_threshold_takes() -> None:
+    maps = np.random.default_rng(2).random((3, 17, 23)).astype(np.float32)
+    maps[:, 0, :5] = [[0.0], [0.5], [1.0]]
+    cover = cover_by_score(maps)
+    for step in (0, 1, 137, 500, 999, COVER_STEPS):
+        labels = labels_from_maps(maps.astype(np.float64), np.arange(3), step / COVER_STEPS)
+        assert cover[step] == pytest.approx((labels > 0).mean(), abs=1e-12)
+    assert not cover_by_score(np.zeros((0, 4, 5))).any()
+
+
+@pytest.mark.parametrize("score", [0.1, 0.17, 0.35, 0.8])
+def test_a_score_is_carried_over_by_what_it_covers(score: float) -> None:
+    """Maps raised to a power keep their order, so the score of equal cover is the power of the score."""
+    maps = np.random.default_rng(3).random((2, 60, 80))
+    reference, own = cover_by_score(maps), cover_by_score(maps**0.5)
+    assert score_of_equal_cover(score, reference, own) == pytest.approx(score**0.5, abs=0.005)
+    assert score_of_equal_cover(score, reference, reference) == pytest.approx(score, abs=0.005)
+    assert score_of_equal_cover(score, reference, np.zeros_like(own)) == score
 
 
 def test_maps_that_do_not_fit_are_named() -> None:

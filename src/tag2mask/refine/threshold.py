@@ -52,3 +52,34 @@ def check_maps(maps: npt.NDArray, classes: npt.NDArray) -> None:
             f"class indices {classes.tolist()} can't be stored in a mask; "
             f"they must be 0-based and below {MAX_CLASSES}"
         )
+
+
+COVER_STEPS = 1000  # scores 0, 0.001 .. 1 at which cover is counted
+Cover = npt.NDArray[np.float64]
+
+
+def cover_by_score(maps: npt.NDArray) -> Cover:
+    """Share of the positions at which any of `maps` (n, H, W), 0..1, exceeds each score k / COVER_STEPS.
+
+    Returns (COVER_STEPS + 1,), never rising; all zeros for n = 0.
+    """
+    if len(maps) == 0:
+        return np.zeros(COVER_STEPS + 1)
+    strongest = np.nan_to_num(maps.max(axis=0).astype(np.float64), nan=0.0).ravel()
+    # position with value v exceeds score k / STEPS for all k < v * STEPS
+    exceeded = np.clip(np.ceil(strongest * COVER_STEPS), 0, COVER_STEPS + 1).astype(np.int64)
+    counts = np.bincount(exceeded, minlength=COVER_STEPS + 2)
+    return 1.0 - np.cumsum(counts)[:-1] / len(strongest)
+
+
+def score_of_equal_cover(score: float, reference: Cover, own: Cover) -> float:
+    """The score at which maps with the cover `own` cover as much as those with `reference` at `score`.
+
+    Both as from `cover_by_score`, averaged over the same images. Between two scores the cover is taken as a straight
+    line. Where `own` covers nothing at all, `score` itself.
+    """
+    scores = np.arange(COVER_STEPS + 1) / COVER_STEPS
+    aim = float(np.interp(score, scores, reference))
+    if own[0] <= 0:
+        return score
+    return float(np.interp(aim, own[::-1], scores[::-1]))
