@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,17 +15,38 @@ from tag2mask.common.errors import ConfigError, did_you_mean
 
 C = TypeVar("C")
 Lines = dict[tuple[str, ...], int]
+Ranges = Mapping[str, tuple[Callable[[Any], bool], str]]  # a setting, what holds of it, and that in words
+TRAINING_RANGES: Ranges = {
+    "epochs": (lambda v: v >= 0, "0 or more"),
+    "batch_size": (lambda v: v >= 1, "1 or more"),
+    "learning_rate": (lambda v: v > 0, "above 0"),
+    "weight_decay": (lambda v: v >= 0, "0 or more"),
+    "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
+    "power": (lambda v: v >= 0, "0 or more"),
+    "crop_size": (lambda v: v >= 1, "1 or more pixels"),
+}
+
+
+def check_ranges(section: str, config: Any, ranges: Ranges) -> None:
+    """Raise ConfigError for the first setting of `config` that is out of its range, naming it and its value."""
+    for name, (holds, text) in ranges.items():
+        value = getattr(config, name)
+        if not holds(value):
+            raise ConfigError(f"{section}.{name} is {value}; expected {text}")
 
 
 def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     """Read a YAML mapping and the line of each key, for error messages."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such recipe; give a YAML file")
-    text = path.read_text(encoding="utf-8-sig")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         values = yaml.safe_load(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path} line {line}: not in UTF-8; save the file as UTF-8") from error
+    except (yaml.YAMLError, ValueError) as error:  # the latter for a date that doesn't exist
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections, found {type(values).__name__}")
@@ -171,5 +192,12 @@ def with_overrides(values: dict[str, Any], overrides: typing.Sequence[str]) -> d
             if not isinstance(inner, dict):
                 raise ConfigError(f"--set {text}: '{section}' is a single value, not a section")
             target = inner
-        target[key] = yaml.safe_load(value)
+        try:
+            target[key] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:  # the latter for a date that doesn't exist
+            reason = getattr(error, "problem", None) or "see its brackets and quotes"
+            raise ConfigError(
+                f"--set {text}: the value is not valid YAML ({reason}); quote text with ':' or brackets: "
+                f"--set '{name.strip()}=\"...\"'"
+            ) from error
     return values

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import platform
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-
-from tag2mask.common.errors import ConfigError, DataError, MissingExtraError, did_you_mean
-from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.common.errors import ConfigError, DataError, MissingExtraError, Tag2MaskError, did_you_mean
+from tag2mask.common.files import read_json, write_json
 from tag2mask.config import build, load_yaml, to_mapping, with_overrides
 from tag2mask.data import Dataset, ImageRecord, check_masks, read_dataset
 from tag2mask.data.photos import photos_dataset
 from tag2mask.data.readers.prepared import matches as prepared_before
+from tag2mask.runfolder import describe_run, failures_of, manifests_of, read_info, refuse_other_run, write_start
+from tag2mask.stages import confident as confident_stage
+from tag2mask.stages import localize as localize_stage
+from tag2mask.stages import predict as predict_stage
+from tag2mask.stages import refine as refine_stage
+from tag2mask.stages import train_boundary as boundary_stage
+from tag2mask.stages import train_classifier as classifier_stage
+from tag2mask.stages import train_segmenter as segmenter_stage
 from tag2mask.stages.confident import confident
 from tag2mask.stages.evaluate import EvaluateConfig, Score, score_maps, score_masks, store_score
-from tag2mask.stages.folder import read_manifest, versions
+from tag2mask.stages.folder import is_finished, read_manifest, refuse_other, started_without
 from tag2mask.stages.localize import LocalizeConfig, localize
 from tag2mask.stages.predict import PredictConfig, predict
-from tag2mask.stages.refine import RefineConfig, check, refine
+from tag2mask.stages.refine import RefineConfig, background_of, check, refine, title_of
 from tag2mask.stages.refinements import Refinement, expanded, plan
 from tag2mask.stages.train_boundary import train_boundary
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
@@ -101,23 +103,29 @@ class Splits:
     train: Dataset
     val: Dataset | None
     limited_to: int | None
+    unassigned: int = 0  # images that belong to no split although others do: they are in neither
 
 
 def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
-    """Read the data set of a recipe and take its splits; without split names all images are for training."""
+    """Read the data set of a recipe and take its splits; without split names all images are for training.
+
+    So are those without one where only held-out images are named. Where both kinds are, they are left out.
+    """
     classes = list(recipe.data.classes) if recipe.data.classes else None
     dataset = read_dataset(root, reader=recipe.data.reader, classes=classes, mask_classes=recipe.data.mask_classes)
     splits = {record.split for record in dataset.records}
+    rest_trains = "" in splits and "train" not in splits and recipe.data.train_split == "train"
+    unassigned = sum(not record.split for record in dataset.records) if not rest_trains else 0
     if splits == {""}:
-        train, val = dataset, None
+        train, unassigned = dataset, 0
     else:
-        train = dataset.select(recipe.data.train_split)
-        val = dataset.select(recipe.data.val_split) if recipe.data.val_split in splits else None
+        train = dataset.select("" if rest_trains else recipe.data.train_split)
+    val = dataset.select(recipe.data.val_split) if recipe.data.val_split in splits - {""} else None
     if limit is not None:
         train = train.limit(limit, recipe.seed)
     if val is not None and recipe.data.val_limit is not None:
         val = val.limit(recipe.data.val_limit, recipe.seed)
-    return Splits(train, val, limit)
+    return Splits(train, val, limit, unassigned)
 
 
 def run(
@@ -126,8 +134,9 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Run every stage of `recipe` on the data set at `data` in the folder `out`; return its scores.
 
-    `limit` takes a class-balanced subset of the training images. Finished stages are kept, a killed run goes on
-    where it stopped, and a folder made with other settings is refused. Raises Tag2MaskError.
+    `limit` takes a class-balanced subset of the training images; a folder that was begun with a limit keeps it.
+    Finished stages are kept, a killed run goes on where it stopped, images that failed are tried again, and a folder
+    made with other settings is refused. Raises Tag2MaskError.
     """
     chain = open_chain(recipe, Path(data), Path(out), limit=limit, execution=execution, say=say)
     return chain.run()
@@ -137,17 +146,34 @@ def open_chain(
     recipe: Recipe, data: Path, out: Path, *, limit: int | None = None, execution: Execution | None = None,
     say: Say = print,
 ) -> Chain:  # fmt: skip
-    """Read the data set, write what the run is (run.json, recipe.yaml, index.json) and return its steps."""
+    """Read the data set, write what the run is (run.json, recipe.yaml, index.json) and return its steps.
+
+    Nothing is written to a folder that holds another run, or stages made with other settings: ConfigError.
+    """
+    old = read_info(out)
+    if limit is None and old.get("data", {}).get("limited_to"):
+        limit = int(old["data"]["limited_to"])
+        say(f"  --limit {limit}, as {out} was begun; for all images choose another --out")
     splits = read_splits(recipe, data, limit)
     _refuse_bad_input(splits, data)
+    info = describe_run(recipe.name, to_mapping(recipe), splits.train, splits.val, splits.limited_to, old)
+    refuse_other_run(out, old, info)
+    chain = Chain(recipe, splits, out, info, execution or Execution(), say)
+    chain.refuse_other_settings()
+    _say_problems(splits, data, say)
+    write_start(out, info, [splits.train, *([splits.val] if splits.val else [])])
+    return chain
+
+
+def _say_problems(splits: Splits, data: Path, say: Say) -> None:
     for problem in splits.train.problems[:_PROBLEMS_SHOWN]:
         say(f"! {problem}")
     if len(splits.train.problems) > _PROBLEMS_SHOWN:
         say(f"! {len(splits.train.problems) - _PROBLEMS_SHOWN} more problems; see: tag2mask data check {data} --all")
+    if splits.unassigned:
+        say(f"! {splits.unassigned} images belong to no split while others do: they are left out; name their split")
     if not any(_has_masks(part) for part in (splits.train, splits.val) if part is not None):
         say("! no true masks, so nothing will be scored (COCO: tag2mask data prepare renders them)")
-    info = _start(recipe, splits, out)
-    return Chain(recipe, splits, out, info, execution or Execution(), say)
 
 
 def _refuse_bad_input(splits: Splits, data: Path) -> None:
@@ -175,7 +201,7 @@ class Chain:
 
     def run(self) -> dict[str, Any]:
         """Run the whole chain, scoring each step where there are true masks; return the scores."""
-        self._check_refinements()
+        self.check()
         self.train_classifier()
         self.localize()
         self._score_seeds()
@@ -184,24 +210,70 @@ class Chain:
         self.train_segmenter()
         self.predict()
         self._score_predictions("segmentation_val", "predictions")
-        if self.recipe.supervised and _has_masks(self.train):
+        if self._trains_supervised():
             self.train_segmenter(supervised=True)
             self.predict(supervised=True)
             self._score_predictions("supervised_val", "supervised_predictions")
-        self._finish()
+        self._settle()
+        self._say_failures()
         return self.scores()
+
+    def check(self) -> None:
+        """Stop before any work if a later step can't run here: what is missing must not show after hours."""
+        self._check_refinements()
+        if self.val is not None:
+            predict_stage.check(self.recipe.predict)
+        networks = ["segmenter", *(["supervised"] if self._trains_supervised() else [])]
+        if not all(is_finished(self.out / network) for network in networks):
+            segmenter_stage.check(self.recipe.segmenter, len(self.train.classes) + 1)
+        for first in _distinct(self.refinements, "boundary"):
+            if not is_finished(self.out / str(first.boundary)):
+                boundary_stage.check(first.config.boundary)
+
+    def refuse_other_settings(self) -> None:
+        """Raise ConfigError, naming the difference, if a stage in the run's folder was made with other settings."""
+        for planned in self._planned():
+            path = self.out / planned.folder / "manifest.json"
+            if path.is_file():
+                named = {"config": planned.config, "seed": planned.seed}
+                refuse_other(path.parent, read_json(path), named, absent=planned.absent, free=planned.free)
+
+    def _planned(self) -> Iterator[_Planned]:
+        """What the recipe asks of each stage's folder."""
+        recipe, seed = self.recipe, self.seed
+        yield _Planned("classifier", to_mapping(recipe.classifier), seed, classifier_stage.ABSENT)
+        yield _Planned("localization", to_mapping(recipe.localize), seed, localize_stage.ABSENT, localize_stage.FREE)
+        for first in _distinct(self.refinements, "confident"):
+            labels = first.config.confident
+            free = ("refinement",) if labels.refinement == "auto" else ()  # it is what was there when they were made
+            settings = confident_stage.settings_of(labels, first.config.maps)
+            yield _Planned(str(first.confident), settings, seed, confident_stage.ABSENT, free)
+        for first in _distinct(self.refinements, "boundary"):
+            yield _Planned(str(first.boundary), to_mapping(first.config.boundary), seed, boundary_stage.ABSENT)
+        for one in self.refinements:
+            asked = recipe.comparisons[one.name] if one.name else recipe.refine
+            free = ("method",) if asked.method == "auto" else ()
+            yield _Planned(one.folder, one.config.used(), seed, refine_stage.ABSENT, free)
+        for network, masks in (("segmenter", "predictions"), ("supervised", "supervised_predictions")):
+            yield _Planned(network, to_mapping(recipe.segmenter), seed, segmenter_stage.absent(self.train))
+            yield _Planned(masks, to_mapping(recipe.predict), 0, predict_stage.ABSENT)
+
+    def _trains_supervised(self) -> bool:
+        return self.recipe.supervised and _has_masks(self.train)
 
     def train_classifier(self) -> None:
         """Step 1: the classifier, from image-level labels."""
         self.say(f"1 classifier: {len(self.train)} images, {len(self.train.classes)} classes")
         train_classifier(self.train, self.out / "classifier", self.recipe.classifier, seed=self.seed,
                          execution=self.execution, validation=self.val)  # fmt: skip
+        self._settle()
 
     def localize(self) -> None:
         """Step 2: CAM and RIB maps of the training images."""
         self.say(f"2 localization maps ({self.recipe.localize.method})")
         localize(self.train, self.out / "classifier", self.out / "localization", self.recipe.localize, seed=self.seed,
                  execution=self.execution)  # fmt: skip
+        self._settle()
 
     def _check_refinements(self) -> None:
         """Stop before any work if the recipe's own refinement can't run here; leave out comparisons that can't."""
@@ -226,6 +298,7 @@ class Chain:
             assert first.confident is not None
             confident(self.train, self.out / "localization", self.out / first.confident, first.config.confident,
                       maps=first.config.maps, seed=self.seed, execution=self.execution)  # fmt: skip
+        self._settle()
 
     def train_boundary(self) -> None:
         """Step 3b: the boundary networks, and the confident labels where these are missing."""
@@ -236,6 +309,8 @@ class Chain:
             self.say(f"  boundary network on confident {first.config.maps} labels")
             train_boundary(self.train, self.out / first.confident, self.out / first.boundary, first.config.boundary,
                            seed=self.seed, execution=self.execution)  # fmt: skip
+            self._say_late(first.boundary, first.confident, boundary_stage.NO_LABELS)
+        self._settle()
 
     def refine(self) -> None:
         """Step 3: pseudo-masks of the recipe's own refinement and of its comparisons, and what they need first."""
@@ -250,15 +325,26 @@ class Chain:
             lacking = read_json(out / "manifest.json").get("without_saliency")
             if lacking:
                 self.say(f"! {one.title}: {len(lacking)} images without a saliency map, e.g. {lacking[0]}")
+        self._settle()
 
     def train_segmenter(self, *, supervised: bool = False) -> None:
         """Step 4: the segmentation network, on pseudo-masks or, as the upper bound, on true masks."""
         self.say("5 the same network on true masks: the upper bound" if supervised else "4 segmentation network")
-        train_segmenter(
-            self.train, None if supervised else self.out / "pseudo_masks",
-            self.out / ("supervised" if supervised else "segmenter"), self.recipe.segmenter, seed=self.seed,
-            execution=self.execution,
-        )  # fmt: skip
+        out = "supervised" if supervised else "segmenter"
+        train_segmenter(self.train, None if supervised else self.out / "pseudo_masks", self.out / out,
+                        self.recipe.segmenter, seed=self.seed, execution=self.execution)  # fmt: skip
+        if not supervised:
+            self._say_late(out, "pseudo_masks", segmenter_stage.NO_MASK)
+        self._settle()
+
+    def _say_late(self, network: str, masks: str, error: str) -> None:
+        late = [i for i in sorted(started_without(self.out / network, error))
+                if (self.out / masks / "masks" / f"{i}.png").is_file()]  # fmt: skip
+        if late:
+            self.say(
+                f"! {network}: was trained without {len(late)} images that failed then and work by now, e.g. "
+                f"{late[0]}; to learn from them too, delete {self.out / network} and the folders made from it"
+            )
 
     def predict(self, *, supervised: bool = False) -> None:
         """Masks of the held-out images."""
@@ -267,6 +353,7 @@ class Chain:
             return
         names = ("supervised", "supervised_predictions") if supervised else ("segmenter", "predictions")
         predict(self.val, self.out / names[0], self.out / names[1], self.recipe.predict, execution=self.execution)
+        self._settle()
 
     def evaluate(self) -> dict[str, Any]:
         """Score every finished step of the run again; return the scores."""
@@ -277,8 +364,11 @@ class Chain:
             "supervised_predictions": lambda: self._score_predictions("supervised_val", "supervised_predictions"),
         }
         for folder, score in steps.items():
-            if (self.out / folder / "manifest.json").is_file():
+            if is_finished(self.out / folder):
                 score()
+            elif (self.out / folder).is_dir():
+                self.say(f"  {folder}: not finished, so not scored")
+        self._settle()
         return self.scores()
 
     def scores(self) -> dict[str, Any]:
@@ -293,8 +383,7 @@ class Chain:
         return {name: found[name] for name in sorted(found, key=place)}
 
     def _score_seeds(self) -> None:
-        kinds = ["cam", "rib"] if self.recipe.localize.method == "rib" else ["cam"]
-        for kind in kinds if _has_masks(self.train) else []:
+        for kind in localize_stage.kinds_of(self.recipe.localize) if _has_masks(self.train) else ():
             score = score_maps(self.train, self.out / "localization" / kind, self.recipe.evaluate,
                                split=self.recipe.data.train_split, processes=self.execution.processes,
                                seed=self.seed)  # fmt: skip
@@ -302,16 +391,17 @@ class Chain:
 
     def _score_pseudo_masks(self) -> None:
         for one in self.refinements if _has_masks(self.train) else []:
-            manifest = self.out / one.folder / "manifest.json"
-            if not manifest.is_file():
+            if not is_finished(self.out / one.folder):
                 continue
-            threshold, chosen_on = one.config.background
+            made = read_json(self.out / one.folder / "manifest.json")  # which may be of other settings than these
+            threshold, chosen_on = background_of(made["config"])
             score = score_masks(self.train, self.out / one.folder / "masks", split=self.recipe.data.train_split,
                                 threshold=threshold, chosen_on=chosen_on, config=self.recipe.evaluate,
                                 processes=self.execution.processes, seed=self.seed)  # fmt: skip
-            score.row["title"] = one.title
-            if read_json(manifest).get("saliency"):
-                score.row["saliency"] = read_json(manifest)["saliency"]
+            planned = title_of(one.config)
+            score.row["title"] = made.get("title", planned) + one.title.removeprefix(planned)
+            if made.get("saliency"):
+                score.row["saliency"] = made["saliency"]
             self._store(one.score, score)
 
     def _score_predictions(self, name: str, folder: str) -> None:
@@ -325,19 +415,62 @@ class Chain:
         store_score(self.out, name, score)
         self.say(f"  {name}: {describe(score.row)}")
 
-    def _finish(self) -> None:
-        failures = {
-            f"{folder.parent.name}/{image_id}": state["error"]
-            for folder in sorted(self.out.glob("*/manifest.json"))
-            for image_id, state in read_json(folder).get("images", {}).items()
-            if state["status"] == "failed"
+    def _settle(self) -> None:
+        """Note in run.json how far the run is; it is finished when every step is, in whatever calls they were run."""
+        manifests = manifests_of(self.out)
+        folders, scores = self._wanted(manifests)
+        finished = all(manifests.get(folder, {}).get("finished") for folder in folders)
+        self.info |= {
+            "finished": finished and set(scores) <= set(self.scores()),
+            "seconds": {folder: manifest.get("seconds", 0.0) for folder, manifest in manifests.items()},
+            "failures": failures_of(manifests),
         }
-        for place, error in list(failures.items())[:20]:
+        write_json(self.out / "run.json", self.info)
+
+    def _wanted(self, there: Collection[str]) -> tuple[list[str], list[str]]:
+        """Folders and scores of a finished run.
+
+        The upper bound counts once it was begun, and so does a comparison that can't run on this machine.
+        """
+        folders, seeds = ["classifier", "localization", "segmenter"], localize_stage.kinds_of(self.recipe.localize)
+        of_train, of_val = [f"seed_{kind}" for kind in seeds], ["segmentation_val"]
+        for one in self.refinements:
+            if one.folder in there or not one.name or _runs_here(one):
+                folders += [folder for folder in (one.confident, one.boundary, one.folder) if folder]
+                of_train.append(one.score)
+        supervised = "supervised" in there
+        folders += ["supervised"] if supervised else []
+        if self.val is not None:
+            folders += ["predictions", *(["supervised_predictions"] if supervised else [])]
+            of_val += ["supervised_val"] if supervised else []
+        scored = of_train if _has_masks(self.train) else []
+        return folders, scored + (of_val if self.val is not None and _has_masks(self.val) else [])
+
+    def _say_failures(self) -> None:
+        failures = self.info["failures"]
+        for place, error in list(failures.items())[:_PROBLEMS_SHOWN]:
             self.say(f"! {place}: {error}")
         if failures:
             self.say(f"! {len(failures)} failures in all; each folder's manifest.json lists its own")
-        self.info |= {"finished": True, "seconds": stage_seconds(self.out), "failures": failures}
-        write_json(self.out / "run.json", self.info)
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """The settings that a recipe asks of one stage's folder; `absent` and `free` as in `StageFolder`."""
+
+    folder: str
+    config: dict[str, Any]
+    seed: int
+    absent: Mapping[str, Any]
+    free: tuple[str, ...] = ()
+
+
+def _runs_here(refinement: Refinement) -> bool:
+    try:
+        check(refinement.config)
+    except Tag2MaskError:
+        return False
+    return True
 
 
 def predict_photos(
@@ -400,75 +533,3 @@ def _distinct(refinements: Sequence[Refinement], kind: str) -> list[Refinement]:
 
 def _has_masks(dataset: Dataset) -> bool:
     return any(record.mask_path is not None for record in dataset.records)
-
-
-def _start(recipe: Recipe, splits: Splits, out: Path) -> dict[str, Any]:
-    """Write what the run is before it begins: run.json, recipe.yaml, index.json."""
-    info = {
-        "name": recipe.name,
-        "recipe": to_mapping(recipe),
-        "seed": recipe.seed,
-        "versions": versions(),
-        "machine": machine(),
-        "started": time.strftime("%Y-%m-%d %H:%M"),
-        "data": {
-            "root_name": splits.train.name,
-            "classes": list(splits.train.classes),
-            "train_images": len(splits.train),
-            "val_images": len(splits.val) if splits.val else 0,
-            "limited_to": splits.limited_to,
-        },
-        "problems": [str(problem) for problem in splits.train.problems],
-        "seconds": {},
-        "finished": False,
-    }
-    _refuse_other_run(out, info)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "run.json", info)
-    with atomic_write(out / "recipe.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True), "utf-8")
-    write_json(out / "index.json", _index(splits))
-    return info
-
-
-def _refuse_other_run(out: Path, info: dict[str, Any]) -> None:
-    """A folder with another run, or with anything else in it, is never written to."""
-    if (out / "run.json").is_file():
-        old = read_json(out / "run.json")
-        same = old.get("name") == info["name"] and old.get("data") == info["data"]
-        if not same:
-            raise ConfigError(
-                f"{out}: holds the run '{old.get('name')}' on {old.get('data', {}).get('train_images')} images of "
-                f"'{old.get('data', {}).get('root_name')}'; this is '{info['name']}' on "
-                f"{info['data']['train_images']} of '{info['data']['root_name']}'; choose another --out"
-            )
-    elif out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{out}: not empty and not a run's folder (no run.json); choose another --out")
-
-
-def _index(splits: Splits) -> dict[str, Any]:
-    datasets = [splits.train, *([splits.val] if splits.val else [])]
-    images = {
-        record.id: {
-            "path": str(record.path),
-            "labels": [dataset.classes[label] for label in record.labels],
-            "split": record.split,
-            "mask": str(record.mask_path) if record.mask_path else None,
-        }
-        for dataset in datasets
-        for record in dataset.records
-    }
-    lut = [int(value) for value in splits.train.mask_lut]
-    return {"classes": list(splits.train.classes), "images": images, "mask_lut": lut}
-
-
-def machine() -> dict[str, Any]:
-    """What a cost was measured on."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
-
-
-def stage_seconds(out: Path) -> dict[str, float]:
-    """Seconds that each stage of a run took, over all its resumptions."""
-    manifests = sorted(out.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    return {path.parent.name: read_json(path)["seconds"] for path in manifests}

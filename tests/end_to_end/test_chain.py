@@ -125,10 +125,15 @@ def test_running_again_changes_nothing(work: Path, finished: Path, capsys: pytes
     assert chain(work, finished) == 0
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
     assert maps == {path: path.stat().st_mtime_ns for path in (finished / "localization").rglob("*.npz")}
+    described = {name: (finished / name).read_bytes() for name in ("run.json", "recipe.yaml", "index.json")}
+    assert read_json(finished / "run.json")["finished"]
+    assert main(["evaluate", "--data", str(work / "data"), "--out", str(finished)]) == 0
+    assert (finished / "run.json").read_bytes() == described["run.json"]
     assert chain(work, finished, "--set", "classifier.epochs=3") == 2
     assert "config.epochs: 12 there, 3 now" in capsys.readouterr().err
     assert chain(work, finished, "--limit", "5") == 2
     assert "choose another --out" in capsys.readouterr().err
+    assert described == {name: (finished / name).read_bytes() for name in described}
 
 
 def contents(run: Path) -> dict[str, object]:
@@ -183,6 +188,7 @@ def test_step_by_step_equals_run(work: Path, finished: Path) -> None:
     for step in ("localize", "refine", "train-segmenter", "predict", "evaluate"):
         assert main([step, *common]) == 0
     assert main(["report", str(out)]) == 0
+    assert read_json(out / "run.json")["finished"]
     ours = contents(out)
     whole = contents(finished)
     assert set(whole) - set(ours) == {name for name in whole if name.startswith("supervised")}

@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from tag2mask.cli import main
+from tag2mask.cli.run import run_step
+from tag2mask.common.errors import DataError
 
 
 def test_help_does_not_import_torch() -> None:
@@ -59,6 +61,14 @@ def test_data_check_counts_and_lists(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["report", "/does/not/exist"], "no such folder"),
         (["predict", "--images", "x"], "needs --out RUN"),
         (["data", "check", "/does/not/exist"], "no such file or folder"),
+        (["results", "nowhere"], "no such folder"),
+        (["predict", "--images", "nothere", "--out", "x"], "--masks DIR"),
+        (["predict", "--images", "nothere", "--out", "x", "--masks", "m"], "x/segmenter: has no manifest.json"),
+        (["predict", "--images", "x", "--supervised"], "leave out --supervised or --images"),
+        (["hgr", "x", "--data", "y"], "x: no such folder"),
+        (["ablate", "nowhere"], "--data is missing"),
+        (["toy", "--digits", "nowhere"], "MNIST"),
+        (["export", "voc-server", "--data", "nowhere"], "no VOC layout"),
     ],
 )
 def test_errors_are_one_line_with_a_remedy(
@@ -71,6 +81,77 @@ def test_errors_are_one_line_with_a_remedy(
     assert error.count("\n") == 1
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["hgr", "x"], ["run"], ["nothing"], ["hgr", "x", "--data", "y", "--device", "gpu"],
+     ["run", "photos", "--data", "x", "--device", "cude"]],
+)  # fmt: skip
+def test_wrong_use_ends_with_one_line_below_the_usage(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(13, "Permission denied", "/data/runs"), "error: Permission denied: /data/runs\n"),
+        (OSError(28, "No space left on device", "/r/.weights.712-a0b1c2.partial.safetensors"),
+         "error: No space left on device: /r/weights.safetensors\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (ConnectionError("no route\nto host"), "error: no route to host\n"),
+        (DataError("x.jpg: is empty"), "error: x.jpg: is empty\n"),
+        (KeyboardInterrupt(), "\nstopped; the same command goes on where it stopped\n"),
+        (BrokenPipeError(), ""),
+    ],
+)  # fmt: skip
+def test_what_stops_a_command_is_said_in_one_line(
+    error: BaseException, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    def stop(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("tag2mask.cli.recipes._recipes_ls", stop)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    assert main(["recipes", "ls"]) == {KeyboardInterrupt: 130, BrokenPipeError: 0}.get(type(error), 2)
+    assert capfd.readouterr().err == text
+
+
+def test_what_starts_anew_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def stop(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tag2mask.cli.toy._toy", stop)
+    assert main(["toy"]) == 130
+    assert capsys.readouterr().err == "\nstopped; the same command starts anew\n"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    photos = make_photos(tmp_path / "photos")
+    assert main(["run", "photos", "--data", str(photos), "--out", str(tmp_path / "file" / "run")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert "file" in error
+
+
+def test_predict_takes_the_network_that_was_asked_for() -> None:
+    class Fake:
+        def __init__(self) -> None:
+            self.asked: list[bool] = []
+
+        def predict(self, *, supervised: bool) -> None:
+            self.asked.append(supervised)
+
+        train_classifier = localize = confident = train_boundary = refine = lambda self: None
+
+    chain = Fake()
+    run_step(chain, "predict", supervised=True)  # type: ignore[arg-type]
+    run_step(chain, "predict")  # type: ignore[arg-type]
+    assert chain.asked == [True, False]
 
 
 def test_a_folder_with_other_things_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

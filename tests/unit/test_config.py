@@ -43,6 +43,18 @@ def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
         ("classifier: 3", r"'classifier' is 3; expected a section"),
         ("seed: [1]", r"'seed' is \[1\]"),
         ("name: 'x", "not valid YAML"),
+        ("name: 2024-13-45", "not valid YAML"),
+        ("classifier: {batch_size: 0}", r"classifier.batch_size is 0; expected 1 or more"),
+        ("classifier: {long_side_min: 700}", r"classifier.long_side_min is 700; expected at most long_side_max, 640"),
+        ("segmenter: {batch_size: 0}", r"segmenter.batch_size is 0"),
+        ("segmenter: {output_stride: 32}", r"segmenter.output_stride is 32; expected 8 or 16"),
+        ("segmenter: {iterations: 0}", r"segmenter.iterations is 0; expected 1 or more, or null"),
+        ("segmenter: {scale_min: 3}", r"segmenter.scale_min is 3.0"),
+        ("refine: {boundary: {batch_size: 0}}", r"boundary.batch_size is 0"),
+        ("refine: {boundary: {radius: 1}}", r"boundary.radius is 1; expected 2 or more"),
+        ("refine: {threshold: 2}", r"refine.threshold is 2.0; expected 0..1"),
+        ("refine: {unsure: 0.3}", r"refine.unsure is 0.3; expected 0 <= unsure < threshold 0.25"),
+        ("evaluate: {threshold_step: 0}", r"evaluate.threshold_step is 0.0; expected above 0, at most 0.5"),
         ("- name", "a recipe is a mapping"),
     ],
 )
@@ -70,6 +82,19 @@ def test_overrides(tmp_path: Path) -> None:
         load_recipe(path, ("classifier.epochs",))
     with pytest.raises(ConfigError, match="single value"):
         load_recipe(path, ("name.inner=2",))
+
+
+@pytest.mark.parametrize("value", ["a: b: c", "[cat", "'x", "2024-13-45"])
+def test_overrides_that_are_no_yaml(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set name=.*: the value is not valid YAML.*quote .*--set 'name="):
+        load_recipe(write(tmp_path, "name: x\n"), (f"name={value}",))
+    assert load_recipe(tmp_path / "recipe.yaml", ('name="a: b: c"',)).name == "a: b: c"
+
+
+def test_a_recipe_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes("name: x\ndescription: Hündchen\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"recipe.yaml line 2: not in UTF-8; save the file as UTF-8"):
+        load_recipe(tmp_path / "recipe.yaml")
 
 
 def test_a_stored_recipe_reads_back_the_same(tmp_path: Path) -> None:

@@ -209,3 +209,19 @@ def test_no_setting_of_pillow_or_of_warnings_is_left_changed(tmp_path: Path) -> 
         decode_image(tmp_path / "bomb.png")
     assert limit == Image.MAX_IMAGE_PIXELS
     assert filters == list(warnings.filters)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_pictures_are_read_smaller(tmp_path: Path, suffix: str, orientation: int) -> None:
+    y, x = np.mgrid[0:240, 0:481]
+    large = np.stack([x // 2, y, (x + y) // 3], axis=-1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(large).save(tmp_path / f"a.{suffix}", exif=exif, quality=95)
+    small = decode_image(tmp_path / f"a.{suffix}", long_side=60)
+    assert small.shape == ((30, 60, 3) if orientation == 1 else (60, 30, 3))
+    whole = decode_image(tmp_path / f"a.{suffix}")
+    expected = np.array(Image.fromarray(whole).resize(small.shape[1::-1], Image.Resampling.BICUBIC))
+    assert close(small, expected, 12)
+    assert np.array_equal(decode_image(tmp_path / f"a.{suffix}", long_side=481), whole)

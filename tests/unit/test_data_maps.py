@@ -102,6 +102,10 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "pickle.npz", peak=np.array([{}], dtype=object))
     (tmp_path / "cut.npz").write_bytes(data[: len(data) // 2])
     (tmp_path / "zero.npz").write_bytes(b"")
+    for number, place in enumerate(range(len(data) // 4, len(data) // 2, 25)):  # bits that a failing disk turned
+        (tmp_path / f"bits {number}.npz").write_bytes(data[:place] + b"\xff" * 20 + data[place + 20 :])
+        with pytest.raises(DataError, match="no whole map file"):
+            load_maps(tmp_path / f"bits {number}.npz")
     for name in ("cut.npz", "zero.npz", "other.npz", "pickle.npz", "gone.npz"):
         with pytest.raises(DataError, match=f"{name}.*; .*run"):
             load_maps(tmp_path / name)

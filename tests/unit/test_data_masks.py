@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tag2mask.common.errors import DataError
-from tag2mask.data import read_mask, voc_palette, write_mask
+from tag2mask.data import read_mask, resize_labels, voc_palette, write_mask
 
 
 @pytest.fixture
@@ -119,3 +119,26 @@ def test_writing_refuses_what_is_no_mask(tmp_path: Path, bad: np.ndarray) -> Non
     with pytest.raises(DataError, match="a mask must be"):
         write_mask(tmp_path / "m.png", bad)
     assert not (tmp_path / "m.png").exists()
+
+
+def test_labels_are_resized_without_new_values() -> None:
+    labels = np.zeros((20, 30), np.uint8)
+    labels[5:15, 6:18], labels[5:15, 18:25], labels[0, 0] = 7, 200, 255
+    large = resize_labels(labels, (200, 300))
+    assert large.shape == (200, 300)
+    assert set(np.unique(large)) == {0, 7, 200, 255}
+    assert large[60:140, 70:170].min() == large[60:140, 70:170].max() == 7  # well inside
+    back = resize_labels(large, (20, 30))
+    assert (back == labels).mean() > 0.99
+    assert resize_labels(labels, (20, 30)) is labels
+
+
+def test_enlarged_edges_are_smooth() -> None:
+    """A slanted edge, eight times larger, is nearer to the straight line than the steps of the nearest pixel."""
+
+    def half(size: int) -> np.ndarray:
+        y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
+        return (y > 0.3 + 0.37 * x).astype(np.uint8)
+
+    truth, nearest = half(320), np.kron(half(40), np.ones((8, 8), np.uint8))
+    assert (resize_labels(half(40), (320, 320)) != truth).mean() < 0.8 * (nearest != truth).mean()

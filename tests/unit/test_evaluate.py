@@ -147,6 +147,21 @@ def test_unreadable_files_are_named_and_left_out(scored: tuple[Dataset, Path]) -
     assert "7.png" in row["errors"]["7"]
 
 
+def test_damaged_maps_and_true_masks_are_named_and_left_out(scored: tuple[Dataset, Path]) -> None:
+    dataset, folder = scored
+    whole = (folder / "maps" / "3.npz").read_bytes()
+    (folder / "maps" / "3.npz").write_bytes(whole[: len(whole) // 2])
+    (folder / "true" / "5.png").write_bytes(b"\x89PNG")
+    config = EvaluateConfig(threshold_step=0.1, resamples=0)
+    row = score_maps(dataset, folder / "maps", config, split="train").row
+    assert (row["images"], row["images_without_score"], set(row["errors"])) == (38, 2, {"3", "5"})
+    assert max(miou for _, miou in row["curve"]) == pytest.approx(row["miou"])
+    for record in dataset.records:
+        (folder / "maps" / f"{record.id}.npz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"none of the 40 images could be scored: .*0\.npz: is no whole map file"):
+        score_maps(dataset, folder / "maps", config, split="train")
+
+
 def test_errors_cross_processes() -> None:
     error = pickle.loads(pickle.dumps(BadFileError("x.png", "is broken", "mend it")))
     assert str(error) == "x.png: is broken; mend it"

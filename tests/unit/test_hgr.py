@@ -15,7 +15,7 @@ from PIL import Image
 from rib_tiny import CONFIG, LABELS, N_CLASSES, tiny_batches, tiny_classifier, tiny_views
 from tag2mask.analysis import share_of_maximum
 from tag2mask.analysis.hgr import HGRConfig, HGRResult, Ratio, by_key, change, means, measure
-from tag2mask.analysis.hgr_files import write_hgr
+from tag2mask.analysis.hgr_files import refuse_other, write_hgr
 from tag2mask.analysis.regions import REGIONS, regions_of
 from tag2mask.analysis.taps import gradient_maps, smoothed, taps_of
 from tag2mask.cli import main
@@ -186,7 +186,7 @@ def test_impossible_settings_are_named(changes: dict) -> None:
 
 
 def test_files_and_report_hold_what_was_measured(measured: HGRResult, tmp_path: Path) -> None:
-    write_hgr(measured, tmp_path / "run" / "hgr")
+    write_hgr(measured, tmp_path / "run" / "hgr", "farm")
     rows = list(csv.DictReader((tmp_path / "run" / "hgr" / "hgr.csv").open(encoding="utf-8")))
     assert len(rows) == len(measured.rows)
     stored = read_json(tmp_path / "run" / "hgr" / "hgr.json")
@@ -222,7 +222,8 @@ def test_command_measures_a_run(farm: Dataset, tmp_path: Path, capsys: pytest.Ca
     classifier = build_classifier("efficientnet_lite0", 2, "none")
     save_module(classifier, run / "classifier" / "weights.safetensors")
     write_json(run / "classifier" / "manifest.json", {
-        "stage": "train-classifier", "config": {"backbone": "efficientnet_lite0"}, "classes": ["b", "c"]
+        "stage": "train-classifier", "config": {"backbone": "efficientnet_lite0"}, "classes": ["b", "c"],
+        "finished": True,
     })  # fmt: skip
     (run / "recipe.yaml").write_text(
         "name: tiny\ndata: {classes: [b, c], mask_classes: [a, b, c]}\n"
@@ -234,6 +235,13 @@ def test_command_measures_a_run(farm: Dataset, tmp_path: Path, capsys: pytest.Ca
     assert "stage7" in printed
     assert "change of the logit's ratio" in printed
     assert (run / "hgr" / "hgr.svg").is_file()
+    before = (run / "hgr" / "hgr.csv").read_bytes()
+    assert main(["hgr", str(run), "--data", str(data), "--images", "1"]) == 2
+    assert "images 2 there, 1 now); nothing is overwritten: choose another --out" in capsys.readouterr().err
+    assert (run / "hgr" / "hgr.csv").read_bytes() == before
+    refuse_other(run / "hgr", HGRConfig(images=2), "data")  # the same again is fine
+    with pytest.raises(ConfigError, match="data 'data' there, 'others' now"):
+        refuse_other(run / "hgr", HGRConfig(images=2), "others")
     assert main(["hgr", str(tmp_path / "nowhere"), "--data", str(data)]) == 2
     assert main(["hgr", str(data), "--data", str(data)]) == 2
     assert "no recipe.yaml" in capsys.readouterr().err

@@ -140,6 +140,37 @@ def test_irn_needs_a_trained_network(world: tuple[Dataset, Path], tmp_path: Path
         refine(*world, tmp_path / "out", dataclasses.replace(IRN, unsure=0.4), execution=HERE)
 
 
+def test_a_replaced_photo_and_a_deleted_mask_are_done_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedies that messages name hold for a finished stage, too; with nothing to do it loads nothing."""
+    dataset, localization = make_world(tmp_path)
+    out, config = tmp_path / "out", RefineConfig(method="none")
+    refine(dataset, localization, out, config, execution=HERE)
+    before = masks(out)
+    assert "image 5.png" not in before
+    with monkeypatch.context() as patch:
+        patch.setattr("tag2mask.stages.refine.run_images", None)
+        manifest = (out / "manifest.json").read_bytes()
+        refine(dataset, localization, out, config, execution=HERE)
+        assert (out / "manifest.json").read_bytes() == manifest
+    (out / "masks" / "image 2.png").unlink()
+    dataset.records[5].path.write_bytes(dataset.records[3].path.read_bytes())
+    refine(dataset, localization, out, config, execution=HERE)
+    after = masks(out)
+    assert {name: after[name] for name in before} == before
+    assert read_mask(out / "masks" / "image 5.png").shape == SIZE
+    manifest = read_json(out / "manifest.json")
+    assert {state["status"] for state in manifest["images"].values()} == {"done"}
+
+
+def test_maps_of_an_unfinished_stage_are_not_used(tmp_path: Path) -> None:
+    dataset, localization = make_world(tmp_path, images=2)
+    manifest = read_json(localization / "manifest.json")
+    write_json(localization / "manifest.json", manifest | {"finished": False})
+    with pytest.raises(ConfigError, match=r"localization: 'localize' is not finished there; run localize to its end"):
+        refine(dataset, localization, tmp_path / "out", RefineConfig(method="none"), execution=HERE)
+    assert not (tmp_path / "out").exists()
+
+
 def test_maps_of_another_image_are_refused(world: tuple[Dataset, Path], tmp_path: Path) -> None:
     dataset, localization = world
     Image.new("RGB", (20, 30)).save(tmp_path / "other.png")

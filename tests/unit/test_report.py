@@ -19,6 +19,7 @@ from tag2mask.data import LocalizationMaps, save_maps, write_mask
 from tag2mask.reports import charts, gallery, pictures, write_report
 from tag2mask.reports.gather import chosen_on_truth, gather
 from tag2mask.reports.html import duration
+from tag2mask.reports.letters import letter
 from tag2mask.reports.palette import class_colour, heat_table
 from tag2mask.reports.pick import choose, even_draw
 
@@ -409,6 +410,37 @@ def test_failed_images_are_listed(run: Path) -> None:
     write(run / "localization" / "manifest.json", manifest)
     _, page = page_of(run)
     assert "odd one: zero bytes" in page.text
+
+
+def test_failed_images_are_listed_without_private_folders(run: Path) -> None:
+    index = json.loads((run / "index.json").read_text())
+    name = next(iter(index["images"]))
+    index["images"][name]["path"] = "/home/ann/my photos/one.jpg"
+    write(run / "index.json", index)
+    errors = {
+        name: "mask of /home/ann/my photos/one.jpg has another size",
+        "b": "/home/ann/other photos/two.jpg: is empty; delete it",
+        "c": f"{run}/localization/cam/c.npz: is cut off",
+        "d": "the file '/srv/d.png' and C:\\Users\\ann\\d.jpg differ; see https://host/a/b",
+    }
+    images = {name: {"status": "failed", "error": error} for name, error in errors.items()}
+    write(run / "localization" / "manifest.json", {"stage": "localize", "images": images, "seconds": 1.0})
+    text, page = page_of(run)
+    for expected in ("mask of one.jpg has", "b: two.jpg: is empty; delete it", "c: localization/cam/c.npz: is cut",
+                     "'d.png' and d.jpg differ; see https://host/a/b"):  # fmt: skip
+        assert expected in page.text
+    for private in ("/home", "my photos", "other photos", str(run), "/srv", "Users"):
+        assert private not in text
+
+
+def test_more_ways_to_choose_a_threshold_than_letters(run: Path) -> None:
+    scores = json.loads((run / "scores.json").read_text())
+    for number in range(30):
+        scores[f"pseudo_mask_{number}"] = scores["seed_cam"] | {"threshold_chosen_on": f"way {number}", "curve": []}
+    write(run / "scores.json", scores)
+    _, page = page_of(run)
+    assert all(f"threshold: way {number}" in page.text for number in range(30))
+    assert [letter(number) for number in (0, 8, 25, 26, 27, 52)] == ["a", "i", "z", "aa", "ab", "ba"]
 
 
 def test_the_showcase_stays_inside_the_run(run: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tag2mask.cli import main
 from tag2mask.cli.scores import print_scores
 from tag2mask.common.errors import DataError
+from tag2mask.common.files import write_json
 from tag2mask.data import VOC_CLASSES
 from tag2mask.reports import write_report
 from tag2mask.reports.results import Result, filtered, find_runs, own, published, ranked, to_csv, to_json
@@ -85,6 +86,59 @@ def test_other_settings_are_marked_and_never_ranked(tmp_path: Path, changes: dic
     rows = ranked([*published(), mine])
     assert next(row for row in rows if row.own).rank is None
     assert [row.rank for row in rows if row.model == "DiCLIP"] == [3, 1, 1]  # COCO, VOC test, VOC val: not moved
+
+
+def counts(train: int, val: int, **more: Any) -> dict[str, Any]:
+    return {"train_images": train, "val_images": val, "images": val} | more
+
+
+EIGHTY = [f"c{number}" for number in range(80)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        (counts(10582, 1449), "PASCAL VOC 2012"),
+        (counts(1464, 100), "PASCAL VOC 2012"),
+        (counts(209, 213, root_name="VOC2007"), "VOC2007 (20 classes)"),
+        (counts(82081, 40504, classes=EIGHTY), "COCO 2014"),
+        (counts(118287, 5000, classes=EIGHTY, root_name="coco2017"), "coco2017 (80 classes)"),
+        (counts(900, 100, classes=EIGHTY, root_name="shop"), "shop (80 classes)"),
+    ],
+)
+def test_published_names_are_for_published_sets(tmp_path: Path, changes: dict, name: str) -> None:
+    mine = segmentation(write_run(tmp_path / "a", **changes))
+    assert mine.dataset == name
+    assert ("another data set" in mine.remarks) == ("classes)" in name)
+
+
+@pytest.mark.parametrize(("val", "name"), [(1449, "PASCAL VOC 2012"), (213, "VOC2012 (20 classes)")])
+def test_a_prepared_set_is_what_its_preparation_found(tmp_path: Path, val: int, name: str) -> None:
+    data, folder = tmp_path / "VOC2012", write_run(tmp_path / "a", **counts(100, 50, limited_to=100))
+    write_json(data / "tag2mask" / "prepared.json", {
+        "kind": "voc2012", "counts": {"train": 10582, "val": val}, "published": {"train": 10582, "val": 1449}
+    })  # fmt: skip
+    write_json(folder / "index.json", {"images": {"a": {"path": str(data / "JPEGImages" / "a.jpg")}}})
+    assert segmentation(folder).dataset == name
+
+
+@pytest.mark.parametrize(
+    ("done", "remarks"), [(10582, ()), (1464, ("trained on 1,464 images, published: 10,582",)),
+                          (None, ("trained on an unknown number of images, published: 10,582",))],
+)  # fmt: skip
+def test_an_upper_bound_counts_the_images_that_had_true_masks(
+    tmp_path: Path, done: int | None, remarks: tuple[str, ...]
+) -> None:
+    folder = write_run(tmp_path / "a")
+    scores = json.loads((folder / "scores.json").read_text())
+    write_json(folder / "scores.json", {"supervised_val": scores["segmentation_val"]})
+    if done is not None:
+        images = {str(i): {"status": "done" if i < done else "failed"} for i in range(10582)}
+        write_json(folder / "supervised" / "manifest.json", {"stage": "train-segmenter", "images": images})
+    (row,), _ = own([folder])
+    assert row.remarks == remarks
+    assert row.details["training_images"] == done
+    assert (next(r for r in ranked([*published(), row]) if r.own).rank is None) == bool(remarks)
 
 
 def test_seeds_have_no_published_row(tmp_path: Path) -> None:

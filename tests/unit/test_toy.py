@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import gzip
+import re
 import struct
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -17,13 +18,14 @@ import torch
 from tag2mask.analysis import high_gradient_ratio, share_of_maximum
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
-from tag2mask.common.files import read_json
+from tag2mask.common.files import read_json, write_json
 from tag2mask.toy.config import QUICK, ToyConfig
 from tag2mask.toy.data import DIGIT, IRRELEVANT, MARK, mark_shape, mnist_shapes, toy_data
 from tag2mask.toy.endings import ENDINGS, ending_of, of_class
 from tag2mask.toy.experiment import WEIGHTS, measure_one
 from tag2mask.toy.measure import WITHOUT, Reading, gradients
 from tag2mask.toy.network import STAGES, SixStages
+from tag2mask.toy.summary import refuse_other
 from tag2mask.toy.train import (
     Tuning,
     accuracy,
@@ -291,9 +293,36 @@ def test_one_command_writes_figure_and_numbers(tmp_path: Path, capsys: pytest.Ca
     stored = [row["hgr"] for row in rows if row["seed"] == "1" and row["weights"] == "without-gndrp"]
     assert stored == [f"{row.hgr:.6f}" for row in again.rows["without-gndrp"]]
     assert read_json(tmp_path / "toy.json")["config"]["epochs"] == QUICK.epochs
+    before = (tmp_path / "toy.csv").read_bytes()
+    assert main([*arguments, "--epochs", "3"]) == 2
+    assert "epochs 2 there, 3 now" in capsys.readouterr().err
+    assert (tmp_path / "toy.csv").read_bytes() == before
     words = " ".join(ElementTree.parse(tmp_path / "toy.svg").getroot().itertext())
     for panel in ("Data", "Normalised gradient magnitude", "HGR by stage", "HGR of the non-discriminative"):
         assert panel in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"seeds": range(2)}, "seeds [0, 1, 2] there, [0, 1] now"),
+        ({"last": ["tanh"]}, "last ['sigmoid'] there, ['tanh'] now"),
+        ({"config": QUICK}, f"images {ToyConfig().images} there, {QUICK.images} now"),
+        ({"digits": "folder"}, "digits sklearn there, mnist now"),
+    ],
+)
+def test_other_settings_do_not_replace_a_result(tmp_path: Path, changes: dict, difference: str) -> None:
+    settings = {"seeds": range(3), "last": ["sigmoid"], "config": ToyConfig(), "digits": "sklearn"}
+    write_json(tmp_path / "toy.json", {
+        "seeds": [0, 1, 2], "digits": "sklearn", "config": dataclasses.asdict(ToyConfig()),
+        "checks": [{"last": "sigmoid", "seed": seed} for seed in range(3)],
+    })  # fmt: skip
+    refuse_other(tmp_path, **settings)  # the same again is fine
+    with pytest.raises(ConfigError, match=f"{re.escape(difference)}.*choose another --out"):
+        refuse_other(tmp_path, **settings | changes)
+    (tmp_path / "toy.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ConfigError, match="can't be read"):
+        refuse_other(tmp_path, **settings)
 
 
 def _check_one_mean(rows: list[dict[str, str]], summary: list[dict[str, str]]) -> None:

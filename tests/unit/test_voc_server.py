@@ -14,7 +14,9 @@ from PIL import Image
 
 from tag2mask.cli import main
 from tag2mask.common.errors import DataError
+from tag2mask.common.files import write_json
 from tag2mask.data import VOC_CLASSES, read_mask, write_mask
+from tag2mask.exports import voc_server
 from tag2mask.exports.voc_server import FOLDER, check_archive, listed_images, voc_values, write_archive
 
 IDS = ("2008_000006", "2008_000011", "2008_000012")
@@ -67,6 +69,29 @@ def test_masks_that_do_not_fit_are_named(home: Path, tmp_path: Path) -> None:
     (tmp_path / "masks" / f"{IDS[0]}.png").unlink()
     with pytest.raises(DataError, match=r"no mask for 1 image\(s\): 2008_000006"):
         write_archive(tmp_path / "masks", images, tmp_path / "x.tgz")
+
+
+def test_an_archive_that_fails_its_check_is_not_left_behind(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "x.tgz"
+    out.write_bytes(b"an earlier one")
+    monkeypatch.setattr(voc_server, "check_archive", lambda *_: ["holds 'notes.txt'"])
+    with pytest.raises(DataError, match=r"x\.tgz: not written: holds 'notes\.txt'"):
+        write_archive(tmp_path / "masks", listed_images(home, 3), out)
+    assert out.read_bytes() == b"an earlier one"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_network_of_other_classes_is_refused_before_it_predicts(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    manifest = {"stage": "train-segmenter", "finished": True, "classes": ["cat", "dgo"]}
+    write_json(tmp_path / "run" / "segmenter" / "manifest.json", manifest)
+    monkeypatch.setattr("tag2mask.pipeline.predict_listed", lambda *_, **__: pytest.fail("predicts"))
+    arguments = ["export", "voc-server", "--data", str(home), "--expect", "3", "--run", str(tmp_path / "run")]
+    assert main(arguments) == 2
+    assert "'dgo' is not one of VOC's" in capsys.readouterr().err
 
 
 def test_lists_that_are_not_the_servers(home: Path) -> None:

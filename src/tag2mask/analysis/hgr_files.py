@@ -9,17 +9,41 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.analysis.drawing import REGION_COLOURS, Curve, Drawing, draw_chart
-from tag2mask.analysis.hgr import HGRResult, Key, Mean, Ratio, change, means, summary_rows
+from tag2mask.analysis.hgr import HGRConfig, HGRResult, Key, Mean, Ratio, change, means, summary_rows
 from tag2mask.analysis.regions import REGIONS
-from tag2mask.common.files import atomic_write, write_json
+from tag2mask.common.errors import ConfigError
+from tag2mask.common.files import atomic_write, read_json, write_json
 
 
-def write_hgr(result: HGRResult, folder: Path) -> None:
-    """Write hgr.csv (a row an image and class), hgr.json (means and errors; the report reads it) and hgr.svg."""
+def refuse_other(folder: Path, config: HGRConfig, data: str) -> None:
+    """Raise ConfigError when `folder` holds results with other settings, or on a data set of another name."""
+    path = folder / "hgr.json"
+    if not path.is_file():
+        return
+    try:
+        old = read_json(path)
+        stored = {"data": old.get("data", data), **old["config"]}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: can't be read; choose another --out, or delete it") from error
+    asked = {"data": data, **asdict(config)}
+    differing = [f"{key} {stored.get(key)!r} there, {value!r} now" for key, value in asked.items()
+                 if stored.get(key) != value]  # fmt: skip
+    if differing:
+        raise ConfigError(
+            f"{folder}: holds ratios with other settings ({'; '.join(differing)}); nothing is overwritten: choose "
+            "another --out, or delete this folder"
+        )
+
+
+def write_hgr(result: HGRResult, folder: Path, data: str) -> None:
+    """Write hgr.csv (a row an image and class), hgr.json (means and errors; the report reads it) and hgr.svg.
+
+    `data` is the data set's name.
+    """
     with atomic_write(folder / "hgr.csv") as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         rows = [(*row[:-1], "" if math.isnan(row.hgr) else f"{row.hgr:.6f}") for row in result.rows]
         csv.writer(stream, lineterminator="\n").writerows([Ratio._fields, *rows])
-    write_json(folder / "hgr.json", as_json(result))
+    write_json(folder / "hgr.json", {"data": data, **as_json(result)})
     write_figure(result, folder / "hgr.svg")
 
 

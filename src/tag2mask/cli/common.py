@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; --help must not
     from tag2mask.stages.training import Execution
 
 DEFAULT_RECIPE = "photos"
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def add_command(
@@ -39,7 +40,7 @@ def add_recipe_options(command: argparse.ArgumentParser, optional: bool = False)
 
 def add_execution_options(command: argparse.ArgumentParser) -> None:
     """Options of commands that compute: devices, processes."""
-    command.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    command.add_argument("--device", default="auto", choices=DEVICES, help="what computes (default auto)")
     command.add_argument("--devices", type=int, default=1, help="how many devices train together (default 1)")
     command.add_argument("--precision", default="32-true", help="of training, as Lightning Fabric names it")
     command.add_argument("--workers", type=int, default=1, help="processes that load images in training (default 1)")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.cli.common import add_command
+from tag2mask.common.errors import ConfigError
 
 
 def add(commands: Any) -> None:
@@ -24,7 +25,9 @@ def add(commands: Any) -> None:
     )
     prepare.add_argument("kind", choices=("voc2012", "coco2014"))
     prepare.add_argument("root", type=Path, help="the unpacked archive's folder (with --download: where it goes)")
-    prepare.add_argument("--out", type=Path, help="where the index goes (default: ROOT/tag2mask)")
+    prepare.add_argument(
+        "--out", type=Path, help="where the index goes (default: the folder tag2mask beside the images)"
+    )
     prepare.add_argument("--download", action="store_true", help="fetch the official archives first, with resume")
     prepare.add_argument("--mirror", metavar="URL", help="fetch files of the same names from this address instead")
     prepare.add_argument("--allow-bad", action="store_true", help="go on without files that can't be used")
@@ -52,6 +55,8 @@ def _check(options: argparse.Namespace) -> int:
 def _prepare(options: argparse.Namespace) -> int:
     from tag2mask.data.prepare import download, prepare_coco, prepare_voc
 
+    if options.mirror and not options.download:
+        raise ConfigError("--mirror says where to download from; add --download")
     if options.download:
         download(options.kind, options.root, mirror=options.mirror)
     if options.kind == "voc2012":

@@ -48,9 +48,12 @@ def _voc_server(options: argparse.Namespace) -> int:
     masks, values = options.masks, None
     if options.run is not None:
         from tag2mask.pipeline import predict_listed
+        from tag2mask.stages.folder import read_manifest
 
+        # before the images are predicted: other classes than VOC's can't be submitted
+        values = voc_values(read_manifest(options.run / "segmenter", "train-segmenter").get("classes", ()))
         out = options.run / "test_predictions"
-        values = voc_values(predict_listed(images, options.run, out, execution=execution_of(options)))
+        predict_listed(images, options.run, out, execution=execution_of(options))
         masks = out / "masks"
     print(f"{write_archive(masks, images, options.out, values)}: {len(images)} masks, checked; nothing was uploaded")
     return 0

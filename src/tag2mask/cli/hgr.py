@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tag2mask.cli.common import add_command
+from tag2mask.cli.common import DEVICES, add_command
 from tag2mask.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add `hgr`."""
     hgr = add_command(commands, "hgr", "how far gradients of a run's classifier reach, before and along RIB", _hgr)
+    hgr.set_defaults(resumes=False)
     hgr.add_argument("run", type=Path, help="the run's folder; its classifier is read, never changed")
     hgr.add_argument("--data", type=Path, required=True, help="the data set's folder or label file, with masks")
     hgr.add_argument("--out", type=Path, help="where hgr.csv, hgr.json and hgr.svg go (default RUN/hgr)")
@@ -25,19 +26,20 @@ def add(commands: Any) -> None:
     hgr.add_argument("--steps", type=int, metavar="K", help="RIB steps (default: the run's)")
     hgr.add_argument("--threshold", type=float, default=0.3, help="share of a map's maximum (default 0.3)")
     hgr.add_argument("--smoothing", type=int, default=15, help="width of a box in pixels, odd (default 15)")
-    hgr.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    hgr.add_argument("--device", default="auto", choices=DEVICES, help="what computes (default auto)")
 
 
 def _hgr(options: argparse.Namespace) -> int:
     if not options.run.is_dir():
         raise ConfigError(f"{options.run}: no such folder; give the folder of a run")
     from tag2mask.analysis.hgr import HGRConfig, measure_run
-    from tag2mask.analysis.hgr_files import write_hgr
+    from tag2mask.analysis.hgr_files import refuse_other, write_hgr
 
     config = HGRConfig(options.images, options.split, options.steps, options.threshold, options.smoothing)
+    out, data = options.out or options.run / "hgr", options.data.resolve().name
+    refuse_other(out, config, data)
     result = measure_run(options.run, options.data, config, device=options.device)
-    out = options.out or options.run / "hgr"
-    write_hgr(result, out)
+    write_hgr(result, out, data)
     print_hgr(result)
     print(f"figure: {out / 'hgr.svg'}\nnumbers: {out / 'hgr.csv'}")
     return 1 if result.failures else 0

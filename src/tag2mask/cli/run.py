@@ -50,6 +50,7 @@ def add(commands: Any) -> None:
         if step == "train-segmenter":
             command.add_argument("--supervised", action="store_true", help="train on true masks: the upper bound")
         if step == "predict":
+            command.add_argument("--supervised", action="store_true", help="by the network trained on true masks")
             command.add_argument("--images", type=Path, help="photos to segment instead: a folder or one file")
             command.add_argument("--masks", type=Path, help="where the masks of --images go")
 
@@ -86,7 +87,7 @@ def run_step(chain: Chain, step: str, *, supervised: bool = False) -> None:
         "train-boundary": chain.train_boundary,
         "refine": chain.refine,
         "train-segmenter": lambda: chain.train_segmenter(supervised=supervised),
-        "predict": chain.predict,
+        "predict": lambda: chain.predict(supervised=supervised),
         "evaluate": lambda: print_scores(chain.evaluate()),
     }
     steps[step]()
@@ -95,6 +96,8 @@ def run_step(chain: Chain, step: str, *, supervised: bool = False) -> None:
 def _predict_images(options: argparse.Namespace) -> int:
     from tag2mask.pipeline import predict_photos
 
+    if options.supervised:
+        raise ConfigError("predict --supervised is for the val images; leave out --supervised or --images")
     if options.masks is None or options.out is None:
         raise ConfigError("predict --images needs --out RUN (whose network is used) and --masks DIR (for the masks)")
     recipe, out = recipe_and_out(options)

@@ -51,6 +51,8 @@ def print_scores(scores: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tag2mask.reports.letters import letter
+
     if not scores:
         print("no scores: there are no true masks to score against")
         return
@@ -64,7 +66,7 @@ def print_scores(scores: dict[str, Any]) -> None:
     for name, row in scores.items():
         threshold = "" if row["threshold"] is None else f"{row['threshold']:.2f}"
         if row["threshold"] is not None:
-            threshold += f" [{notes.setdefault(row['threshold_chosen_on'], chr(ord('a') + len(notes)))}]"
+            threshold += f" [{notes.setdefault(row['threshold_chosen_on'], letter(len(notes)))}]"
         values = (row["miou"], *(row["per_class"].get(name) for name in classes))
         cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
         cells[0] += interval_of(row)
@@ -72,7 +74,7 @@ def print_scores(scores: dict[str, Any]) -> None:
     console.print(table)
     if any(row.get("interval") for row in scores.values()):
         print("second line of mIoU: 95 % bootstrap interval over the scored images, at the threshold shown")
-    for text, letter in notes.items():
-        print(f"[{letter}] {text}")
+    for text, mark in notes.items():
+        print(f"[{mark}] {text}")
     for text in (text for name, row in scores.items() for text in remarks(name, row)):
         print(text)

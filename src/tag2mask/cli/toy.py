@@ -21,6 +21,7 @@ ENDINGS = ("sigmoid", "softmax", "tanh", "relu", "none")
 def add(commands: Any) -> None:
     """Add `toy`."""
     toy = add_command(commands, "toy", "the paper's toy experiment: where do gradients stop?", _toy)
+    toy.set_defaults(resumes=False)
     toy.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of figure and numbers")
     toy.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default 5)")
     toy.add_argument(
@@ -37,15 +38,14 @@ def _toy(options: argparse.Namespace) -> int:
     from tag2mask.toy import ToyConfig, run_toy
     from tag2mask.toy.config import QUICK
     from tag2mask.toy.figure import write_figure
-    from tag2mask.toy.summary import write_numbers
+    from tag2mask.toy.summary import refuse_other, write_numbers
 
     config = QUICK if options.quick else ToyConfig()
     if options.epochs is not None:
         config = dataclasses.replace(config, epochs=options.epochs)
-    result = run_toy(
-        range(options.seeds), list(dict.fromkeys(options.last)), config, digits=options.digits,
-        processes=options.processes,
-    )  # fmt: skip
+    seeds, last = range(options.seeds), list(dict.fromkeys(options.last))
+    refuse_other(options.out, seeds, last, config, options.digits)
+    result = run_toy(seeds, last, config, digits=options.digits, processes=options.processes)
     write_numbers(result, options.out)
     write_figure(result, options.out / "toy.svg")
     print_toy(result)

@@ -3,7 +3,7 @@
 from tag2mask.data.check import CheckReport, check_dataset, check_masks
 from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.maps import LocalizationMaps, at_full, at_stride4, load_maps, save_maps
-from tag2mask.data.masks import read_mask, voc_palette, write_mask
+from tag2mask.data.masks import read_mask, resize_labels, voc_palette, write_mask
 from tag2mask.data.partners import PartnerIndex
 from tag2mask.data.readers import READERS, read_dataset
 from tag2mask.data.records import IGNORED, VOC_CLASSES, Dataset, ImageRecord, Problem
@@ -34,6 +34,7 @@ __all__ = [
     "read_dataset",
     "read_mask",
     "rescale",
+    "resize_labels",
     "save_maps",
     "voc_palette",
     "write_mask",

@@ -37,15 +37,30 @@ _REPLACE = "replace the file by a whole copy or take it out of the set"
 _opening = threading.Lock()
 
 
-def decode_image(path: Path | str, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_image(path: Path | str, *, max_pixels: int = MAX_PIXELS, long_side: int | None = None) -> np.ndarray:
     """Decode a picture to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
     Grey, palette, CMYK, 16-bit (its range scaled to 0..255) and float pictures are converted, transparency
-    is laid over white, of an animation the first frame is taken. Raises DataError (naming file and remedy)
+    is laid over white, of an animation the first frame is taken. A picture whose longer side has more than
+    `long_side` pixels is made smaller, to exactly that. Raises DataError (naming file and remedy)
     for a missing, empty, truncated, non-image or larger than `max_pixels` file.
     """
     with open_picture(path, max_pixels) as picture:
-        return np.array(_to_rgb(_upright(picture)))  # a copy: it can be written to
+        if long_side is None or max(picture.size) <= long_side:
+            return np.array(_to_rgb(_upright(picture)))  # a copy: it can be written to
+        width, height = limited_size(picture.size, long_side)
+        lying = _orientation(picture) >= 5
+        picture.draft("RGB", (width, height))  # a JPEG is decoded at a half, a quarter or an eighth of its size
+        small = _to_rgb(_upright(picture))
+        return np.array(small.resize((height, width) if lying else (width, height), Image.Resampling.BICUBIC))
+
+
+def limited_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
+    """Return two sides scaled so that the longer one has at most `long_side` pixels; rounded, at least 1."""
+    if long_side is None or max(size) <= long_side:
+        return size
+    first, second = (max(1, round(side * long_side / max(size))) for side in size)
+    return first, second
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from tag2mask.common.files import atomic_write
 from tag2mask.data.records import BadFileError
 
 EPSILON = 1e-5  # added to each class map's maximum before dividing by it
+# what numpy and zipfile raise for a file that was cut off or altered; RuntimeError: a flag or version it can't have
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, AttributeError, IndexError, RuntimeError, zipfile.BadZipFile,
+            zlib.error)  # fmt: skip
 _REMAKE = "delete the file and run the localization again"
 
 
@@ -113,5 +117,5 @@ def load_maps(path: Path | str) -> LocalizationMaps:
             sums = [stored[f"sum_{index}"].astype(np.float32) * peak for index in range(len(scales))]
             height, width = (int(side) for side in stored["size"])
             return LocalizationMaps(stored["classes"].astype(np.int64), (height, width), scales, sums)
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, IndexError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise BadFileError(path, f"is no whole map file ({' '.join(str(error).split())})", _REMAKE) from error

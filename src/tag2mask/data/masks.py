@@ -55,6 +55,28 @@ def write_mask(path: Path | str, mask: np.ndarray) -> None:
         picture.save(temporary, format="PNG")
 
 
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring a mask (H, W) uint8 to `size` = (H', W') without inventing values.
+
+    Where it becomes smaller, the nearest pixel is taken. Where it becomes larger, every value is enlarged linearly as
+    a picture of its own and the strongest wins, so that edges become smoother than steps.
+    """
+    if labels.shape == tuple(size):
+        return labels
+    wanted = (size[1], size[0])
+    if size[0] * size[1] <= labels.size:
+        return np.array(Image.fromarray(labels).resize(wanted, Image.Resampling.NEAREST))
+    values = np.unique(labels)
+    result = np.full(size, values[0], np.uint8)
+    strongest = np.zeros(size, np.uint8)
+    for value in values:
+        part = Image.fromarray(np.uint8(255) * (labels == value))
+        share = np.asarray(part.resize(wanted, Image.Resampling.BILINEAR))
+        ahead = share > strongest
+        result[ahead], strongest[ahead] = value, share[ahead]
+    return result
+
+
 def _spread(picture: Image.Image) -> int:
     tiles = getattr(picture, "tile", None)  # (decoder, box, offset, raw mode or options) before loading
     raw_mode = tiles[0][3] if tiles else None

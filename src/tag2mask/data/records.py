@@ -48,6 +48,7 @@ class ImageRecord:
     labels: tuple[int, ...]
     split: str = ""  # "train", "val", or "" when unspecified
     mask_path: Path | None = None
+    long_side: int | None = None  # pixels; a larger picture is made smaller as it is read
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,17 @@ class Dataset:
         return matrix
 
     def digest(self) -> str:
-        """Return the sha256 over ids, labels, splits and classes, for manifests."""
+        """Return the sha256 over ids, labels, splits, classes and the size limit, for manifests."""
         rows = [(record.id, list(record.labels), record.split) for record in self.records]
-        return digest_value({"classes": list(self.classes), "records": rows})
+        limits = sorted({record.long_side for record in self.records if record.long_side is not None})
+        return digest_value(
+            {"classes": list(self.classes), "records": rows} | ({"long_side": limits} if limits else {})
+        )
+
+    def at_most(self, long_side: int | None) -> Dataset:
+        """The same set, whose pictures are made smaller as they are read where the longer side has more pixels."""
+        records = (replace(record, long_side=long_side) for record in self.records)
+        return replace(self, records=tuple(records))
 
 
 def _balanced(records: Sequence[ImageRecord], class_count: int, n: int, rng: random.Random) -> set[int]:

@@ -70,9 +70,17 @@ def write_archive(masks: Path, images: Mapping[str, Path], out: Path, values: np
     missing = [stem for stem in images if not (masks / f"{stem}.png").is_file()]
     if missing:
         raise DataError(f"{masks}: no mask for {_some(missing)}; predict the test images first")
+    with atomic_write(out) as temporary:
+        _pack(masks, images, temporary, values)
+        problems = check_archive(temporary, images)
+        if problems:
+            raise DataError(f"{out}: not written: {problems[0]}")
+    return out
+
+
+def _pack(masks: Path, images: Mapping[str, Path], out: Path, values: np.ndarray | None) -> None:
     with (
-        atomic_write(out) as temporary,
-        temporary.open("wb") as stream,
+        out.open("wb") as stream,
         gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
@@ -86,10 +94,6 @@ def write_archive(masks: Path, images: Mapping[str, Path], out: Path, values: np
             member = tarfile.TarInfo(f"{FOLDER}/{stem}.png")  # time, owner and mode are constants
             member.size, member.mode = len(data), 0o644
             archive.addfile(member, io.BytesIO(data))
-    problems = check_archive(out, images)
-    if problems:
-        raise DataError(f"{out}: {problems[0]}")
-    return out
 
 
 def check_archive(path: Path, images: Mapping[str, Path]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -19,7 +19,7 @@ def computing_in(precision: Precision, device: torch.device | str) -> Iterator[N
     10 bits of the mantissa and is float32 on a CPU. "bf16" is autocast, which keeps 7; gradients arrive in float32.
     """
     kind = torch.device(device).type
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     # no cache of cast weights: they change between the passes of one image
     autocast = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)

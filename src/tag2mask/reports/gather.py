@@ -8,7 +8,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,8 @@ FAMILIES = (  # start of a folder's name, the stage it follows, title before wha
     ("boundary_", "localization", "Train boundary network"),
     ("pseudo_masks_", "pseudo_masks", "Compare"),
 )
+# The folders of an absolute path, with or without a drive; not of an address (https://...) or of "and/or".
+_ABSOLUTE = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s:'\"/\\]+[/\\])*(?=\S)")
 PER_IMAGE = ("localization", "confident_", "pseudo_masks", "predictions", "supervised_predictions")
 
 
@@ -176,12 +178,13 @@ def gather(run: Path) -> RunFacts:
     if not index:
         notes.missing.append("index.json, so photos and true masks cannot be found")
     recipe = _recipe_text(run, notes)
-    stages = _stages(run, info, notes)
+    images = _images(index)
+    stages = _stages(run, info, images, notes)
     scores = _scores(_read_dict(run, "scores.json", notes), notes)
     return RunFacts(
         folder=run, info=info, classes=classes, recipe=recipe, scores=scores,
         per_image=_per_image(_read_dict(run, "scores_per_image.json", notes)), stages=stages,
-        images=_images(index), mask_lut=_lut(index.get("mask_lut")), logs=_logs(run, notes),
+        images=images, mask_lut=_lut(index.get("mask_lut")), logs=_logs(run, notes),
         showcase=_read_dict(run, "showcase.json", notes), notes=notes, refined_from=_refined_from(run, notes),
     )  # fmt: skip
 
@@ -331,7 +334,23 @@ def spoken(name: str) -> str:
     return " ".join(word.upper() if word in ("cam", "rib", "irn", "crf") else word for word in name.split("_"))
 
 
-def _stages(run: Path, info: dict[str, Any], notes: Notes) -> list[StageFacts]:
+def without_folders(text: str, known: Iterable[Path] = ()) -> str:
+    """Return a message with the bare names of files: a report is passed on, and folders are private.
+
+    Absolute paths are cut; `known` ones are cut also where a folder's name has spaces.
+    """
+    paths = [path for path in known if path.is_absolute()]
+    for path in paths:
+        text = text.replace(str(path), path.name)
+    for path in paths:
+        text = text.replace(f"{path.parent}/", "")
+    head, colon, rest = text.partition(": ")  # most messages begin with the file
+    if _ABSOLUTE.match(head):
+        text = re.split(r"[/\\]", head)[-1] + colon + rest
+    return _ABSOLUTE.sub("", text)
+
+
+def _stages(run: Path, info: dict[str, Any], images: dict[str, ImageFacts], notes: Notes) -> list[StageFacts]:
     seconds = dict(as_dict(info.get("seconds")))
     stages = []
     for folder, stage, title in _stage_list(run):
@@ -340,9 +359,10 @@ def _stages(run: Path, info: dict[str, Any], notes: Notes) -> list[StageFacts]:
         spent = next((number for number in map(as_number, recorded) if number is not None), None)
         if spent is None:
             spent = as_number(manifest.get("seconds"))
-        images = {name: as_dict(entry) for name, entry in as_dict(manifest.get("images")).items()}
-        done = sum(entry.get("status") == "done" for entry in images.values())
-        failed = {n: str(e.get("error") or "failed") for n, e in images.items() if e.get("status") == "failed"}
+        states = {name: as_dict(entry) for name, entry in as_dict(manifest.get("images")).items()}
+        done = sum(entry.get("status") == "done" for entry in states.values())
+        failed = {name: _reason(run, images.get(name), entry) for name, entry in states.items()
+                  if entry.get("status") == "failed"}  # fmt: skip
         if manifest or spent is not None:
             stages.append(StageFacts(folder, title, spent, done, failed, manifest.get("finished", True) is not False))
         if not (run / folder).is_dir():
@@ -351,6 +371,12 @@ def _stages(run: Path, info: dict[str, Any], notes: Notes) -> list[StageFacts]:
         title = name.replace("_", " ").capitalize()
         stages.append(StageFacts(name, title, as_number(value), 0, {}))
     return stages
+
+
+def _reason(run: Path, image: ImageFacts | None, state: dict[str, Any]) -> str:
+    """Why an image failed, without private folders."""
+    known = [path for path in (image.path, image.mask) if path is not None] if image else []
+    return without_folders(str(state.get("error") or "failed"), [*known, run.absolute() / "x", run.resolve() / "x"])
 
 
 def _images(index: dict[str, Any]) -> dict[str, ImageFacts]:

@@ -25,6 +25,7 @@ from tag2mask.reports.gather import (
     spoken,
 )
 from tag2mask.reports.hgr import hgr_charts
+from tag2mask.reports.letters import letter
 from tag2mask.reports.palette import BACKGROUND, class_colour, heat_gradient, hex_colour
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -153,7 +154,7 @@ def _score_table(facts: RunFacts) -> dict[str, Any]:
     cam, rib = known.get("seed_cam"), known.get("seed_rib")
     gain = None if cam is None or rib is None else _gain(cam, rib, columns)
     texts = dict.fromkeys(s.chosen_on for s in facts.scores if s.chosen_on and s.threshold is not None)
-    notes = {text: "abcdefgh"[number] for number, text in enumerate(texts)}
+    notes = {text: letter(number) for number, text in enumerate(texts)}
     colours = _colours(facts, columns)
     return {"rows": facts.scores, "columns": columns, "gain": gain, "colours": colours, "notes": notes}
 

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import DataError
+from tag2mask.data.readers import prepared
 from tag2mask.data.records import VOC_CLASSES
 from tag2mask.reports.gather import as_count, as_dict, as_number
 
+PREPARED = f"{prepared.FOLDER}/{prepared.MANIFEST}"
 VOC, COCO = "PASCAL VOC 2012", "COCO 2014"
 LABELS_TASK, MASKS_TASK = "segmentation from image labels", "segmentation from true masks"
 # Images of the published settings: (training, val); on COCO with or without those that have no label.
 SETTINGS = {VOC: ((10582,), (1449,)), COCO: ((82783, 82081), (40504, 40137))}
 _COCO_CLASSES = 80
+_KINDS = {VOC: "voc2012", COCO: "coco2014"}  # as `tag2mask data prepare` names them
+_VOC_TRAIN_LIST = 1464  # images of VOC's own list, without the augmented ones
+_LEARNERS = {"segmentation": "segmenter", "supervised": "supervised"}  # the folders of the networks
 _TASKS = {"seed": "class maps (seed)", "pseudo_mask": "pseudo-masks", "segmentation": LABELS_TASK,
           "supervised": MASKS_TASK}  # fmt: skip
 COLUMNS = ("task", "dataset", "split", "metric", "value", "model", "year", "beyond_labels", "source")
@@ -85,7 +90,8 @@ def own(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
         except (OSError, ValueError) as error:
             notes.append(f"{folder}: {_reason(error)}")
             continue
-        rows += [_row(folder, info, name, as_dict(score)) for name, score in scores.items()
+        dataset = _dataset(folder, as_dict(info.get("data")))
+        rows += [_row(folder, info, dataset, name, as_dict(score)) for name, score in scores.items()
                  if as_number(as_dict(score).get("miou")) is not None]  # fmt: skip
     return rows, notes
 
@@ -147,8 +153,8 @@ def _task_place(task: str) -> int:
     return order.index(task) if task in order else len(order)
 
 
-def _row(folder: Path, info: dict[str, Any], name: str, score: dict[str, Any]) -> Result:
-    data, recipe = as_dict(info.get("data")), as_dict(info.get("recipe"))
+def _row(folder: Path, info: dict[str, Any], dataset: str, name: str, score: dict[str, Any]) -> Result:
+    recipe = as_dict(info.get("recipe"))
     kind = next((key for key in _TASKS if name.startswith(key)), name)
     interval = as_dict(score.get("interval"))
     ends = as_number(interval.get("low")), as_number(interval.get("high"))
@@ -156,7 +162,7 @@ def _row(folder: Path, info: dict[str, Any], name: str, score: dict[str, Any]) -
     uses_saliency = bool(saliency) and kind in ("pseudo_mask", "segmentation")
     return Result(
         task=_TASKS.get(kind, name),
-        dataset=_dataset(data),
+        dataset=dataset,
         split=str(score.get("split") or ""),
         metric="mIoU, ignored pixels counted" if score.get("count_ignored") else "mIoU",
         value=round(100 * float(score["miou"]), 2),
@@ -165,19 +171,38 @@ def _row(folder: Path, info: dict[str, Any], name: str, score: dict[str, Any]) -
         year=str(info.get("started") or "")[:4],
         beyond_labels="pixel masks" if kind == "supervised" else "saliency" if uses_saliency else "",
         own=True,
-        remarks=tuple(_remarks(info, kind, score)),
+        remarks=tuple(_remarks(folder, info, dataset, kind, score)),
         interval=None if None in ends else (round(100 * ends[0], 2), round(100 * ends[1], 2)),  # type: ignore[operator]
-        details=_details(folder, info, score),
+        details=_details(folder, info, kind, score),
     )
 
 
-def _dataset(data: dict[str, Any]) -> str:
+def _dataset(folder: Path, data: dict[str, Any]) -> str:
+    """Name a published set only where its classes and either its counts or its preparation say that it is the one."""
     classes, root = tuple(data.get("classes") or ()), str(data.get("root_name") or "unknown")
-    if set(classes) == set(VOC_CLASSES):
-        return VOC
-    if len(classes) == _COCO_CLASSES:
-        return COCO
+    name = VOC if set(classes) == set(VOC_CLASSES) else COCO if len(classes) == _COCO_CLASSES else ""
+    if name and (_counts_fit(name, data) or _prepared_as(folder, name)):
+        return name
     return f"{root} ({len(classes)} classes)"
+
+
+def _counts_fit(name: str, data: dict[str, Any]) -> bool:
+    train, val = SETTINGS[name]
+    train = (*train, _VOC_TRAIN_LIST) if name == VOC else train
+    return as_count(data.get("train_images")) in train or as_count(data.get("val_images")) in val
+
+
+def _prepared_as(folder: Path, name: str) -> bool:
+    """Whether the photos of the run lie in a set that was prepared as `name` and has the published val images."""
+    try:
+        images = as_dict(_read(folder / "index.json").get("images"))
+        path = Path(str(as_dict(next(iter(images.values()), None)).get("path") or ""))
+        found = next((p / PREPARED for p in path.parents if (p / PREPARED).is_file()), None)
+        facts = {} if found is None else _read(found)
+    except (OSError, ValueError):
+        return False
+    counts, expected = (as_count(as_dict(facts.get(key)).get("val")) for key in ("counts", "published"))
+    return facts.get("kind") == _KINDS[name] and counts is not None and counts == expected
 
 
 def _model(folder: Path, name: str, kind: str, score: dict[str, Any], recipe: dict[str, Any]) -> str:
@@ -203,10 +228,10 @@ def _refinement(folder: Path, refine: dict[str, Any]) -> str:
     return str(config.get("method") or refine.get("method") or "")
 
 
-def _remarks(info: dict[str, Any], kind: str, score: dict[str, Any]) -> Iterable[str]:
+def _remarks(folder: Path, info: dict[str, Any], dataset: str, kind: str, score: dict[str, Any]) -> Iterable[str]:
     """Say how an own row differs from the published setting; nothing when it doesn't."""
     data = as_dict(info.get("data"))
-    dataset, limited = _dataset(data), as_count(data.get("limited_to"))
+    limited = as_count(data.get("limited_to"))
     if not info.get("finished"):
         yield "run not finished"
     if limited is not None:
@@ -218,22 +243,38 @@ def _remarks(info: dict[str, Any], kind: str, score: dict[str, Any]) -> Iterable
     if kind not in ("segmentation", "supervised"):
         yield "no published row of this kind"
         return
-    if limited is None and as_count(data.get("train_images")) not in train:
-        yield f"trained on {as_count(data.get('train_images')) or 0:,} images, published: {train[0]:,}"
+    learned = _learned_from(folder, kind, data)
+    if limited is None and learned not in train:
+        count = "an unknown number of" if learned is None else f"{learned:,}"
+        yield f"trained on {count} images, published: {train[0]:,}"
     if as_count(score.get("images")) not in val:
         yield f"scored on {as_count(score.get('images')) or 0:,} images, published: {val[0]:,}"
     if score.get("count_ignored"):
         yield "ignored pixels counted, as in the reference's slip"
 
 
-def _details(folder: Path, info: dict[str, Any], score: dict[str, Any]) -> dict[str, Any]:
+def _learned_from(folder: Path, kind: str, data: dict[str, Any]) -> int | None:
+    """Images that a network learned from: those its manifest calls done, since images without a mask are skipped."""
+    images: dict[str, Any] = {}
+    if kind in _LEARNERS:
+        try:
+            images = as_dict(_read(folder / _LEARNERS[kind] / "manifest.json").get("images"))
+        except (OSError, ValueError):
+            images = {}
+    if images:
+        return sum(as_dict(state).get("status") == "done" for state in images.values())
+    # without a manifest nobody knows how many of the images had a true mask
+    return None if kind == "supervised" else as_count(data.get("train_images"))
+
+
+def _details(folder: Path, info: dict[str, Any], kind: str, score: dict[str, Any]) -> dict[str, Any]:
     data, recipe = as_dict(info.get("data")), info.get("recipe")
     seconds = [as_number(value) for value in as_dict(info.get("seconds")).values()]
     machine = as_dict(info.get("machine"))
     return {
         "recipe": str(as_dict(recipe).get("name") or info.get("name") or folder.name),
         "seed": info.get("seed"),
-        "training_images": data.get("train_images"),
+        "training_images": _learned_from(folder, kind, data),
         "scored_images": score.get("images"),
         "threshold": score.get("threshold"),
         "threshold_chosen_on": score.get("threshold_chosen_on"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.config import to_mapping
@@ -34,6 +34,9 @@ class ConfidentConfig:
             )
 
 
+ABSENT = {"config": to_mapping(ConfidentConfig())}  # what a manifest means that doesn't name a setting
+
+
 def confident(
     dataset: Dataset, localization: Path, out: Path, config: ConfidentConfig, *, maps: str = "rib", seed: int = 0,
     execution: Execution | None = None,
@@ -41,22 +44,28 @@ def confident(
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image with maps.
 
     `localization` is the folder that `localize` wrote, `maps` which of its two kinds is used. Resumes; broken images
-    are noted in the manifest and skipped. Raises ConfigError, MissingExtraError.
+    are noted in the manifest, and tried again by a later call. Raises ConfigError, MissingExtraError.
     """
     config = dataclasses.replace(config, refinement=edge_method(config.refinement, "refine.confident.refinement"))
     execution = execution or Execution()
     made = read_manifest(localization, "localize")
     inputs = {"dataset": dataset.digest(), "maps": made["inputs"]["classifier"], "maps_config": str(made["config"])}
-    folder = StageFolder(out, "confident", config=to_mapping(config) | {"maps": maps}, seed=seed, inputs=inputs)
-    if folder.finished:
-        return
+    folder = StageFolder(out, "confident", config=settings_of(config, maps), seed=seed, inputs=inputs,
+                         absent=ABSENT)  # fmt: skip
     records = records_with_maps(dataset, localization / maps, folder)
-    todo = [i for i in records if not (out / "masks" / f"{i}.png").is_file()]
+    todo = folder.left(records, "masks/{}.png")
+    if folder.finished and not todo:
+        return
     run_images(todo, make_work, (records, localization / maps, out / "masks", config), folder,
                processes=process_count(execution.processes, len(todo)), total=len(records),
                description=f"confident labels of {maps} ({config.refinement})",
                cluster=execution.cluster())  # fmt: skip
     folder.finish(i for i in records if i not in folder.failures)
+
+
+def settings_of(config: ConfidentConfig, maps: str) -> dict[str, Any]:
+    """What decides the labels, for a manifest."""
+    return to_mapping(config) | {"maps": maps}
 
 
 def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: ConfidentConfig) -> Work:

@@ -15,6 +15,7 @@ import numpy as np
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.common.progress import track
+from tag2mask.config import Ranges, check_ranges
 from tag2mask.data import Dataset, ImageRecord, load_maps, read_mask
 from tag2mask.metrics import (
     SegmentationScore,
@@ -32,6 +33,11 @@ LEVEL = 0.95  # of the bootstrap interval
 _CHUNK = 32  # images a job
 _WORTH_A_PROCESS = 512  # images; starting a process takes seconds, scoring an image some milliseconds
 R = TypeVar("R")
+_RANGES: Ranges = {
+    "threshold_step": (lambda v: 0 < v <= 0.5, "above 0, at most 0.5"),
+    "threshold": (lambda v: v is None or 0 <= v <= 1, "0..1 or null"),
+    "resamples": (lambda v: v >= 0, "0 or more"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class EvaluateConfig:
     threshold: float | None = None  # score seeds at this threshold; null = the best on truth, labelled as such
     resamples: int = 1000  # of the images, for the bootstrap interval; 0 = no interval
     count_ignored: bool = False  # true reproduces the reference's slip on COCO: 255 stays in, as a class of IoU 0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that can't work."""
+        check_ranges("evaluate", self, _RANGES)
 
 
 @dataclass
@@ -67,7 +77,8 @@ def score_maps(
         curve.merge(part)
     result = curve.compute()
     if config.threshold is None:
-        threshold, chosen = result.best()[0], BEST_ON_TRUTH
+        nothing = bool(np.isnan(result.miou).all())  # the score below says why
+        threshold, chosen = float(grid[0]) if nothing else result.best()[0], BEST_ON_TRUTH
     else:
         threshold, chosen = config.threshold, "fixed in the recipe"
     predict = partial(_seed, maps, threshold)
@@ -143,7 +154,10 @@ def _stored(masks: Path, record: ImageRecord) -> tuple[np.ndarray, str]:
 def _curve(truth: Truth, maps: Path, grid: np.ndarray, slip: bool, records: Sequence[ImageRecord]) -> ThresholdCurve:
     curve = ThresholdCurve(truth.labels, grid, include_ignore_slip=slip)
     for record in records:
-        found, true = load_maps(maps / f"{record.id}.npz"), truth.read(record)
+        try:
+            found, true = load_maps(maps / f"{record.id}.npz"), truth.read(record)
+        except DataError:
+            continue  # the score at one threshold, which comes after, notes it
         if found.size == true.shape:  # else the score names it
             curve.update(found.full(), found.classes, true)
     return curve
@@ -228,6 +242,9 @@ def _score(
         whole.counts += part.counts
         whole.per_image |= part.per_image
         whole.skipped |= part.skipped
+    if not whole.pixels[1]:
+        reason = next(iter(whole.skipped.values()), "all pixels of the true masks are 255, that is, ignored")
+        raise DataError(f"{dataset.name}: none of the {len(records)} images could be scored: {reason}")
     row = whole.score.compute(dataset.classes).as_dict() | {
         "split": split, "threshold": chosen[0], "threshold_chosen_on": chosen[1],
     }  # fmt: skip

@@ -35,7 +35,7 @@ from tag2mask.rib import (
     trace_arrays,
 )
 from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
-from tag2mask.stages.folder import StageFolder
+from tag2mask.stages.folder import StageFolder, read_manifest
 from tag2mask.stages.parallel import process_count, run_images
 from tag2mask.stages.train_classifier import label_vector, load_classifier
 from tag2mask.stages.training import Execution, cpu_threads, resolve_device, to_tensor
@@ -64,6 +64,15 @@ class LocalizeConfig:
     gradient_images: int = 16  # a class, for the expected gradient of partners "amortised"
 
 
+ABSENT = {"config": to_mapping(LocalizeConfig())}  # what a manifest means that doesn't name a setting
+FREE = ("rib.partner_chunk", "rib.channels_last", "rib.fold_batch_norm")  # time and memory; the maps up to round-off
+
+
+def kinds_of(config: LocalizeConfig) -> tuple[str, ...]:
+    """The kinds of maps that are written, each to a folder of its name; RIB's first step is plain CAM."""
+    return ("cam", "rib") if config.method == "rib" else ("cam",)
+
+
 def localize(
     dataset: Dataset, classifier: Path, out: Path, config: LocalizeConfig, *, seed: int = 0,
     execution: Execution | None = None, only: Collection[str] | None = None,
@@ -72,21 +81,25 @@ def localize(
 
     `only` names the images to localize where not all of them are wanted; partners come from the whole set.
     `classifier` is the folder that `train_classifier` wrote. An image's result depends on the seed and its id, not
-    on order, processes or resumption. Masks are never read. Broken images are noted in the manifest and skipped.
+    on order, processes or resumption. Masks are never read. Broken images are noted in the manifest, and tried again
+    by a later call. Raises ConfigError, DataError.
     """
     execution = execution or Execution()
+    read_manifest(classifier, "train-classifier")
     inputs = {"dataset": dataset.digest(), "classifier": digest_file(classifier / "weights.safetensors")}
     if only is not None:
         inputs["only"] = digest_value(sorted(only))
-    folder = StageFolder(out, "localize", config=to_mapping(config), seed=seed, inputs=inputs)
-    if folder.finished:
+    folder = StageFolder(
+        out, "localize", config=to_mapping(config), seed=seed, inputs=inputs, absent=ABSENT, free=FREE
+    )
+    wanted = frozenset(record.id for record in dataset.records) if only is None else frozenset(only)
+    records = {record.id: record for record in dataset.records if record.labels and record.id in wanted}
+    todo = folder.left(records, *(f"{kind}/{{}}.npz" for kind in kinds_of(config)))
+    if folder.finished and not todo:
         return
     device = resolve_device(execution.device)
     config = _calibrated(dataset, classifier, out, config, seed, device)
     _expect_gradients(dataset, classifier, out, config, seed, device)
-    wanted = frozenset(record.id for record in dataset.records) if only is None else frozenset(only)
-    records = {record.id: record for record in dataset.records if record.labels and record.id in wanted}
-    todo = [i for i in records if not (out / config.method / f"{i}.npz").is_file()]
     traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
     arguments = (dataset, classifier, out, config, seed, traced, str(device))
     processes = process_count(execution.processes, len(todo), device.type)

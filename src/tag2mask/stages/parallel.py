@@ -71,6 +71,7 @@ def run_images(
     for image_id, error in track(outcomes, total=total, description=description, done=done):
         if error:
             folder.fail(image_id, error)
+        folder.tick()
 
 
 def _here(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...]) -> Iterator[Outcome]:
@@ -128,7 +129,7 @@ def _spread(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...],
                 deaths[image_id] += 1
                 if deaths[image_id] > 1:
                     finished.add(image_id)
-                    yield image_id, "its worker process died twice (out of memory?); use fewer processes"
+                    yield image_id, "its worker process died twice (out of memory?); run again with fewer processes"
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         left = [i for i in left if i not in finished]

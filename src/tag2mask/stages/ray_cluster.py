@@ -142,7 +142,7 @@ class _Team:
             self.deaths[blamed] = self.deaths.get(blamed, 0) + 1
             if self.deaths[blamed] >= DEATHS:
                 unfinished.remove(blamed)
-                outcomes.append((blamed, "its worker died twice (out of memory?); use fewer processes"))
+                outcomes.append((blamed, "its worker died twice (out of memory?); run again with fewer processes"))
         self.shards[member].extendleft(image_id for image_id in reversed(unfinished) if image_id is not None)
         self._hire(member)
         starting = {owner for owner, waits in self.flying.values() if waits is None}

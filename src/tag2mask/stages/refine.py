@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +61,17 @@ class RefineConfig:
     walk: WalkConfig = dataclasses.field(default_factory=WalkConfig)  # for irn
     saliency: SaliencyConfig = dataclasses.field(default_factory=SaliencyConfig)  # for any method
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for scores that can't work together."""
+        threshold, _ = self.background
+        if not 0 <= threshold <= 1:
+            name = "walk.threshold" if self.method == "irn" else "threshold"
+            raise ConfigError(f"refine.{name} is {threshold}; expected 0..1")
+        if self.unsure and not 0 <= self.unsure < min(threshold, 1 - threshold):
+            raise ConfigError(
+                f"refine.unsure is {self.unsure}; expected 0 <= unsure < threshold {threshold}, and < 1 - threshold"
+            )
+
     @property
     def background(self) -> tuple[float, str]:
         """The background score that this method uses, and how it was chosen, in words."""
@@ -73,6 +85,15 @@ class RefineConfig:
         unused |= {"threshold", "threshold_chosen_on"} if self.method == "irn" else {"walk"}
         values = {key: value for key, value in to_mapping(self).items() if key not in unused}
         return values if self.saliency.source is None else values | {"saliency": self.saliency.used()}
+
+
+ABSENT = {"config": to_mapping(RefineConfig())}  # what a manifest means that doesn't name a setting
+
+
+def background_of(made: Mapping[str, Any]) -> tuple[float, str]:
+    """The background score that pseudo-masks were made with and how it was chosen, from their manifest's config."""
+    section = made["walk"] if made["method"] == "irn" else made
+    return float(section["threshold"]), str(section["threshold_chosen_on"])
 
 
 def resolve_method(config: RefineConfig) -> RefineConfig:
@@ -104,17 +125,17 @@ def refine(
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image that has maps.
 
     `boundary` is the folder that `train_boundary` wrote, for method "irn"; of `execution.trace` images the edges and
-    the walked maps are kept in `out`/steps/ID.npz. Resumes; broken images are noted in the manifest and skipped.
-    Raises ConfigError, MissingExtraError.
+    the walked maps are kept in `out`/steps/ID.npz. Resumes; broken images are noted in the manifest, and tried again
+    by a later call. Raises ConfigError, MissingExtraError.
     """
     config = resolve_method(config)
     execution = execution or Execution()
     folder = StageFolder(out, "refine", config=config.used(), seed=seed,
-                         inputs=_inputs(dataset, localization, boundary, config))  # fmt: skip
-    if folder.finished:
-        return
+                         inputs=_inputs(dataset, localization, boundary, config), absent=ABSENT)  # fmt: skip
     records = records_with_maps(dataset, localization / config.maps, folder)
-    todo = [i for i in records if not (out / "masks" / f"{i}.png").is_file()]
+    todo = folder.left(records, "masks/{}.png")
+    if folder.finished and not todo:
+        return
     traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
     device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
     arguments = (records, localization / config.maps, out, config, boundary, traced, str(device))
@@ -130,14 +151,12 @@ def refine(
 
 def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config: RefineConfig) -> dict[str, str]:
     """Check the settings that need other files and return the digests of everything that is read."""
-    threshold, _ = config.background
-    if config.unsure and not 0 <= config.unsure < min(threshold, 1 - threshold):
-        raise ConfigError(f"refine.unsure is {config.unsure}; expected 0 <= unsure < threshold {threshold}")
     maps = read_manifest(localization, "localize")
     inputs = {"dataset": dataset.digest(), "maps": maps["inputs"]["classifier"], "maps_config": str(maps["config"])}
     if config.method == "irn":
-        if boundary is None or not read_manifest(boundary, "train-boundary").get("finished"):
-            raise ConfigError(f"{boundary}: method irn needs a trained boundary network; run train-boundary first")
+        if boundary is None:
+            raise ConfigError("refine.method: irn needs a trained boundary network; run train-boundary first")
+        read_manifest(boundary, "train-boundary")
         inputs["boundary"] = digest_file(boundary / "weights.safetensors")
     if config.saliency.source is not None:
         check_source(config.saliency)

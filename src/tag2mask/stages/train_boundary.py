@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import atomic_write, digest_value
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import to_mapping
+from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
 from tag2mask.data import Dataset, ImageRecord, decode_image, joint_augment, read_mask
 from tag2mask.data.maps import strided_size
 from tag2mask.data.transforms import resize
 from tag2mask.networks import BoundaryNetwork, boundary_loss, build_boundary_network, load_module, save_module
-from tag2mask.stages.folder import StageFolder, read_manifest
+from tag2mask.stages.folder import StageFolder, read_manifest, started_without
 from tag2mask.stages.parallel import Work, process_count, run_images
 from tag2mask.stages.training import Execution, FitSettings, Sample, fit, resolve_device, to_tensor
 
@@ -46,6 +46,36 @@ class BoundaryConfig:
     scale_max: float = 1.5
     radius: int = 10  # positions of 4 pixels; pairs nearer than this are compared (reference)
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that can't work."""
+        check_ranges("boundary", self, _RANGES)
+        if self.scale_min > self.scale_max:
+            raise ConfigError(f"boundary.scale_min is {self.scale_min}; expected at most scale_max, {self.scale_max}")
+
+
+_RANGES: Ranges = {
+    **TRAINING_RANGES,
+    "radius": (lambda v: v >= 2, "2 or more: a smaller one reaches no neighbour"),
+    "scale_min": (lambda v: v > 0, "above 0"),
+}
+ABSENT = {"config": to_mapping(BoundaryConfig())}  # what a manifest means that doesn't name a setting
+NO_LABELS = "has no confident labels"
+
+
+def check(config: BoundaryConfig) -> None:
+    """Build the network with its weights, so that what is missing shows before hours of work.
+
+    Raises ConfigError for an unknown backbone, WeightsError for weights that are missing or don't fit.
+    """
+    build_boundary_network(backbone_of(config), config.weights)
+
+
+def backbone_of(config: BoundaryConfig) -> str:
+    """The backbone's name; ConfigError without one."""
+    if config.backbone is None:
+        raise ConfigError("boundary.backbone is not set; name a backbone, e.g. the classifier's")
+    return config.backbone
+
 
 def train_boundary(
     dataset: Dataset, confident: Path, out: Path, config: BoundaryConfig, *, seed: int = 0,
@@ -54,24 +84,27 @@ def train_boundary(
     """Train on `confident`/masks/ID.png; write weights.safetensors, log.jsonl and a manifest to `out`.
 
     `config.backbone` and `config.weights` must be given here. Resumes from the last whole epoch; images without
-    labels are noted and skipped. True masks are never read. Raises ConfigError, DataError, WeightsError.
+    labels are noted and skipped, and don't join a training that was begun without them. True masks are never read.
+    Raises ConfigError, DataError, WeightsError.
     """
     execution = execution or Execution()
-    if config.backbone is None:
-        raise ConfigError("boundary.backbone is not set; name a backbone, e.g. the classifier's")
+    backbone = backbone_of(config)
     manifest = read_manifest(confident, "confident")
     there = {path.name for path in (confident / "masks").glob("*.png")}
-    paths = {r.id: confident / "masks" / f"{r.id}.png" for r in dataset.records if f"{r.id}.png" in there}
+    late = started_without(out, NO_LABELS)
+    ids = [record.id for record in dataset.records if f"{record.id}.png" in there and record.id not in late]
+    paths = {image_id: confident / "masks" / f"{image_id}.png" for image_id in ids}
     inputs = {"dataset": dataset.digest(), "images": digest_value(sorted(paths))}
     inputs["labels_config"] = digest_value([manifest["config"], manifest["inputs"]])
-    folder = StageFolder(out, "train-boundary", config=to_mapping(config), seed=seed, inputs=inputs)
+    folder = StageFolder(out, "train-boundary", config=to_mapping(config), seed=seed, inputs=inputs, absent=ABSENT)
     if folder.finished:
         return load_boundary(out)
     for record in dataset.records:
         if record.id not in paths:
-            folder.fail(record.id, "has no confident labels")
+            folder.fail(record.id, NO_LABELS)
+    folder.save(without=sorted(folder.failures))
     records = [record for record in dataset.records if record.id in paths]
-    network = build_boundary_network(config.backbone, config.weights, seed=seed)
+    network = build_boundary_network(backbone, config.weights, seed=seed)
     network = network.to(memory_format=torch.channels_last)
     load = Samples(tuple(records), paths, config, seed)
     loss_of = partial(total_loss, radius=config.radius)
@@ -113,9 +146,9 @@ class Samples:
         return torch.from_numpy(pixels), torch.from_numpy(small.astype(np.int64))
 
 
-def load_boundary(folder: Path) -> BoundaryNetwork:
-    """Load the network that `train_boundary` wrote to `folder`."""
-    manifest = read_manifest(folder, "train-boundary")
+def load_boundary(folder: Path, *, unfinished: bool = False) -> BoundaryNetwork:
+    """Load the network that `train_boundary` wrote to `folder`; `unfinished`: before its mean shift is known."""
+    manifest = read_manifest(folder, "train-boundary", unfinished=unfinished)
     network = build_boundary_network(manifest["config"]["backbone"], "none")
     load_module(network, folder / "weights.safetensors")
     return network.to(memory_format=torch.channels_last)
@@ -157,8 +190,8 @@ def _store_mean_shift(
 
 def make_displacement(records: dict[str, ImageRecord], boundary: Path, parts: Path, device: str) -> Work:
     """Return the function that writes one image's sum of displacement (dy, dx) and its number of positions."""
-    network = load_boundary(boundary).to(device)
-    crop_size = int(read_manifest(boundary, "train-boundary")["config"]["crop_size"])
+    network = load_boundary(boundary, unfinished=True).to(device)
+    crop_size = int(read_manifest(boundary, "train-boundary", unfinished=True)["config"]["crop_size"])
 
     def work(image_id: str) -> None:
         views = with_mirror(decode_image(records[image_id].path), device)

@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_average_precision
 
-from tag2mask.common.errors import DataError
+from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.progress import track
 from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import to_mapping
+from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
 from tag2mask.data import Dataset, ImageRecord, decode_image
 from tag2mask.data.transforms import Draws, augment, resize_long
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
 from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.training import Execution, FitSettings, Sample, fit, to_tensor
+from tag2mask.stages.training import Execution, FitSettings, Sample, fit, resolve_device, to_tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,19 @@ class ClassifierConfig:
     long_side_max: int = 640
     crop_size: int = 512  # pixels (reference)
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that can't work."""
+        check_ranges("classifier", self, _RANGES)
+        if self.long_side_min > self.long_side_max:
+            raise ConfigError(
+                f"classifier.long_side_min is {self.long_side_min}; expected at most long_side_max, "
+                f"{self.long_side_max}"
+            )
+
+
+_RANGES: Ranges = {**TRAINING_RANGES, "long_side_min": (lambda v: v >= 1, "1 or more pixels")}
+ABSENT = {"config": to_mapping(ClassifierConfig())}  # what a manifest means that doesn't name a setting
+
 
 def train_classifier(
     dataset: Dataset, out: Path, config: ClassifierConfig, *, seed: int = 0, execution: Execution | None = None,
@@ -53,7 +67,7 @@ def train_classifier(
     """
     execution = execution or Execution()
     inputs = {"dataset": dataset.digest()}
-    folder = StageFolder(out, "train-classifier", config=to_mapping(config), seed=seed, inputs=inputs)
+    folder = StageFolder(out, "train-classifier", config=to_mapping(config), seed=seed, inputs=inputs, absent=ABSENT)
     if folder.finished:
         return load_classifier(out)
     classifier = build_classifier(config.backbone, len(dataset.classes), config.weights, seed=seed)
@@ -64,12 +78,13 @@ def train_classifier(
     fit(classifier, classifier.tuned_parameters(), classification_loss, load, names, settings, folder,
         seed=seed, execution=execution, blank=-1)  # fmt: skip
     save_module(classifier, out / "weights.safetensors")
-    (out / "checkpoint.pt").unlink(missing_ok=True)
     more: dict[str, object] = {"classes": list(dataset.classes)}
     if validation is not None and len(validation):
-        more["validation_map"] = mean_average_precision(classifier, validation, config.long_side_max)
+        device = resolve_device(execution.device)
+        more["validation_map"] = mean_average_precision(classifier, validation, config.long_side_max, device)
         more["validation_images"] = len(validation)
     folder.finish((name for name in names if name not in folder.failures), **more)
+    (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return classifier
 
 
@@ -114,19 +129,25 @@ def load_sample(record: ImageRecord, n_classes: int, config: ClassifierConfig, s
 
 
 @torch.no_grad()
-def mean_average_precision(classifier: CAMClassifier, dataset: Dataset, long_side: int) -> float:
+def mean_average_precision(
+    classifier: CAMClassifier, dataset: Dataset, long_side: int, device: torch.device | None = None
+) -> float:
     """Mean average precision (0..1) of the tags on `dataset`, each image whole with its long side at `long_side`.
 
-    Over the classes that occur there; NaN when no image can be read.
+    Over the classes that occur there; NaN when no image can be read. Computed on `device` (default: the CPU) in
+    float32, whatever the training's precision; `classifier` comes back in float32 on the CPU.
     """
+    device = device or torch.device("cpu")
+    classifier = classifier.float().to(device)
     logits, labels = [], []
-    for record in dataset.records:
+    for record in track(dataset.records, total=len(dataset), description="tags of held-out images"):
         try:
             image = resize_long(decode_image(record.path), long_side)
         except DataError:
             continue  # reported where the image is used; here it only lacks from an average
-        logits.append(classifier(to_tensor(image)[None])[0])
+        logits.append(classifier(to_tensor(image)[None].to(device))[0].cpu())
         labels.append(label_vector(record, len(dataset.classes)).int())
+    classifier.to("cpu")
     if not logits:
         return math.nan
     present = torch.stack(labels).any(dim=0)

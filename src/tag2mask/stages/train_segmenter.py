@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import digest_value
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import to_mapping
+from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
 from tag2mask.data import Dataset, ImageRecord, decode_image, read_mask
 from tag2mask.data.transforms import joint_augment
 from tag2mask.networks import DeepLabV2, build_backbone, load_module, save_module, segmentation_loss
-from tag2mask.stages.folder import StageFolder, read_manifest
+from tag2mask.stages.folder import StageFolder, read_manifest, started_without
 from tag2mask.stages.training import Execution, FitSettings, Sample, fit
 
 
@@ -45,6 +45,42 @@ class SegmenterConfig:
     scale_max: float = 2.0
     balanced: bool = True  # average foreground and background pixels apart
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values that can't work."""
+        check_ranges("segmenter", self, _RANGES)
+        if self.scale_min > self.scale_max:
+            raise ConfigError(
+                f"segmenter.scale_min is {self.scale_min}; expected at most scale_max, {self.scale_max}"
+            )
+
+
+_RANGES: Ranges = {
+    **TRAINING_RANGES,
+    "output_stride": (lambda v: v in (8, 16), "8 or 16"),
+    "iterations": (lambda v: v is None or v >= 1, "1 or more, or null"),
+    "accumulate": (lambda v: v >= 1, "1 or more"),
+    "scale_min": (lambda v: v > 0, "above 0"),
+}
+NO_MASK = "has no mask"
+
+
+def mask_table(dataset: Dataset) -> dict[str, str]:
+    """Digest of how true masks are read, for the manifest of what learns from them."""
+    return {"mask_table": digest_value([int(value) for value in dataset.mask_lut])}
+
+
+def absent(dataset: Dataset) -> dict[str, Any]:
+    """What a manifest means that doesn't name a setting or an input."""
+    return {"config": to_mapping(SegmenterConfig()), "inputs": mask_table(dataset)}
+
+
+def check(config: SegmenterConfig, n_labels: int) -> None:
+    """Build the network with its weights, so that what is missing shows before hours of work.
+
+    Raises ConfigError for an unknown backbone, WeightsError for weights that are missing or don't fit.
+    """
+    build_segmenter(config, n_labels, config.weights)
+
 
 def train_segmenter(
     dataset: Dataset, masks: Path | None, out: Path, config: SegmenterConfig, *, seed: int = 0,
@@ -53,23 +89,28 @@ def train_segmenter(
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
 
     Writes weights.safetensors, log.jsonl and a manifest to `out`; resumes from the last whole epoch. Images without
-    a mask are noted and skipped. Raises ConfigError, DataError, WeightsError.
+    a mask are noted and skipped, and don't join a training that was begun without them. Raises ConfigError,
+    DataError, WeightsError.
     """
     execution = execution or Execution()
-    if config.accumulate < 1 or (config.iterations is not None and config.iterations < 1):
-        raise ConfigError("segmenter.accumulate and segmenter.iterations must be 1 or more")
     source = "true masks (upper bound)" if masks is None else "pseudo-masks"
     paths = mask_paths(dataset, masks)
-    inputs = {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
-    if masks is not None:
+    if masks is None:
+        inputs = mask_table(dataset)
+    else:
         manifest = read_manifest(masks, "refine")
-        inputs["masks_config"] = digest_value([manifest["config"], manifest["inputs"]])
-    folder = StageFolder(out, "train-segmenter", config=to_mapping(config), seed=seed, inputs=inputs)
+        inputs = {"masks_config": digest_value([manifest["config"], manifest["inputs"]])}
+        late = started_without(out, NO_MASK)
+        paths = {image_id: path for image_id, path in paths.items() if image_id not in late}
+    inputs |= {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
+    folder = StageFolder(out, "train-segmenter", config=to_mapping(config), seed=seed, inputs=inputs,
+                         absent=absent(dataset))  # fmt: skip
     if folder.finished:
         return load_segmenter(out)
     for record in dataset.records:
         if record.id not in paths:
-            folder.fail(record.id, "has no mask")
+            folder.fail(record.id, NO_MASK)
+    folder.save(without=sorted(folder.failures))
     records = [record for record in dataset.records if record.id in paths]
     lut = dataset.mask_lut if masks is None else None
     network = build_segmenter(config, len(dataset.classes) + 1, config.weights, seed)
@@ -80,8 +121,8 @@ def train_segmenter(
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
     save_module(network, out / "weights.safetensors")
-    (out / "checkpoint.pt").unlink(missing_ok=True)
     folder.finish((n for n in names if n not in folder.failures), classes=list(dataset.classes), trained_on=source)
+    (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return network
 
 
@@ -123,8 +164,6 @@ def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path]:
 
 def build_segmenter(config: SegmenterConfig, n_labels: int, weights: str | None, seed: int = 0) -> DeepLabV2:
     """Build DeepLabV2 for `n_labels` = classes + background."""
-    if config.output_stride not in (8, 16):
-        raise ConfigError(f"segmenter.output_stride is {config.output_stride}; expected 8 or 16")
     backbone = build_backbone(config.backbone, weights, output_stride=config.output_stride, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

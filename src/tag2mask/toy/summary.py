@@ -10,8 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from tag2mask.common.files import atomic_write, write_json
+from tag2mask.common.errors import ConfigError
+from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.config import to_mapping
 from tag2mask.stages.folder import versions
+from tag2mask.toy.config import ToyConfig
 from tag2mask.toy.data import REGIONS
 from tag2mask.toy.experiment import WEIGHTS, Measured, ToyResult
 from tag2mask.toy.measure import WITHOUT, Row
@@ -92,6 +95,31 @@ def checks(result: ToyResult, last: str) -> dict[str, Spread]:
     return {name: Spread.of([one.checks[name] for one in ones]) for name in ones[0].checks}
 
 
+def refuse_other(folder: Path, seeds: Sequence[int], last: Sequence[str], config: ToyConfig, digits: str) -> None:
+    """Raise ConfigError when `folder` holds the experiment with other settings, seeds, digits or last activations."""
+    path = folder / "toy.json"
+    if not path.is_file():
+        return
+    asked = to_mapping(config) | {"seeds": sorted(seeds), "last": list(last), "digits": _digits_name(digits)}
+    try:
+        old = read_json(path)
+        last_there = list(dict.fromkeys(check["last"] for check in old["checks"]))
+        stored = old["config"] | {"seeds": old["seeds"], "last": last_there, "digits": old["digits"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: can't be read; choose another --out, or delete it") from error
+    differing = [f"{key} {stored.get(key)} there, {value} now" for key, value in asked.items()
+                 if stored.get(key) != value]  # fmt: skip
+    if differing:
+        raise ConfigError(
+            f"{folder}: holds the toy experiment with other settings ({'; '.join(differing)}); nothing is "
+            "overwritten: choose another --out, or delete this folder"
+        )
+
+
+def _digits_name(digits: str) -> str:
+    return "sklearn" if digits == "sklearn" else "mnist"
+
+
 def write_numbers(result: ToyResult, folder: Path) -> None:
     """Write toy.csv (one row a seed), toy_summary.csv (over seeds) and toy.json (settings, checks, versions)."""
     names = ("last", "weights", *Row._fields[:-2])
@@ -102,7 +130,7 @@ def write_numbers(result: ToyResult, folder: Path) -> None:
              for key, s in ((key, Spread.of(values)) for key, values in by_key(result).items())]  # fmt: skip
     _write_csv(folder / "toy_summary.csv", (*names, "mean", "sd", "seeds"), means)
     write_json(folder / "toy.json", {
-        "digits": "sklearn" if result.digits == "sklearn" else "mnist", "seeds": result.seeds,
+        "digits": _digits_name(result.digits), "seeds": result.seeds,
         "config": asdict(result.config), "weights": WEIGHTS, "regions": list(REGIONS), "versions": versions(),
         "checks": [{"last": one.last, "seed": one.seed, **one.checks} for one in result.measured],
     })  # fmt: skip
