@@ -16,7 +16,7 @@ import torch
 
 from tag2mask.common.files import read_json
 from tag2mask.common.progress import track
-from tag2mask.data import decode_image, load_maps, read_mask
+from tag2mask.data import load_maps, read_image, read_mask
 from tag2mask.metrics import ThresholdCurve
 from tag2mask.pipeline import load_recipe, read_splits
 from tag2mask.refine.pseudo import walk_scores
@@ -45,7 +45,7 @@ def main() -> None:
         assert record.mask_path is not None
         maps = load_maps(options.run / "localization" / options.maps / f"{record.id}.npz")
         truth = read_mask(record.mask_path, dataset.mask_lut)
-        edge, _ = network.infer(with_mirror(decode_image(record.path), "cpu"), pad_to=pad_to)
+        edge, _ = network.infer(with_mirror(read_image(record), "cpu"), pad_to=pad_to)
         start = torch.from_numpy(maps.at_stride4()) ** walk.power
         walked = random_walk(start, edge, radius=walk.radius, beta=walk.beta, times=walk.times, method=walk.method)
         curves["walk"].update(walk_scores(walked, maps.size), maps.classes, truth)

@@ -18,8 +18,8 @@ from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.files import read_json, write_json
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
-from tag2mask.config import Lines, build, load_yaml, to_mapping
-from tag2mask.data import Dataset, decode_image, load_maps, read_mask
+from tag2mask.config import Lines, build, load_yaml, to_mapping, with_changes
+from tag2mask.data import Dataset, load_maps, read_image, read_mask
 from tag2mask.metrics import ThresholdCurve, bootstrap_difference, confusion_matrix
 from tag2mask.pipeline import Say, load_recipe, read_splits, recipe_folder
 from tag2mask.refine.threshold import labels_from_maps
@@ -67,7 +67,7 @@ def load_grid(path: Path | str, start: LocalizeConfig) -> Grid:
         raise ConfigError(f"{path} line {where}: unknown key '{unknown[0]}'; a grid has name, base and rows")
     if not isinstance(values.get("rows"), dict) or not values["rows"]:
         raise ConfigError(f"{path}: 'rows' is missing; give a mapping from names to settings")
-    base = _merged(to_mapping(start), values.get("base") or {})
+    base = with_changes(to_mapping(start), values.get("base") or {})
     _checked(values.get("base") or {}, path, lines, ("base",))
     rows = [_row(str(key), dict(more or {}), base, path, lines) for key, more in values["rows"].items()]
     rows = [dataclasses.replace(row, against=row.against or rows[0].name) for row in rows]
@@ -92,22 +92,13 @@ def _row(name: str, more: dict[str, Any], base: dict[str, Any], path: Path, line
         raise ConfigError(f"{path}: '{name}' can't name a folder; use letters, digits, spaces, - and _")
     against = str(more.pop("against", ""))
     _checked(more, path, lines, ("rows", name))
-    return GridRow(name, build(LocalizeConfig, _merged(base, more), source=str(path)), against)
+    return GridRow(name, build(LocalizeConfig, with_changes(base, more), source=str(path)), against)
 
 
 def _checked(values: Mapping[str, Any], path: Path, lines: Lines, place: tuple[str, ...]) -> None:
     """Check the keys and types of a part, so that a mistake is reported with its own line."""
     own = {key[len(place) :]: line for key, line in lines.items() if key[: len(place)] == place}
     build(LocalizeConfig, values, source=str(path), lines=own)
-
-
-def _merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `more` laid over it, at every depth."""
-    merged = dict(base)
-    for key, value in more.items():
-        inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
-    return merged
 
 
 @dataclass
@@ -211,7 +202,7 @@ def flops_of_image(
     """Floating-point operations of one image of the row in `folder`, with its partners in the cache."""
     keep_freed_memory()
     record = next(record for record in train.records if record.id == record_id)
-    image = decode_image(record.path)
+    image = read_image(record)
     with cpu_threads(1):
         worker = Localizer(train, run / "classifier", folder, config, seed)
         worker.maps_of(image, record)  # whatever is computed once for the set is not this image's cost

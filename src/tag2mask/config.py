@@ -14,6 +14,7 @@ import yaml
 from tag2mask.common.errors import ConfigError, did_you_mean
 
 C = TypeVar("C")
+PRESET = "preset"  # in a section: start from a named set of values
 Lines = dict[tuple[str, ...], int]
 Ranges = Mapping[str, tuple[Callable[[Any], bool], str]]  # a setting, what holds of it, and that in words
 TRAINING_RANGES: Ranges = {
@@ -71,8 +72,15 @@ def build(
     lines: Lines | None = None,
     place: tuple[str, ...] = (),
 ) -> C:
-    """Build the dataclass `cls` from a mapping, checking keys and types at every depth; raises ConfigError."""
+    """Build the dataclass `cls` from a mapping, checking keys and types at every depth; raises ConfigError.
+
+    A class with `presets()`, a mapping from names to whole configs, takes `preset: NAME` beside settings that differ.
+    """
     hints = typing.get_type_hints(cls)
+    presets = getattr(cls, "presets", None)
+    if PRESET in values and presets is not None:
+        where = _where(source, lines, (*place, PRESET))
+        values = _of_preset(presets(), values, f"{where}: {'.'.join((*place, PRESET))}")
     fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     arguments = {}
     for key, value in values.items():
@@ -85,6 +93,13 @@ def build(
         return cls(**arguments)
     except TypeError as error:
         raise ConfigError(f"{source}: section '{'.'.join(place) or 'top'}': {error}") from error
+
+
+def _of_preset(presets: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    name = values[PRESET]
+    if name not in presets:
+        raise ConfigError(f"{where}: there is no preset {name!r}{did_you_mean(str(name), presets)}")
+    return to_mapping(presets[name]) | {key: value for key, value in values.items() if key != PRESET}
 
 
 def _where(source: str, lines: Lines | None, place: tuple[str, ...]) -> str:
@@ -170,7 +185,12 @@ def _plain(value: Any) -> Any:
 
 
 def with_changes(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mapping `values` with `changes` laid over it, section by section."""
+    """Return the mapping `values` with `changes` laid over it, section by section.
+
+    A section with a preset starts from that instead.
+    """
+    if PRESET in changes:
+        return dict(changes)
     result = dict(values)
     for key, change in changes.items():
         before = result.get(key)
@@ -192,6 +212,8 @@ def with_overrides(values: dict[str, Any], overrides: typing.Sequence[str]) -> d
             if not isinstance(inner, dict):
                 raise ConfigError(f"--set {text}: '{section}' is a single value, not a section")
             target = inner
+        if key == PRESET:
+            target.clear()  # it stands for all settings of its section; what comes after it changes single ones
         try:
             target[key] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError) as error:  # the latter for a date that doesn't exist

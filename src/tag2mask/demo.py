@@ -12,7 +12,7 @@ from PIL import Image
 
 from tag2mask.common.files import atomic_write, write_json
 from tag2mask.common.progress import track
-from tag2mask.data import Dataset, ImageRecord, decode_image
+from tag2mask.data import Dataset, ImageRecord, decode_image, read_image
 from tag2mask.data.maps import at_full
 from tag2mask.data.transforms import resize_long
 from tag2mask.demo_data import DemoPhoto, digit_scenes, sample_photos
@@ -84,7 +84,7 @@ def _show(
     localizer: Localizer, photo: DemoPhoto, record: ImageRecord, refine: RefineConfig, out: Path
 ) -> dict[str, Any]:
     started = time.monotonic()
-    image = decode_image(record.path)
+    image = read_image(record)
     size = (image.shape[0], image.shape[1])
     result = localizer.maps_of(image, record)
     cam, rib = (at_full(sums, size).numpy() for sums in (result.cam_sums, result.rib_sums))  # (1, H, W)

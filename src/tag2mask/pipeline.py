@@ -48,6 +48,14 @@ class DataConfig:
     train_split: str = "train"
     val_split: str = "val"
     val_limit: int | None = None  # predict and score only so many held-out images, for a quick try
+    # Photos whose longer side has more pixels are worked on at this size; masks come back in the photo's own. null =
+    # all at their own size, as published.
+    long_side: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a size that no network can work at."""
+        if self.long_side is not None and self.long_side < 32:
+            raise ConfigError(f"data.long_side is {self.long_side}; expected 32 pixels or more, or null")
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,7 @@ def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
     """
     classes = list(recipe.data.classes) if recipe.data.classes else None
     dataset = read_dataset(root, reader=recipe.data.reader, classes=classes, mask_classes=recipe.data.mask_classes)
+    dataset = dataset.at_most(recipe.data.long_side)
     splits = {record.split for record in dataset.records}
     rest_trains = "" in splits and "train" not in splits and recipe.data.train_split == "train"
     unassigned = sum(not record.split for record in dataset.records) if not rest_trains else 0
@@ -482,11 +491,10 @@ def predict_photos(
     Writes `out`/masks/NAME.png; returns what could not be used, by name. Raises ConfigError, DataError.
     """
     run_folder, out = Path(run_folder), Path(out)
-    if config is None:
-        config = load_recipe(run_folder / "recipe.yaml").predict
+    recipe = load_recipe(run_folder / "recipe.yaml")
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
-    dataset = photos_dataset(photos, classes)
-    predict(dataset, run_folder / "segmenter", out, config, execution=execution)
+    dataset = photos_dataset(photos, classes).at_most(recipe.data.long_side)
+    predict(dataset, run_folder / "segmenter", out, config or recipe.predict, execution=execution)
     images = read_json(out / "manifest.json")["images"]
     return {image_id: state["error"] for image_id, state in images.items() if state["status"] == "failed"}
 

@@ -118,9 +118,9 @@ def results(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "RIB+IRN, DeepLabV2" in capsys.readouterr().out
     rows = json.loads((tmp_path / "own.json").read_text())
     mine = next(row for row in rows if row["task"] == "segmentation from image labels")
-    assert mine["dataset"] == "PASCAL VOC 2012"
+    assert mine["dataset"] == "VOC2012 (20 classes)"  # twelve photos are not PASCAL VOC 2012
     assert mine["comparable_with_published"] is False
-    assert mine["remarks"] == [f"limited to {LIMIT} training images", "scored on 3 images, published: 1,449"]
+    assert {f"limited to {LIMIT} training images", "another data set"} <= set(mine["remarks"])
 
 
 @pytest.fixture(scope="module")

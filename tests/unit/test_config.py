@@ -8,8 +8,9 @@ import pytest
 
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError
-from tag2mask.config import to_mapping
+from tag2mask.config import to_mapping, with_changes
 from tag2mask.pipeline import Recipe, find_recipe, load_recipe, recipe_folder
+from tag2mask.rib import RIBConfig
 
 
 def write(folder: Path, text: str) -> Path:
@@ -112,3 +113,14 @@ def test_every_recipe_that_comes_along_is_valid(capsys: pytest.CaptureFixture) -
         assert main(["recipes", "validate", name]) == 0
     assert main(["recipes", "validate", "voc_animal"]) == 2
     assert "did you mean 'voc_animals'" in capsys.readouterr().err
+
+
+def test_a_preset_stands_for_its_whole_section(tmp_path: Path) -> None:
+    recipe = tmp_path / "a.yaml"
+    recipe.write_text("name: a\nlocalize:\n  rib: {preset: fast, batch_size: 7}\n")
+    assert load_recipe(recipe).localize.rib == RIBConfig.fast(batch_size=7)
+    changed = load_recipe(recipe, ["localize.rib.preset=reference", "localize.rib.steps=4"])
+    assert changed.localize.rib == RIBConfig.reference(steps=4)
+    with pytest.raises(ConfigError, match=r"localize.rib.preset: there is no preset 'fats'; did you mean 'fast'"):
+        load_recipe(recipe, ["localize.rib.preset=fats"])
+    assert with_changes({"rib": {"steps": 3}}, {"rib": {"preset": "coco"}}) == {"rib": {"preset": "coco"}}

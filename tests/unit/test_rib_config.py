@@ -5,26 +5,26 @@ from __future__ import annotations
 import pytest
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.rib import PRESETS, RIBConfig
+from tag2mask.rib import RIBConfig
 
 
 def test_default_is_voc_without_slips():
     config = RIBConfig()
-    assert config == RIBConfig.voc() == PRESETS["voc"]()
+    assert config == RIBConfig.voc() == RIBConfig.presets()["voc"]
     assert (config.steps, config.learning_rate, config.batch_size, config.tau, config.m) == (10, 8e-6, 20, 0.4, 600)
     assert (config.gndrp_classes, config.update_after_last, config.absolute_limit) == (None, False, False)
     assert config.updates == 9
 
 
 def test_coco_values():
-    config = PRESETS["coco"]()
+    config = RIBConfig.presets()["coco"]
     assert (config.learning_rate, config.batch_size, config.tau, config.m) == (5e-6, 15, 0.5, 1000)
     assert (config.guard_threshold, config.guard_share, config.gndrp_classes) == (0.3, 0.8, None)
 
 
 @pytest.mark.parametrize(("preset", "rate"), [("reference", 8e-6), ("reference-coco", 5e-6)])
 def test_reference_has_every_slip(preset, rate):
-    config = PRESETS[preset]()
+    config = RIBConfig.presets()[preset]
     assert config.learning_rate == rate
     assert (config.gndrp_classes, config.update_after_last) == (20, True)
     assert (config.absolute_limit, config.exhausted) == (True, "stop")

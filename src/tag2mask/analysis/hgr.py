@@ -22,7 +22,7 @@ from tag2mask.analysis.taps import gradient_maps, smoothed, taps_of
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json
 from tag2mask.common.progress import track
-from tag2mask.data import Dataset, ImageRecord, decode_image, read_mask
+from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
 from tag2mask.networks import CAMClassifier
 from tag2mask.pipeline import load_recipe, read_splits
 from tag2mask.rib import PartnerGradients, TrunkFeatures, rib
@@ -171,7 +171,9 @@ class _Measurement:
         config: HGRConfig,
     ) -> None:  # fmt: skip
         assert record.mask_path is not None
-        image, mask = decode_image(record.path), read_mask(record.mask_path, pool.mask_lut)
+        image, mask = read_image(record), read_mask(record.mask_path, pool.mask_lut)
+        if record.long_side is not None:
+            mask = resize_labels(mask, image.shape[:2])
         if mask.shape != image.shape[:2]:
             raise DataError(f"{record.mask_path}: mask {mask.shape} and image {image.shape[:2]} differ in size")
         self.record, self.settings, self.config, self.names = record, settings, config, pool.classes

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tag2mask.data.records import BadFileError
+from tag2mask.data.records import BadFileError, ImageRecord
 
 MAX_PIXELS = 100_000_000  # a file that claims more is refused before any memory is taken for it
 IMAGE_SUFFIXES = frozenset(
@@ -53,6 +53,11 @@ def decode_image(path: Path | str, *, max_pixels: int = MAX_PIXELS, long_side: i
         picture.draft("RGB", (width, height))  # a JPEG is decoded at a half, a quarter or an eighth of its size
         small = _to_rgb(_upright(picture))
         return np.array(small.resize((height, width) if lying else (width, height), Image.Resampling.BICUBIC))
+
+
+def read_image(record: ImageRecord) -> np.ndarray:
+    """Decode a record's picture (H, W, 3) uint8 within its size limit; raises DataError as `decode_image`."""
+    return decode_image(record.path, long_side=record.long_side)
 
 
 def limited_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,10 @@ class LocalizationMaps:
     size: tuple[int, int]  # (H, W) of the image
     scales: tuple[float, ...]
     sums: list[np.ndarray]  # per scale (n, h_s, w_s) float32: sum over steps of ReLU(CAM) of image and mirror
+
+    def at_size(self, size: tuple[int, int]) -> LocalizationMaps:
+        """The same maps for the image at another size (H, W) of the same proportions."""
+        return replace(self, size=(size[0], size[1]))
 
     def at_stride4(self) -> np.ndarray:
         """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""

@@ -2,7 +2,7 @@
 
 from tag2mask.rib.amortise import PartnerGradients, class_gradients
 from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
-from tag2mask.rib.config import PRESETS, RIBConfig
+from tag2mask.rib.config import RIBConfig
 from tag2mask.rib.finetune import RIBResult, StepRecord, rib
 from tag2mask.rib.loss import rib_loss
 from tag2mask.rib.optimiser import PolySGD, restored, tuned
@@ -12,7 +12,6 @@ from tag2mask.rib.prepare import merge_mirror, stack_with_mirror
 from tag2mask.rib.trace import trace_arrays
 
 __all__ = [
-    "PRESETS",
     "NetworkInput",
     "PartnerBatch",
     "PartnerGradients",

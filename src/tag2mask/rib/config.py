@@ -116,18 +116,21 @@ class RIBConfig:
         """One long step, its length searched, and the partners' gradient computed once for the set."""
         return cls(**{**_FAST, **changes})
 
+    @classmethod
+    def presets(cls) -> dict[str, RIBConfig]:
+        """Whole configs by the name that a recipe may give as `preset`."""
+        return {
+            "voc": cls.voc(),
+            "coco": cls.coco(),
+            "fast": cls.fast(),
+            "reference": cls.reference(),
+            "reference-coco": cls.reference("coco"),
+        }
+
     def replace(self, **changes: Any) -> RIBConfig:
         """Return a copy with some settings changed."""
         return dataclasses.replace(self, **changes)
 
-
-PRESETS: dict[str, Callable[[], RIBConfig]] = {
-    "voc": RIBConfig.voc,
-    "coco": RIBConfig.coco,
-    "fast": RIBConfig.fast,
-    "reference": RIBConfig.reference,
-    "reference-coco": lambda: RIBConfig.reference("coco"),
-}
 
 _COCO: dict[str, Any] = {"learning_rate": 5e-6, "batch_size": 15, "tau": 0.5, "m": 1000.0, "guard_share": 0.8}
 _FAST: dict[str, Any] = {

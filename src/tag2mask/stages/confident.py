@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.config import to_mapping
-from tag2mask.data import Dataset, ImageRecord, decode_image, load_maps, write_mask
+from tag2mask.data import Dataset, ImageRecord, load_maps, read_image, write_mask
 from tag2mask.refine.crf import crf_available
 from tag2mask.refine.pseudo import confident_labels
+from tag2mask.stages.carry_over import carried_over
 from tag2mask.stages.folder import StageFolder, read_manifest
 from tag2mask.stages.parallel import Work, process_count, run_images
 from tag2mask.stages.training import Execution
@@ -23,6 +24,8 @@ class ConfidentConfig:
 
     foreground: float = 0.35  # background score, 0..1, over which a class is taken (reference)
     background: float = 0.17  # background score, 0..1, under which background is taken (reference)
+    # cam: the two scores are CAM's; other maps get the scores at which they cover as much of the images
+    scale: Literal["own", "cam"] = "own"
     refinement: Literal["auto", "crf", "pamr", "none"] = "auto"  # auto: dense CRF where installed, else PAMR
 
     def __post_init__(self) -> None:
@@ -56,11 +59,25 @@ def confident(
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
+    config = _on_own_scale(config, localization, maps, folder, list(records), seed)
     run_images(todo, make_work, (records, localization / maps, out / "masks", config), folder,
                processes=process_count(execution.processes, len(todo)), total=len(records),
                description=f"confident labels of {maps} ({config.refinement})",
                cluster=execution.cluster())  # fmt: skip
     folder.finish(i for i in records if i not in folder.failures)
+
+
+def _on_own_scale(
+    config: ConfidentConfig, localization: Path, maps: str, folder: StageFolder, ids: list[str], seed: int
+) -> ConfidentConfig:
+    """The scores for these maps: as given, or carried over from CAM once and noted in the manifest."""
+    if config.scale == "own" or maps == "cam":
+        return config
+    if "carried_over" not in folder.manifest:
+        asked = (config.foreground, config.background)
+        foreground, background = carried_over(localization, maps, asked, ids, seed)
+        folder.save(carried_over={"foreground": foreground, "background": background})
+    return dataclasses.replace(config, **folder.manifest["carried_over"])
 
 
 def settings_of(config: ConfidentConfig, maps: str) -> dict[str, Any]:
@@ -72,7 +89,8 @@ def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: 
     """Return the function that labels one image by its id."""
 
     def work(image_id: str) -> None:
-        image, found = decode_image(records[image_id].path), load_maps(maps / f"{image_id}.npz")
+        image = read_image(records[image_id])
+        found = load_maps(maps / f"{image_id}.npz").at_size(image.shape[:2])
         labels = confident_labels(image, found.full(), found.classes, foreground=config.foreground,
                                   background=config.background, method=config.refinement)  # fmt: skip
         write_mask(masks / f"{image_id}.png", labels)

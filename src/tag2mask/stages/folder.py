@@ -90,10 +90,10 @@ class StageFolder:
         return [i for i in todo if self._readable(records[i])] if self.finished else todo
 
     def _readable(self, record: ImageRecord) -> bool:
-        from tag2mask.data import decode_image  # which brings torch; workers that need none import this module
+        from tag2mask.data import read_image  # which brings torch; workers that need none import this module
 
         try:
-            decode_image(record.path)
+            read_image(record)
         except DataError as error:
             self.fail(record.id, str(error))
             return False

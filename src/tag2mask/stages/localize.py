@@ -18,7 +18,7 @@ from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write, digest_file, digest_value, read_json, write_json
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import to_mapping
-from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, decode_image, save_maps
+from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, read_image, save_maps
 from tag2mask.data.partners import PartnerIndex
 from tag2mask.data.transforms import Draws, augment, rescale
 from tag2mask.networks import CAMClassifier
@@ -129,9 +129,12 @@ class Localizer:
 
     def __call__(self, image_id: str) -> None:
         """Localize one image and write its files; the one that marks it as done comes last."""
-        image = decode_image(self.records[image_id].path)
-        result = self.maps_of(image, self.records[image_id])
-        size, scales = (image.shape[0], image.shape[1]), self.config.rib.scales
+        record = self.records[image_id]
+        image = read_image(record)
+        result = self.maps_of(image, record)
+        # maps are stored at network resolution, so the photo's own size costs nothing
+        size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
+        scales = self.config.rib.scales
         self._save("cam", image_id, result, result.cam_sums, size, scales)
         if self.config.method == "rib":
             if image_id in self.traced:
@@ -236,7 +239,7 @@ class Partners:
             self.cache.move_to_end(index)
             return self.cache[index]
         try:
-            image = decode_image(self.records[index].path)
+            image = read_image(self.records[index])
         except DataError:
             self.cache[index] = None
             return None
@@ -304,7 +307,7 @@ def calibrate(dataset: Dataset, classifier: CAMClassifier, config: LocalizeConfi
     rows = []
     for record in dataset.limit(CALIBRATION_IMAGES, seed).records:
         try:
-            views = scaled_views(decode_image(record.path), config.rib.scales, classifier)
+            views = scaled_views(read_image(record), config.rib.scales, classifier)
         except DataError:
             continue
         batch = next(partners.batches(record.id), None)

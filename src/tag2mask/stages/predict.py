@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import digest_file
 from tag2mask.config import to_mapping
-from tag2mask.data import Dataset, ImageRecord, decode_image, write_mask
+from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
 from tag2mask.data.records import printable
 from tag2mask.data.transforms import rescale
 from tag2mask.networks import DeepLabV2
@@ -121,8 +121,10 @@ def make_predictor(
     network = load_segmenter(segmenter).to(device)
 
     def work(image_id: str) -> None:
-        image = decode_image(records[image_id].path)
-        write_mask(masks / f"{image_id}.png", predict_mask(network, image, config))
+        record = records[image_id]
+        image = read_image(record)
+        size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
+        write_mask(masks / f"{image_id}.png", resize_labels(predict_mask(network, image, config), size))
 
     return work
 

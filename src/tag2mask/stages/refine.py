@@ -14,7 +14,16 @@ import torch
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import atomic_write, digest_file
 from tag2mask.config import to_mapping
-from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, decode_image, load_maps, write_mask
+from tag2mask.data import (
+    Dataset,
+    ImageRecord,
+    LocalizationMaps,
+    limited_size,
+    load_maps,
+    read_image,
+    resize_labels,
+    write_mask,
+)
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
@@ -182,7 +191,8 @@ class Refiner:
 
     def __call__(self, image_id: str) -> None:
         """Refine one image and write its files; the one that marks it as done comes last."""
-        image, maps = decode_image(self.records[image_id].path), load_maps(self.maps / f"{image_id}.npz")
+        image, stored = read_image(self.records[image_id]), load_maps(self.maps / f"{image_id}.npz")
+        maps = stored.at_size(limited_size(stored.size, self.records[image_id].long_side))
         if image.shape[:2] != maps.size:
             height, width = image.shape[:2]
             raise DataError(f"{image_id}: the image is {height} x {width} but its maps are of {maps.size[0]} x "
@@ -199,7 +209,7 @@ class Refiner:
         if image_id in self.traced and len(steps) > 1:
             with atomic_write(self.out / "steps" / f"{image_id}.npz") as temporary:
                 np.savez_compressed(temporary, **steps)  # type: ignore[arg-type]  # the stub's flag is no array
-        write_mask(self.out / "masks" / f"{image_id}.png", labels)
+        write_mask(self.out / "masks" / f"{image_id}.png", resize_labels(labels, stored.size))
 
     def _walk(self, image: np.ndarray, maps: LocalizationMaps, steps: dict[str, np.ndarray]) -> np.ndarray:
         """Class scores (n, H, W) in 0..1 by boundary network and random walk; notes edges and walk in `steps`."""

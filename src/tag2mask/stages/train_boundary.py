@@ -16,7 +16,7 @@ from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import atomic_write, digest_value
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
-from tag2mask.data import Dataset, ImageRecord, decode_image, joint_augment, read_mask
+from tag2mask.data import Dataset, ImageRecord, joint_augment, read_image, read_mask
 from tag2mask.data.maps import strided_size
 from tag2mask.data.transforms import resize
 from tag2mask.networks import BoundaryNetwork, boundary_loss, build_boundary_network, load_module, save_module
@@ -138,7 +138,7 @@ class Samples:
         The draws depend on seed, epoch and the image's id alone. Padding is 255, that is, in no pair.
         """
         record, config = self.records[index], self.config
-        image, mask = decode_image(record.path), read_mask(self.labels[record.id])
+        image, mask = read_image(record), read_mask(self.labels[record.id])
         rng = rng_for(self.seed, "boundary", epoch, record.id)
         scales = (config.scale_min, config.scale_max)
         pixels, mask = joint_augment(image, mask, rng, crop_size=config.crop_size, scales=scales)
@@ -194,7 +194,7 @@ def make_displacement(records: dict[str, ImageRecord], boundary: Path, parts: Pa
     crop_size = int(read_manifest(boundary, "train-boundary", unfinished=True)["config"]["crop_size"])
 
     def work(image_id: str) -> None:
-        views = with_mirror(decode_image(records[image_id].path), device)
+        views = with_mirror(read_image(records[image_id]), device)
         _, displacement = network.infer(views, pad_to=crop_size)  # (2, h, w)
         sums = displacement.double().sum(dim=(1, 2)).cpu().numpy()
         count = displacement.shape[1] * displacement.shape[2]

@@ -17,7 +17,7 @@ from tag2mask.common.progress import track
 from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
-from tag2mask.data import Dataset, ImageRecord, decode_image
+from tag2mask.data import Dataset, ImageRecord, read_image
 from tag2mask.data.transforms import Draws, augment, resize_long
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
 from tag2mask.stages.folder import StageFolder, read_manifest
@@ -121,7 +121,7 @@ class Samples:
 
 def load_sample(record: ImageRecord, n_classes: int, config: ClassifierConfig, seed: int, epoch: int) -> Sample:
     """Decode and augment one image; the draws depend on seed, epoch and the image's id alone."""
-    image = decode_image(record.path)
+    image = read_image(record)
     rng = rng_for(seed, "augment", epoch, record.id)
     sides = (config.long_side_min, config.long_side_max)
     draws = Draws.draw(rng, (image.shape[0], image.shape[1]), long_side=sides, crop_size=config.crop_size)
@@ -142,7 +142,7 @@ def mean_average_precision(
     logits, labels = [], []
     for record in track(dataset.records, total=len(dataset), description="tags of held-out images"):
         try:
-            image = resize_long(decode_image(record.path), long_side)
+            image = resize_long(read_image(record), long_side)
         except DataError:
             continue  # reported where the image is used; here it only lacks from an average
         logits.append(classifier(to_tensor(image)[None].to(device))[0].cpu())

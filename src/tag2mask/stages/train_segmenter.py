@@ -15,7 +15,7 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import digest_value
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
-from tag2mask.data import Dataset, ImageRecord, decode_image, read_mask
+from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
 from tag2mask.data.transforms import joint_augment
 from tag2mask.networks import DeepLabV2, build_backbone, load_module, save_module, segmentation_loss
 from tag2mask.stages.folder import StageFolder, read_manifest, started_without
@@ -143,7 +143,9 @@ class Samples:
     def __call__(self, epoch: int, index: int) -> Sample:
         """Image (3, crop, crop) and labels (crop, crop); the draws depend on seed, epoch and the image's id alone."""
         record, config = self.records[index], self.config
-        image, mask = decode_image(record.path), read_mask(self.masks[record.id], self.lut)
+        image, mask = read_image(record), read_mask(self.masks[record.id], self.lut)
+        if record.long_side is not None:  # the mask has the photo's own size
+            mask = resize_labels(mask, image.shape[:2])
         rng = rng_for(self.seed, "segment", epoch, record.id)
         pixels, labels = joint_augment(image, mask, rng, crop_size=config.crop_size,
                                        scales=(config.scale_min, config.scale_max))  # fmt: skip

@@ -1,0 +1,64 @@
+"""CAM's background scores on RIB's maps: by what they cover, without a mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from refine_world import make_world
+
+from tag2mask.common.errors import ConfigError
+from tag2mask.common.files import read_json
+from tag2mask.data import LocalizationMaps, load_maps, read_mask, save_maps
+from tag2mask.stages.carry_over import carried_over
+from tag2mask.stages.confident import ConfidentConfig, confident
+from tag2mask.stages.training import Execution
+
+HERE = Execution(device="cpu", processes=1)
+CAM = ConfidentConfig(foreground=0.5, background=0.2, scale="cam", refinement="none")
+
+
+@pytest.fixture
+def world(tmp_path: Path):
+    """A world whose RIB maps are the square roots of its CAMs: broader, in the same order."""
+    dataset, localization = make_world(tmp_path)
+    for path in (localization / "cam").iterdir():
+        maps = load_maps(path)
+        smooth = [np.sqrt(values + np.linspace(0, 0.2, values.shape[2], dtype=np.float32)) for values in maps.sums]
+        save_maps(path, LocalizationMaps(maps.classes, maps.size, maps.scales, smooth))
+        broad = [values**0.5 for values in smooth]
+        save_maps(localization / "rib" / path.name, LocalizationMaps(maps.classes, maps.size, maps.scales, broad))
+    return dataset, localization
+
+
+def test_the_labels_are_those_of_cam(world, tmp_path: Path) -> None:
+    """Maps in the same order give the same labels once the scores are carried over, and others if they aren't."""
+    dataset, localization = world
+    for name, maps, config in (
+        ("cam", "cam", CAM),
+        ("rib", "rib", CAM),
+        ("own", "rib", ConfidentConfig(0.5, 0.2, "own", "none")),
+    ):
+        confident(dataset, localization, tmp_path / name, config, maps=maps, execution=HERE)
+    found = {
+        name: np.stack([read_mask(path) for path in sorted((tmp_path / name / "masks").iterdir())])
+        for name in ("cam", "rib", "own")
+    }
+    assert (found["rib"] == found["cam"]).mean() > 0.97
+    assert (found["own"] == found["cam"]).mean() < 0.9
+    noted = read_json(tmp_path / "rib" / "manifest.json")["carried_over"]
+    assert noted["foreground"] == pytest.approx(0.5**0.5, abs=0.03)
+    assert noted["background"] == pytest.approx(0.2**0.5, abs=0.03)
+    assert "carried_over" not in read_json(tmp_path / "cam" / "manifest.json")
+
+
+def test_damaged_maps_are_left_out_and_nothing_left_is_an_error(world) -> None:
+    dataset, localization = world
+    ids = [record.id for record in dataset.records]
+    (localization / "rib" / f"{ids[0]}.npz").write_bytes(b"no map")
+    rest = carried_over(localization, "rib", (0.5,), ids, seed=0)
+    assert rest == carried_over(localization, "rib", (0.5,), ids[1:], seed=0)
+    assert rest == carried_over(localization, "rib", (0.5,), ids[::-1], seed=0)  # whatever their order
+    with pytest.raises(ConfigError, match="no image has whole maps in both"):
+        carried_over(localization, "rib", (0.5,), ids[:1], seed=0)
