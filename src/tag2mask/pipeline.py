@@ -491,8 +491,8 @@ def predict_photos(
     Writes `out`/masks/NAME.png; returns what could not be used, by name. Raises ConfigError, DataError.
     """
     run_folder, out = Path(run_folder), Path(out)
-    recipe = load_recipe(run_folder / "recipe.yaml")
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
+    recipe = load_recipe(run_folder / "recipe.yaml")
     dataset = photos_dataset(photos, classes).at_most(recipe.data.long_side)
     predict(dataset, run_folder / "segmenter", out, config or recipe.predict, execution=execution)
     images = read_json(out / "manifest.json")["images"]

@@ -62,7 +62,9 @@ def test_labels_where_both_scores_agree() -> None:
 def test_the_stage_writes_labels_and_names_broken_images(world: tuple[Dataset, Path], labelled: Path) -> None:
     manifest = read_json(labelled / "manifest.json")
     assert manifest["finished"]
-    assert manifest["config"] == {"foreground": 0.6, "background": 0.1, "refinement": "none", "maps": "rib"}
+    assert manifest["config"] == {
+        "foreground": 0.6, "background": 0.1, "scale": "own", "refinement": "none", "maps": "rib",
+    }  # fmt: skip
     assert {i for i, s in manifest["images"].items() if s["status"] == "failed"} == {"image 5"}
     found = read_mask(labelled / "masks" / "image 1.png")
     truth = read_mask(world[0].records[1].mask_path)  # type: ignore[arg-type]
