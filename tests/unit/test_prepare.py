@@ -224,6 +224,17 @@ def test_images_that_went_away_after_preparing(voc: Path) -> None:
 CATEGORIES = {1: "person", 3: "car", 17: "cat", 90: "toothbrush"}
 
 
+@pytest.mark.parametrize("key", ["image", "mask"])
+@pytest.mark.parametrize("name", ["../../secret.png", "/etc/secret.png", "a/../../secret.png"])
+def test_an_index_from_elsewhere_cannot_leave_the_folder(voc: Path, key: str, name: str) -> None:
+    assert main(["data", "prepare", "voc2012", str(voc)]) == 0
+    index = voc / "tag2mask" / "index.jsonl"
+    first, *rest = index.read_text().splitlines()
+    index.write_text("\n".join([json.dumps(json.loads(first) | {key: name}), *rest]) + "\n")
+    with pytest.raises(DataError, match=r"index.jsonl line 1: '.*secret.png' leads out of the data set's folder"):
+        read_dataset(voc)
+
+
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
     """Three train images (the third has no label) and two val ones (the second has none)."""

@@ -74,7 +74,6 @@ def predict(
     if folder.finished and not todo:
         return
     device = resolve_device(execution.device)
-    # on a GPU only as many as asked for: each holds a network there
     processes = process_count(execution.processes, len(todo), device.type)
     if todo:
         run_images(todo, make_predictor, (records, segmenter, out / "masks", config, str(device)), folder,

@@ -11,7 +11,7 @@ from typing import Any
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write, read_json
 from tag2mask.data.readers import coco, voc
-from tag2mask.data.readers.found import HELD_OUT, Folders, Found, Query, Row, check_complete
+from tag2mask.data.readers.found import HELD_OUT, Folders, Found, Query, Row, check_complete, inside
 from tag2mask.data.records import BadFileError
 
 FOLDER = "tag2mask"  # inside the data set's folder
@@ -56,23 +56,33 @@ def read(root: Path, query: Query) -> Found:
     found = Found(manifest["name"], known=classes, keep_unlabelled=HELD_OUT, voc_masks=manifest["kind"] == "voc2012")
     images, masks = Folders(home), Folders(folder)
     for number, entry in enumerate(_entries(folder / INDEX), start=1):
-        actual = images.find(entry["image"])
+        place = f"{INDEX} line {number}"
+        actual = images.find(_within(entry["image"], folder, place))
         if actual is None:
             message = f"image '{entry['image']}' is not on disk any more"
             found.report("missing-image", INDEX, f"line {number}", message, _AGAIN)
             continue
         row = Row(home / actual, actual, [classes[label] for label in entry["labels"]], entry["split"], None, INDEX,
                   f"line {number}")  # fmt: skip
-        row.mask_path = _mask(entry["mask"], home, folder, masks)
+        if entry["mask"] is not None:
+            row.mask_path = _mask(_within(entry["mask"], folder, place), home, folder, masks)
         found.rows.append(row)
     check_complete(found, INDEX)
     return found
 
 
-def _mask(name: str | None, home: Path, folder: Path, made: Folders) -> Path | None:
+def _within(name: str, folder: Path, place: str) -> str:
+    """Return a path of the index with '/'; BadFileError where it would leave the data set's folder."""
+    if name and not name.startswith("/") and not any(part in name for part in ("..", "\\", ":", "\0")):
+        return name  # pathlib is slow for 100,000 names
+    relative = inside(name)
+    if relative is None:
+        raise BadFileError(folder / MANIFEST, f"{place}: '{name}' leads out of the data set's folder", _AGAIN)
+    return relative
+
+
+def _mask(name: str, home: Path, folder: Path, made: Folders) -> Path | None:
     """Return a mask's path: "made/..." are those that the preparation rendered, others are the data set's own."""
-    if name is None:
-        return None
     if name.startswith("made/"):
         actual = made.find(name.removeprefix("made/"))
         return None if actual is None else folder / actual
