@@ -308,7 +308,7 @@ def test_one_command_writes_figure_and_numbers(tmp_path: Path, capsys: pytest.Ca
         ({"seeds": range(2)}, "seeds [0, 1, 2] there, [0, 1] now"),
         ({"last": ["tanh"]}, "last ['sigmoid'] there, ['tanh'] now"),
         ({"config": QUICK}, f"images {ToyConfig().images} there, {QUICK.images} now"),
-        ({"digits": "folder"}, "digits sklearn there, mnist now"),
+        ({"digits": "folder"}, "digits 'sklearn' there, 'mnist' now"),
     ],
 )
 def test_other_settings_do_not_replace_a_result(tmp_path: Path, changes: dict, difference: str) -> None:

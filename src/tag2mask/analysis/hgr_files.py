@@ -11,7 +11,7 @@ from typing import Any
 from tag2mask.analysis.drawing import REGION_COLOURS, Curve, Drawing, draw_chart
 from tag2mask.analysis.hgr import HGRConfig, HGRResult, Key, Mean, Ratio, change, means, summary_rows
 from tag2mask.analysis.regions import REGIONS
-from tag2mask.common.errors import ConfigError
+from tag2mask.common.errors import ConfigError, refuse_other_settings
 from tag2mask.common.files import atomic_write, read_json, write_json
 
 
@@ -26,13 +26,7 @@ def refuse_other(folder: Path, config: HGRConfig, data: str) -> None:
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: can't be read; choose another --out, or delete it") from error
     asked = {"data": data, **asdict(config)}
-    differing = [f"{key} {stored.get(key)!r} there, {value!r} now" for key, value in asked.items()
-                 if stored.get(key) != value]  # fmt: skip
-    if differing:
-        raise ConfigError(
-            f"{folder}: holds ratios with other settings ({'; '.join(differing)}); nothing is overwritten: choose "
-            "another --out, or delete this folder"
-        )
+    refuse_other_settings(folder, "ratios", stored, asked)
 
 
 def write_hgr(result: HGRResult, folder: Path, data: str) -> None:

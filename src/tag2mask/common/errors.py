@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 
 class Tag2MaskError(Exception):
@@ -41,3 +43,14 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
         return f"; did you mean '{folded[near[0]]}'?"
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"; known: {shown}" if names else ""
+
+
+def refuse_other_settings(folder: Path, what: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise ConfigError, naming each difference, where `folder` holds `what` with other settings than `asked`."""
+    differing = [f"{key} {stored.get(key)!r} there, {value!r} now" for key, value in asked.items()
+                 if stored.get(key) != value]  # fmt: skip
+    if differing:
+        raise ConfigError(
+            f"{folder}: holds {what} with other settings ({'; '.join(differing)}); nothing is overwritten: choose "
+            "another --out, or delete this folder"
+        )

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from tag2mask.common.errors import ConfigError
+from tag2mask.common.errors import ConfigError, refuse_other_settings
 from tag2mask.common.files import atomic_write, read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.stages.folder import versions
@@ -107,13 +107,7 @@ def refuse_other(folder: Path, seeds: Sequence[int], last: Sequence[str], config
         stored = old["config"] | {"seeds": old["seeds"], "last": last_there, "digits": old["digits"]}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: can't be read; choose another --out, or delete it") from error
-    differing = [f"{key} {stored.get(key)} there, {value} now" for key, value in asked.items()
-                 if stored.get(key) != value]  # fmt: skip
-    if differing:
-        raise ConfigError(
-            f"{folder}: holds the toy experiment with other settings ({'; '.join(differing)}); nothing is "
-            "overwritten: choose another --out, or delete this folder"
-        )
+    refuse_other_settings(folder, "the toy experiment", stored, asked)
 
 
 def _digits_name(digits: str) -> str:
