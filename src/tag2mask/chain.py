@@ -64,7 +64,7 @@ def open_chain(
     for entry in chain.plan:
         entry.refuse_other(context)
     _say_problems(splits, data, say)
-    write_start(out, info, [splits.train, *([splits.val] if splits.val else [])])
+    write_start(out, info, [entry.step for entry in chain.plan], list(_parts(splits)))
     return chain
 
 

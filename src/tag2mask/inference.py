@@ -10,7 +10,7 @@ from tag2mask.data import Dataset, ImageRecord
 from tag2mask.data.photos import photos_dataset
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import load_recipe
-from tag2mask.run.folder import read_manifest
+from tag2mask.run.folder import parse_manifest, read_manifest
 from tag2mask.stages.predict import PredictConfig, predict
 
 
@@ -27,8 +27,7 @@ def predict_photos(
     recipe = load_recipe(run_folder / "recipe.yaml")
     dataset = photos_dataset(photos, classes).at_most(recipe.data.long_side)
     predict(dataset, run_folder / "segmenter", out, config or recipe.predict, execution=execution)
-    images = read_json(out / "manifest.json")["images"]
-    return {image_id: state["error"] for image_id, state in images.items() if state["status"] == "failed"}
+    return parse_manifest(read_json(out / "manifest.json")).failed
 
 
 def predict_listed(
