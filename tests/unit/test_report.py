@@ -208,7 +208,7 @@ def test_broken_files_are_named_and_the_rest_is_shown(run: Path, content: bytes)
     assert str(run.parent) not in page.text
 
 
-FOREIGN = {"data": 3, "stages": [1, {"folder": "../run"}], "seconds": [2], "classes": 4, "images": {"a": 5}}
+FOREIGN = {"data": 3, "stages": [1, {"folder": "../run"}, {"folder": ".."}], "seconds": [2], "classes": 4, "images": {"a": 5}}
 
 
 @pytest.mark.parametrize("file", ["run.json", "index.json", "scores.json", "scores_per_image.json", "showcase.json"])

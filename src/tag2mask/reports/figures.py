@@ -41,7 +41,7 @@ def training_figures(stages: Sequence[StageFacts]) -> list[Figure]:
     """For each kind of stage that logged epochs its loss, and held-out mAP where it was measured; a line a stage."""
     kinds: dict[str, list[StageFacts]] = {}
     for stage in stages:
-        kinds.setdefault(stage.manifest.stage, []).append(stage)
+        kinds.setdefault(stage.step.stage, []).append(stage)
     found = []
     for trained in kinds.values():
         title = trained[0].step.title.partition(": ")[0]

@@ -133,5 +133,5 @@ def _labels_from(stages: list[StageFacts]) -> str:
     own = next((stage.manifest.config for stage in stages if stage.step.folder == "pseudo_masks"), {})
     if own.get("method") != "irn":
         return ""
-    labels = [stage for stage in stages if stage.manifest.stage == "confident"]
+    labels = [stage for stage in stages if stage.step.stage == "confident"]
     return next((s.step.folder for s in labels if s.manifest.config.get("maps") == own.get("maps")), "")

@@ -84,7 +84,7 @@ def parse_info(value: Any) -> RunInfo:
 def _steps(rows: Any) -> Iterable[Step]:
     for row in map(as_dict, as_list(rows)):
         folder, stage, title = (as_text(row.get(key)) for key in ("folder", "stage", "title"))
-        if folder and Path(folder).name == folder:
+        if folder and folder == Path(folder).name != "..":
             yield Step(folder, stage, title or folder, row.get("per_image") is not False)
 
 
