@@ -75,7 +75,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     values, lines = load_yaml(path)
     values = expanded(with_overrides(values, overrides), str(path), lines)
     sections = {stage.section: stage for stage in all_stages() if stage.section}
-    extra = {
+    extra: dict[str, Any] = {
         name: build(sections[name].config, values.pop(name), source=str(path), lines=lines, place=(name,))
         for name in list(values)
         if name in sections
