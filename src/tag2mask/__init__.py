@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tag2mask.data import check_dataset, read_dataset
+    from tag2mask.in_memory import localize_image
     from tag2mask.pipeline import Recipe, load_recipe, open_chain, predict_photos, run
     from tag2mask.reports import write_report
 
@@ -16,13 +17,19 @@ __all__ = [
     "Recipe",
     "check_dataset",
     "load_recipe",
+    "localize_image",
     "open_chain",
     "predict_photos",
     "read_dataset",
     "run",
     "write_report",
 ]
-_HOMES = {"check_dataset": "data", "read_dataset": "data", "write_report": "reports"}
+_HOMES = {
+    "check_dataset": "data",
+    "localize_image": "in_memory",
+    "read_dataset": "data",
+    "write_report": "reports",
+}
 
 
 def __getattr__(name: str) -> Any:
