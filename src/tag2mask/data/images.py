@@ -47,12 +47,17 @@ def decode_image(path: Path | str, *, max_pixels: int = MAX_PIXELS, long_side: i
     """
     with open_picture(path, max_pixels) as picture:
         if long_side is None or max(picture.size) <= long_side:
-            return np.array(_to_rgb(_upright(picture)))  # a copy: it can be written to
+            return pixels_of(picture)
         width, height = limited_size(picture.size, long_side)
         lying = _orientation(picture) >= 5
         picture.draft("RGB", (width, height))  # a JPEG is decoded at a half, a quarter or an eighth of its size
         small = _to_rgb(_upright(picture))
         return np.array(small.resize((height, width) if lying else (width, height), Image.Resampling.BICUBIC))
+
+
+def pixels_of(picture: Image.Image) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB of an opened picture, upright and converted as by `decode_image`."""
+    return np.array(_to_rgb(_upright(picture)))  # a copy: it can be written to
 
 
 def read_image(record: ImageRecord) -> np.ndarray:
