@@ -81,7 +81,7 @@ def build(
     if PRESET in values and presets is not None:
         where = _where(source, lines, (*place, PRESET))
         values = _of_preset(presets(), values, f"{where}: {'.'.join((*place, PRESET))}")
-    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name for f in dataclasses.fields(cls) if f.metadata.get("key", True)}  # type: ignore[arg-type]
     arguments = {}
     for key, value in values.items():
         here = (*place, str(key))

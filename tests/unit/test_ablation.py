@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tag2mask.ablation import grid_folder, load_grid, map_correlation, markdown, score_seeds
-from tag2mask.common.cost import counted_flops
 from tag2mask.common.errors import ConfigError
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, save_maps, write_mask
+from tag2mask.engine.cost import counted_flops
+from tag2mask.experiments.ablation import grid_folder, load_grid, map_correlation, markdown, score_seeds
 from tag2mask.metrics import bootstrap_difference
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig

@@ -15,14 +15,14 @@ from refine_world import make_world
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset, decode_image, read_mask
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.images import run_images
 from tag2mask.networks import boundary_loss
 from tag2mask.refine.pseudo import confident_labels, refined_labels
 from tag2mask.stages import confident as confident_stage
 from tag2mask.stages import train_boundary as stage
 from tag2mask.stages.confident import ConfidentConfig, confident
-from tag2mask.stages.parallel import run_images
 from tag2mask.stages.train_boundary import BoundaryConfig, Samples, load_boundary, train_boundary, with_mirror
-from tag2mask.stages.training import Execution
 
 HERE = Execution(device="cpu", workers=0, processes=1)
 SMALL = BoundaryConfig("resnet18", "none", epochs=2, batch_size=2, learning_rate=0.02, crop_size=48, radius=4)

@@ -9,7 +9,7 @@ import pytest
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError
 from tag2mask.config import to_mapping, with_changes
-from tag2mask.pipeline import Recipe, find_recipe, load_recipe, recipe_folder
+from tag2mask.recipe import Recipe, find_recipe, load_recipe, recipe_folder
 from tag2mask.rib import RIBConfig
 
 

@@ -15,11 +15,12 @@ from torch.multiprocessing import ProcessRaisedException
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json
-from tag2mask.demo_data import digit_scenes
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.loop import NO_IMAGE, EpochDataset, FitSettings, collate, epoch_batches, fit
+from tag2mask.experiments.demo_data import digit_scenes
 from tag2mask.networks import boundary, boundary_loss, deeplab, segmentation_loss
+from tag2mask.run.folder import StageFolder
 from tag2mask.stages import training
-from tag2mask.stages.folder import StageFolder
-from tag2mask.stages.training import NO_IMAGE, EpochDataset, Execution, FitSettings, collate, epoch_batches, fit
 
 NAMES = [f"image{number}" for number in range(6)]
 BROKEN = {3, 5}

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tag2mask import demo_data
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
 from tag2mask.data.masks import read_mask
-from tag2mask.demo_data import CLASSES, DIGITS, IMAGENET_NAMES, SceneSettings, digit_scenes, sample_photos
+from tag2mask.experiments import demo_data
+from tag2mask.experiments.demo_data import CLASSES, DIGITS, IMAGENET_NAMES, SceneSettings, digit_scenes, sample_photos
 
 SMALL = SceneSettings(images=10, val_images=5, size=64, clutter=4, seed=3)
 

@@ -13,18 +13,19 @@ import torch
 from refine_world import make_world
 
 from tag2mask import pipeline
+from tag2mask.chain import Chain, open_chain
 from tag2mask.common.errors import ConfigError, MissingExtraError, WeightsError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
-from tag2mask.pipeline import Chain, DataConfig, Recipe, Splits, open_chain, read_splits
+from tag2mask.engine.execution import Execution
+from tag2mask.recipe import DataConfig, Recipe, Splits, read_splits
 from tag2mask.stages import train_classifier as classifier_stage
 from tag2mask.stages.evaluate import EvaluateConfig
 from tag2mask.stages.refine import RefineConfig, WalkConfig, refine
 from tag2mask.stages.train_boundary import BoundaryConfig
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 from tag2mask.stages.train_segmenter import NO_MASK, SegmenterConfig, train_segmenter
-from tag2mask.stages.training import Execution
 
 HERE = Execution(device="cpu", workers=0, processes=1, trace=0)
 NET = {"backbone": "resnet18", "weights": "none", "epochs": 0, "crop_size": 32, "batch_size": 2}

@@ -15,12 +15,12 @@ from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, ImageRecord, read_mask
+from tag2mask.engine.execution import Execution
+from tag2mask.inference import predict_photos
 from tag2mask.networks import save_module
-from tag2mask.pipeline import predict_photos
 from tag2mask.stages import predict as stage
 from tag2mask.stages.predict import PredictConfig, check, predict
 from tag2mask.stages.train_segmenter import SegmenterConfig, build_segmenter
-from tag2mask.stages.training import Execution
 
 CONFIG = PredictConfig(scales=(1.0,), mirror=False)
 SEGMENTER = SegmenterConfig(backbone="efficientnet_lite0", weights="none", output_stride=16)

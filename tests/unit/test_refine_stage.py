@@ -12,13 +12,15 @@ import yaml
 from PIL import Image
 from refine_world import SIZE, make_world
 
+from tag2mask.chain import Chain
 from tag2mask.cli.scores import remarks, title_of
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, load_maps, read_mask
+from tag2mask.engine.execution import Execution
 from tag2mask.networks import build_boundary_network, save_module
-from tag2mask.pipeline import Chain, Recipe, Splits, load_recipe
+from tag2mask.recipe import Recipe, Splits, load_recipe
 from tag2mask.refine.pseudo import walk_scores
 from tag2mask.stages import confident as confident_stage
 from tag2mask.stages.confident import ConfidentConfig
@@ -28,7 +30,6 @@ from tag2mask.stages.refinements import plan
 from tag2mask.stages.saliency import SaliencyConfig
 from tag2mask.stages.train_boundary import BoundaryConfig
 from tag2mask.stages.train_classifier import ClassifierConfig
-from tag2mask.stages.training import Execution
 
 HERE = Execution(device="cpu", processes=1, trace=2)
 IRN = RefineConfig(method="irn", walk=WalkConfig(threshold=0.3))

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask.analysis import high_gradient_ratio, share_of_maximum
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
 from tag2mask.common.files import read_json, write_json
-from tag2mask.toy.config import QUICK, ToyConfig
-from tag2mask.toy.data import DIGIT, IRRELEVANT, MARK, mark_shape, mnist_shapes, toy_data
-from tag2mask.toy.endings import ENDINGS, ending_of, of_class
-from tag2mask.toy.experiment import WEIGHTS, measure_one
-from tag2mask.toy.measure import WITHOUT, Reading, gradients
-from tag2mask.toy.network import STAGES, SixStages
-from tag2mask.toy.summary import refuse_other
-from tag2mask.toy.train import (
+from tag2mask.experiments.hgr import high_gradient_ratio, share_of_maximum
+from tag2mask.experiments.toy.config import QUICK, ToyConfig
+from tag2mask.experiments.toy.data import DIGIT, IRRELEVANT, MARK, mark_shape, mnist_shapes, toy_data
+from tag2mask.experiments.toy.endings import ENDINGS, ending_of, of_class
+from tag2mask.experiments.toy.experiment import WEIGHTS, measure_one
+from tag2mask.experiments.toy.measure import WITHOUT, Reading, gradients
+from tag2mask.experiments.toy.network import STAGES, SixStages
+from tag2mask.experiments.toy.summary import refuse_other
+from tag2mask.experiments.toy.train import (
     Tuning,
     accuracy,
     as_batch,

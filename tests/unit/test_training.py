@@ -10,16 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.stages.folder import StageFolder
-from tag2mask.stages.training import (
-    Execution,
-    FitSettings,
-    epoch_batches,
-    fit,
-    make_optimiser,
-    resolve_device,
-    set_learning_rate,
-)
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.loop import FitSettings, epoch_batches, fit, make_optimiser, set_learning_rate
+from tag2mask.run.folder import StageFolder
 
 SETTINGS = FitSettings(4, 4, 0.1, 10.0, 1e-4, 0.9)
 NAMES = [f"image{number}" for number in range(10)]

@@ -47,8 +47,8 @@ def _voc_server(options: argparse.Namespace) -> int:
         raise ConfigError("export voc-server needs either --run RUN or --masks DIR")
     masks, values = options.masks, None
     if options.run is not None:
-        from tag2mask.pipeline import predict_listed
-        from tag2mask.stages.folder import read_manifest
+        from tag2mask.inference import predict_listed
+        from tag2mask.run.folder import read_manifest
 
         # before the images are predicted: other classes than VOC's can't be submitted
         values = voc_values(read_manifest(options.run / "segmenter", "train-segmenter").get("classes", ()))

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
 
 
 def _recipes_ls(_: argparse.Namespace) -> int:
-    from tag2mask.pipeline import load_recipe, recipe_folder
+    from tag2mask.recipe import load_recipe, recipe_folder
 
     for path in sorted(recipe_folder().glob("*.yaml")):
         print(f"{path.stem:<14} {load_recipe(path).description}")
@@ -29,14 +29,14 @@ def _recipes_ls(_: argparse.Namespace) -> int:
 
 
 def _recipes_show(options: argparse.Namespace) -> int:
-    from tag2mask.pipeline import find_recipe
+    from tag2mask.recipe import find_recipe
 
     print(find_recipe(options.recipe).read_text(encoding="utf-8"), end="")
     return 0
 
 
 def _recipes_validate(options: argparse.Namespace) -> int:
-    from tag2mask.pipeline import find_recipe, load_recipe
+    from tag2mask.recipe import find_recipe, load_recipe
 
     path = find_recipe(options.recipe)
     print(f"{path}: fine, it is the recipe '{load_recipe(path).name}'")

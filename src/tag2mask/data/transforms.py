@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from tag2mask.common.errors import DataError
 from tag2mask.data.records import IGNORED
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -196,3 +200,10 @@ def joint_augment(
 
 def _channels_first(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """ImageNet-normalised tensor (3, H, W) of an image (H, W, 3) uint8."""
+    import torch  # seconds to load, and the rest of this module needs none of it
+
+    return torch.from_numpy(np.ascontiguousarray(normalise(image).transpose(2, 0, 1)))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
-from tag2mask.config import to_mapping
+from tag2mask.common.files import read_json
 from tag2mask.data import Dataset, ImageRecord, load_maps, read_image, write_mask
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.refine.crf import crf_available
 from tag2mask.refine.pseudo import confident_labels
+from tag2mask.run.folder import StageFolder, read_manifest
 from tag2mask.stages.carry_over import carried_over
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.parallel import Work, process_count, run_images
-from tag2mask.stages.training import Execution
+from tag2mask.stages.stage import Context, Planned, Stage
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,6 @@ class ConfidentConfig:
             )
 
 
-ABSENT = {"config": to_mapping(ConfidentConfig())}  # what a manifest means that doesn't name a setting
-
-
 def confident(
     dataset: Dataset, localization: Path, out: Path, config: ConfidentConfig, *, maps: str = "rib", seed: int = 0,
     execution: Execution | None = None,
@@ -53,8 +52,7 @@ def confident(
     execution = execution or Execution()
     made = read_manifest(localization, "localize")
     inputs = {"dataset": dataset.digest(), "maps": made["inputs"]["classifier"], "maps_config": str(made["config"])}
-    folder = StageFolder(out, "confident", config=settings_of(config, maps), seed=seed, inputs=inputs,
-                         absent=ABSENT)  # fmt: skip
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs, more={"maps": maps})
     records = records_with_maps(dataset, localization / maps, folder)
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
@@ -78,11 +76,6 @@ def _on_own_scale(
         foreground, background = carried_over(localization, maps, asked, ids, seed)
         folder.save(carried_over={"foreground": foreground, "background": background})
     return dataclasses.replace(config, **folder.manifest["carried_over"])
-
-
-def settings_of(config: ConfidentConfig, maps: str) -> dict[str, Any]:
-    """What decides the labels, for a manifest."""
-    return to_mapping(config) | {"maps": maps}
 
 
 def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: ConfidentConfig) -> Work:
@@ -110,6 +103,19 @@ def edge_method(asked: str, setting: str) -> Literal["crf", "pamr", "none"]:
     return "crf" if asked == "crf" else "pamr" if asked == "pamr" else "none"
 
 
+def as_made(folder: Path, setting: str, asked: Any) -> Any:
+    """What a setting "auto" means for `folder`: what it was begun with, else what this installation has."""
+    path = folder / "manifest.json"
+    if asked != "auto":
+        return asked
+    made = read_json(path)["config"].get(setting, "auto") if path.is_file() else "auto"
+    return edge_method("auto", setting) if made == "auto" else made
+
+
+def _check(config: ConfidentConfig) -> None:
+    edge_method(config.refinement, "refine.confident.refinement")
+
+
 def records_with_maps(dataset: Dataset, maps: Path, folder: StageFolder) -> dict[str, ImageRecord]:
     """Records by id that have a file in `maps`; the others are noted as failed in `folder`."""
     there = {path.name for path in maps.glob("*.npz")} if maps.is_dir() else set()
@@ -120,3 +126,45 @@ def records_with_maps(dataset: Dataset, maps: Path, folder: StageFolder) -> dict
         if record.id not in records:
             folder.fail(record.id, "has no maps (its localisation failed)")
     return records
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    from tag2mask.stages.refinements import distinct, refinements_of, spoken  # which imports this module
+
+    for first in distinct(refinements_of(context), "confident"):
+        assert first.confident is not None
+        method = as_made(context.out / first.confident, "refinement", first.config.confident.refinement)
+        config = dataclasses.replace(first.config.confident, refinement=method)
+        maps = first.config.maps
+        yield Planned(
+            STAGE,
+            first.confident,
+            config,
+            {"localization": "localization"},
+            more={"maps": maps},
+            heading=f"confident {maps} labels",
+            title=f"{STAGE.title}: {spoken(first.confident.removeprefix('confident_'))}",
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    confident(
+        context.train,
+        context.out / entry.reads["localization"],
+        context.out / entry.folder,
+        entry.config,
+        maps=entry.more["maps"],
+        seed=context.seed,
+        execution=context.execution,
+    )
+
+
+STAGE = Stage(
+    name="confident",
+    title="Confident labels",
+    config=ConfidentConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: _check(entry.config),
+    idle="no refinement of this run learns from confident labels (refine.method: irn does)",
+)

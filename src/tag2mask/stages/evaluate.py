@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import read_json, write_json
 from tag2mask.common.progress import track
 from tag2mask.config import Ranges, check_ranges
 from tag2mask.data import Dataset, ImageRecord, load_maps, read_mask
+from tag2mask.engine.images import process_count
 from tag2mask.metrics import (
     SegmentationScore,
     ThresholdCurve,
@@ -26,10 +26,8 @@ from tag2mask.metrics import (
     mean_iou,
 )
 from tag2mask.refine.threshold import labels_from_maps
-from tag2mask.stages.parallel import process_count
+from tag2mask.run.scores import BEST_ON_TRUTH, LEVEL, Score
 
-BEST_ON_TRUTH = "best on the true masks of these images (an oracle's choice, as the papers report seeds)"
-LEVEL = 0.95  # of the bootstrap interval
 _CHUNK = 32  # images a job
 _WORTH_A_PROCESS = 512  # images; starting a process takes seconds, scoring an image some milliseconds
 R = TypeVar("R")
@@ -52,14 +50,6 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Raise ConfigError for values that can't work."""
         check_ranges("evaluate", self, _RANGES)
-
-
-@dataclass
-class Score:
-    """One row of scores.json and the mIoU of each image."""
-
-    row: dict[str, Any]
-    per_image: dict[str, float]
 
 
 def score_maps(
@@ -266,12 +256,3 @@ def _score(
 
 def _number(value: float) -> float | None:
     return None if value != value else float(value)
-
-
-def store_score(run: Path, name: str, score: Score) -> None:
-    """Add one row to `run`/scores.json and its images to scores_per_image.json."""
-    for file, value in (("scores.json", score.row), ("scores_per_image.json", score.per_image)):
-        path = run / file
-        everything = read_json(path) if path.is_file() else {}
-        everything[name] = value
-        write_json(path, everything)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,16 +16,18 @@ from torch.nn import functional as F
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import digest_file
-from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
 from tag2mask.data.records import printable
-from tag2mask.data.transforms import rescale
+from tag2mask.data.transforms import rescale, to_tensor
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.networks import DeepLabV2
 from tag2mask.refine.crf import DEEPLAB_CRF, crf_available, crf_probabilities
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.parallel import Work, process_count, run_images
+from tag2mask.run.folder import StageFolder, read_manifest
+from tag2mask.run.scores import Score
+from tag2mask.stages.evaluate import score_masks
+from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks
 from tag2mask.stages.train_segmenter import load_segmenter
-from tag2mask.stages.training import Execution, resolve_device, to_tensor
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,6 @@ class PredictConfig:
     mirror: bool = True
     combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
     crf: bool = False  # dense CRF on the probabilities (extra 'crf')
-
-
-ABSENT = {"config": to_mapping(PredictConfig())}  # what a manifest means that doesn't name a setting
 
 
 def check(config: PredictConfig) -> None:
@@ -66,7 +65,7 @@ def predict(
     photos = not any(record.split for record in dataset.records)
     if not photos:
         inputs["images"] = dataset.digest()
-    folder = StageFolder(out, "predict", config=to_mapping(config), seed=0, inputs=inputs, absent=ABSENT)
+    folder = STAGE.open(out, config, seed=0, inputs=inputs)
     records = {record.id: record for record in dataset.records}
     if photos:
         _note_photos(folder, dataset.records)
@@ -157,3 +156,64 @@ def combined_logits(network: DeepLabV2, image: np.ndarray, config: PredictConfig
             combined = combined + view if config.combine == "mean" else torch.maximum(combined, view)
     assert combined is not None
     return combined.cpu()
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    if context.val is None:
+        return
+    config = context.recipe.predict
+    yield Planned(
+        STAGE,
+        "predictions",
+        config,
+        {"network": "segmenter"},
+        on="val",
+        score="segmentation_val",
+        seed=0,
+        heading="masks of the held-out images",
+    )
+    if context.recipe.supervised and has_masks(context.train) and has_masks(context.val):
+        yield Planned(
+            STAGE,
+            "supervised_predictions",
+            config,
+            {"network": "supervised"},
+            on="val",
+            score="supervised_val",
+            seed=0,
+            heading="masks of the held-out images by the upper bound",
+            title="Predict with upper bound",
+            upper_bound=True,
+            optional=True,
+            turn=LAST,
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    network, out = context.out / entry.reads["network"], context.out / entry.folder
+    predict(context.images(entry.on), network, out, entry.config, execution=context.execution)
+
+
+def _score(entry: Planned, context: Context) -> dict[str, Score]:
+    score = score_masks(
+        context.images(entry.on),
+        context.out / entry.folder / "masks",
+        split=context.recipe.data.val_split,
+        config=context.recipe.evaluate,
+        processes=context.execution.processes,
+        seed=context.seed,
+    )
+    return {entry.score: score}
+
+
+STAGE = Stage(
+    name="predict",
+    title="Predict held-out images",
+    config=PredictConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: check(entry.config),
+    score_keys=lambda entry, context: [entry.score],
+    score=_score,
+    idle="no held-out images to predict",
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import atomic_write, digest_file
+from tag2mask.common.files import atomic_write, digest_file, read_json
 from tag2mask.config import to_mapping
 from tag2mask.data import (
     Dataset,
@@ -24,12 +24,15 @@ from tag2mask.data import (
     resize_labels,
     write_mask,
 )
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.images import process_count, run_images
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
+from tag2mask.run.folder import read_manifest
+from tag2mask.run.scores import Score
 from tag2mask.stages.confident import ConfidentConfig, edge_method, records_with_maps
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.parallel import process_count, run_images
+from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.saliency import (
     SaliencyConfig,
     check_source,
@@ -38,8 +41,8 @@ from tag2mask.stages.saliency import (
     source_digest,
     without_map,
 )
+from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary, with_mirror
-from tag2mask.stages.training import Execution, resolve_device
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,6 @@ class RefineConfig:
         return values if self.saliency.source is None else values | {"saliency": self.saliency.used()}
 
 
-ABSENT = {"config": to_mapping(RefineConfig())}  # what a manifest means that doesn't name a setting
-
-
 def background_of(made: Mapping[str, Any]) -> tuple[float, str]:
     """The background score that pseudo-masks were made with and how it was chosen, from their manifest's config."""
     section = made["walk"] if made["method"] == "irn" else made
@@ -139,8 +139,8 @@ def refine(
     """
     config = resolve_method(config)
     execution = execution or Execution()
-    folder = StageFolder(out, "refine", config=config.used(), seed=seed,
-                         inputs=_inputs(dataset, localization, boundary, config), absent=ABSENT)  # fmt: skip
+    inputs = _inputs(dataset, localization, boundary, config)
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     records = records_with_maps(dataset, localization / config.maps, folder)
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
@@ -231,3 +231,77 @@ def labels_of(image: np.ndarray, scores: np.ndarray, classes: np.ndarray, config
         return refined_labels(image, scores, classes, threshold, method)
     high, low = threshold + config.unsure, threshold - config.unsure
     return confident_labels(image, scores, classes, foreground=high, background=low, method=method)
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    from tag2mask.stages.refinements import refinements_of  # which imports this module
+
+    for one in refinements_of(context):
+        reads = {"localization": "localization"} | ({"boundary": one.boundary} if one.boundary else {})
+        yield Planned(
+            STAGE,
+            one.folder,
+            one.config,
+            reads,
+            score=one.score,
+            heading=f"pseudo-masks {one.title}",
+            title=f"Compare: {one.title}" if one.name else "",
+            quiet=bool(one.name),
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    out, boundary = context.out / entry.folder, entry.reads.get("boundary")
+    refine(
+        context.train,
+        context.out / entry.reads["localization"],
+        out,
+        entry.config,
+        boundary=context.out / boundary if boundary else None,
+        seed=context.seed,
+        execution=dataclasses.replace(context.execution, trace=0) if entry.quiet else context.execution,
+    )
+    lacking = read_json(out / "manifest.json").get("without_saliency")
+    if lacking:
+        context.say(f"! {entry.heading}: {len(lacking)} images without a saliency map, e.g. {lacking[0]}")
+
+
+def _score(entry: Planned, context: Context) -> dict[str, Score]:
+    made = read_json(context.out / entry.folder / "manifest.json")  # which may be of other settings than these
+    threshold, chosen_on = background_of(made["config"])
+    score = score_masks(
+        context.train,
+        context.out / entry.folder / "masks",
+        split=context.recipe.data.train_split,
+        threshold=threshold,
+        chosen_on=chosen_on,
+        config=context.recipe.evaluate,
+        processes=context.execution.processes,
+        seed=context.seed,
+    )
+    planned = title_of(entry.config)
+    score.row["title"] = made.get("title", planned) + entry.heading.removeprefix(f"pseudo-masks {planned}")
+    if made.get("saliency"):
+        score.row["saliency"] = made["saliency"]
+    return {entry.score: score}
+
+
+def _notes(context: Context) -> Iterable[str]:
+    from tag2mask.stages.refinements import left_out  # which imports this module
+
+    return left_out(context)
+
+
+STAGE = Stage(
+    name="refine",
+    title="Refine to pseudo-masks",
+    config=RefineConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: check(entry.config),
+    score_keys=lambda entry, context: [entry.score],
+    score=_score,
+    used=RefineConfig.used,
+    notes=_notes,
+    needs=("confident", "train-boundary"),
+)

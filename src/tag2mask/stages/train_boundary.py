@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,16 @@ from torch import Tensor, nn
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import atomic_write, digest_value
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
+from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges
 from tag2mask.data import Dataset, ImageRecord, joint_augment, read_image, read_mask
 from tag2mask.data.maps import strided_size
-from tag2mask.data.transforms import resize
+from tag2mask.data.transforms import resize, to_tensor
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.images import Work, process_count, run_images
+from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import BoundaryNetwork, boundary_loss, build_boundary_network, load_module, save_module
-from tag2mask.stages.folder import StageFolder, read_manifest, started_without
-from tag2mask.stages.parallel import Work, process_count, run_images
-from tag2mask.stages.training import Execution, FitSettings, Sample, fit, resolve_device, to_tensor
+from tag2mask.run.folder import StageFolder, read_manifest, started_without
+from tag2mask.stages.stage import Context, Planned, Stage, say_late
 
 STRIDE = 4  # image pixels a position of the network's output
 
@@ -58,7 +61,6 @@ _RANGES: Ranges = {
     "radius": (lambda v: v >= 2, "2 or more: a smaller one reaches no neighbour"),
     "scale_min": (lambda v: v > 0, "above 0"),
 }
-ABSENT = {"config": to_mapping(BoundaryConfig())}  # what a manifest means that doesn't name a setting
 NO_LABELS = "has no confident labels"
 
 
@@ -96,7 +98,7 @@ def train_boundary(
     paths = {image_id: confident / "masks" / f"{image_id}.png" for image_id in ids}
     inputs = {"dataset": dataset.digest(), "images": digest_value(sorted(paths))}
     inputs["labels_config"] = digest_value([manifest["config"], manifest["inputs"]])
-    folder = StageFolder(out, "train-boundary", config=to_mapping(config), seed=seed, inputs=inputs, absent=ABSENT)
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     if folder.finished:
         return load_boundary(out)
     for record in dataset.records:
@@ -202,3 +204,38 @@ def make_displacement(records: dict[str, ImageRecord], boundary: Path, parts: Pa
             np.save(temporary, np.append(sums, float(count)), allow_pickle=False)
 
     return work
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    from tag2mask.stages.refinements import distinct, refinements_of, spoken  # which imports this module
+
+    for first in distinct(refinements_of(context), "boundary"):
+        assert first.confident is not None
+        assert first.boundary is not None
+        yield Planned(
+            STAGE,
+            first.boundary,
+            first.config.boundary,
+            {"confident": first.confident},
+            heading=f"boundary network on confident {first.config.maps} labels",
+            title=f"{STAGE.title}: {spoken(first.boundary.removeprefix('boundary_'))}",
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    labels, out = context.out / entry.reads["confident"], context.out / entry.folder
+    train_boundary(context.train, labels, out, entry.config, seed=context.seed, execution=context.execution)
+    say_late(context, entry.folder, entry.reads["confident"], NO_LABELS)
+
+
+STAGE = Stage(
+    name="train-boundary",
+    title="Train boundary network",
+    config=BoundaryConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: check(entry.config),
+    needs=("confident",),
+    idle="no refinement of this run has a boundary network (refine.method: irn does)",
+    per_image=False,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,12 +17,14 @@ from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.progress import track
 from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
+from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges
 from tag2mask.data import Dataset, ImageRecord, read_image
-from tag2mask.data.transforms import Draws, augment, resize_long
+from tag2mask.data.transforms import Draws, augment, resize_long, to_tensor
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.training import Execution, FitSettings, Sample, fit, resolve_device, to_tensor
+from tag2mask.run.folder import read_manifest
+from tag2mask.stages.stage import Context, Planned, Stage
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,6 @@ class ClassifierConfig:
 
 
 _RANGES: Ranges = {**TRAINING_RANGES, "long_side_min": (lambda v: v >= 1, "1 or more pixels")}
-ABSENT = {"config": to_mapping(ClassifierConfig())}  # what a manifest means that doesn't name a setting
 
 
 def train_classifier(
@@ -67,7 +69,7 @@ def train_classifier(
     """
     execution = execution or Execution()
     inputs = {"dataset": dataset.digest()}
-    folder = StageFolder(out, "train-classifier", config=to_mapping(config), seed=seed, inputs=inputs, absent=ABSENT)
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     if folder.finished:
         return load_classifier(out)
     classifier = build_classifier(config.backbone, len(dataset.classes), config.weights, seed=seed)
@@ -162,3 +164,30 @@ def load_classifier(folder: Path) -> CAMClassifier:
     classifier = build_classifier(manifest["config"]["backbone"], len(manifest["classes"]), "none")
     load_module(classifier, folder / "weights.safetensors")
     return classifier.to(memory_format=torch.channels_last)
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    train = context.train
+    heading = f"classifier: {len(train)} images, {len(train.classes)} classes"
+    yield Planned(STAGE, "classifier", context.recipe.classifier, heading=heading)
+
+
+def _run(entry: Planned, context: Context) -> None:
+    train_classifier(
+        context.train,
+        context.out / entry.folder,
+        entry.config,
+        seed=context.seed,
+        execution=context.execution,
+        validation=context.val,
+    )
+
+
+STAGE = Stage(
+    name="train-classifier",
+    title="Train classifier",
+    config=ClassifierConfig,
+    entries=_entries,
+    run=_run,
+    per_image=False,
+)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import digest_value
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
+from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
 from tag2mask.data.transforms import joint_augment
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import DeepLabV2, build_backbone, load_module, save_module, segmentation_loss
-from tag2mask.stages.folder import StageFolder, read_manifest, started_without
-from tag2mask.stages.training import Execution, FitSettings, Sample, fit
+from tag2mask.run.folder import read_manifest, started_without
+from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_late
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,6 @@ def mask_table(dataset: Dataset) -> dict[str, str]:
     return {"mask_table": digest_value([int(value) for value in dataset.mask_lut])}
 
 
-def absent(dataset: Dataset) -> dict[str, Any]:
-    """What a manifest means that doesn't name a setting or an input."""
-    return {"config": to_mapping(SegmenterConfig()), "inputs": mask_table(dataset)}
-
-
 def check(config: SegmenterConfig, n_labels: int) -> None:
     """Build the network with its weights, so that what is missing shows before hours of work.
 
@@ -103,8 +101,7 @@ def train_segmenter(
         late = started_without(out, NO_MASK)
         paths = {image_id: path for image_id, path in paths.items() if image_id not in late}
     inputs |= {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
-    folder = StageFolder(out, "train-segmenter", config=to_mapping(config), seed=seed, inputs=inputs,
-                         absent=absent(dataset))  # fmt: skip
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs, absent_inputs=mask_table(dataset))
     if folder.finished:
         return load_segmenter(out)
     for record in dataset.records:
@@ -180,3 +177,45 @@ def load_segmenter(folder: Path) -> DeepLabV2:
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
     load_module(network, folder / "weights.safetensors")
     return network
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    recipe = context.recipe
+    yield Planned(STAGE, "segmenter", recipe.segmenter, {"masks": "pseudo_masks"}, heading="segmentation network")
+    if recipe.supervised and has_masks(context.train) and has_masks(context.val):  # else nothing could score it
+        yield Planned(
+            STAGE,
+            "supervised",
+            recipe.segmenter,
+            heading="the same network on true masks: the upper bound",
+            title="Train upper bound",
+            upper_bound=True,
+            optional=True,
+            turn=LAST,
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    masks = entry.reads.get("masks")
+    train_segmenter(
+        context.train,
+        context.out / masks if masks else None,
+        context.out / entry.folder,
+        entry.config,
+        seed=context.seed,
+        execution=context.execution,
+    )
+    if masks:
+        say_late(context, entry.folder, masks, NO_MASK)
+
+
+STAGE = Stage(
+    name="train-segmenter",
+    title="Train segmenter",
+    config=SegmenterConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: check(entry.config, len(context.train.classes) + 1),
+    idle="no true masks to learn from, or none held out to score it",
+    per_image=False,
+)

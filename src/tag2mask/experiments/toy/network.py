@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tag2mask.toy.config import DIGITS, ToyConfig
+from tag2mask.experiments.toy.config import DIGITS, ToyConfig
 
 STAGES = 6
 

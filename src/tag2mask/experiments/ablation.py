@@ -13,20 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from tag2mask.common.cost import counted_flops
 from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.files import read_json, write_json
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
 from tag2mask.config import Lines, build, load_yaml, to_mapping, with_changes
 from tag2mask.data import Dataset, load_maps, read_image, read_mask
+from tag2mask.engine.cost import counted_flops
+from tag2mask.engine.execution import Execution, cpu_threads
+from tag2mask.engine.images import process_count
 from tag2mask.metrics import ThresholdCurve, bootstrap_difference, confusion_matrix
-from tag2mask.pipeline import Say, load_recipe, read_splits, recipe_folder
+from tag2mask.recipe import load_recipe, read_splits, recipe_folder
 from tag2mask.refine.threshold import labels_from_maps
-from tag2mask.stages.folder import read_manifest
+from tag2mask.run.folder import read_manifest
 from tag2mask.stages.localize import LocalizeConfig, Localizer, localize
-from tag2mask.stages.parallel import process_count
-from tag2mask.stages.training import Execution, cpu_threads
+from tag2mask.stages.stage import Say
 
 THRESHOLDS = np.round(np.arange(1, 100) * 0.01, 2)
 

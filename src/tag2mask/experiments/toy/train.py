@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tag2mask.common.seeding import seed_for
+from tag2mask.experiments.toy.config import DIGITS, ToyConfig
+from tag2mask.experiments.toy.data import Pictures
+from tag2mask.experiments.toy.endings import Ending, of_class
+from tag2mask.experiments.toy.network import SixStages
 from tag2mask.rib import PolySGD, RIBConfig, calibrated_learning_rate, gndrp
-from tag2mask.toy.config import DIGITS, ToyConfig
-from tag2mask.toy.data import Pictures
-from tag2mask.toy.endings import Ending, of_class
-from tag2mask.toy.network import SixStages
 
 Batch = tuple[Tensor, Tensor]  # images (N, 1, S, S), labels (N,)
 Loss = Callable[[SixStages, Tensor, Tensor], Tensor]  # network, images (N, 1, S, S), labels (N,) -> scalar

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from tag2mask.common.errors import ConfigError, DataError, Tag2MaskError
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
-from tag2mask.stages.folder import StageFolder
+from tag2mask.run.folder import StageFolder
 
 if TYPE_CHECKING:  # a worker should load no more than its work needs
-    from tag2mask.stages.training import Cluster
+    from tag2mask.engine.execution import Cluster
 
 Work = Callable[[str], None]  # does one image, writes its file
 MakeWork = Callable[..., Work]  # builds what every image needs, once a process
@@ -60,7 +60,7 @@ def run_images(
     noted as failed. Each process uses one thread inside torch.
     """
     if cluster is not None:
-        from tag2mask.stages.ray_cluster import spread  # which imports this module
+        from tag2mask.engine.ray_cluster import spread  # which imports this module
 
         outcomes = spread(ids, make_work, arguments, folder, cluster)
     elif processes <= 1:
@@ -75,7 +75,7 @@ def run_images(
 
 
 def _here(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...]) -> Iterator[Outcome]:
-    from tag2mask.stages.training import cpu_threads
+    from tag2mask.engine.execution import cpu_threads
 
     keep_freed_memory()
     with cpu_threads(1):

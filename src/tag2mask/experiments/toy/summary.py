@@ -13,12 +13,12 @@ from typing import NamedTuple
 from tag2mask.common.errors import ConfigError, refuse_other_settings
 from tag2mask.common.files import atomic_write, read_json, write_json
 from tag2mask.config import to_mapping
-from tag2mask.stages.folder import versions
-from tag2mask.toy.config import ToyConfig
-from tag2mask.toy.data import REGIONS
-from tag2mask.toy.experiment import WEIGHTS, Measured, ToyResult
-from tag2mask.toy.measure import WITHOUT, Row
-from tag2mask.toy.network import STAGES
+from tag2mask.experiments.toy.config import ToyConfig
+from tag2mask.experiments.toy.data import REGIONS
+from tag2mask.experiments.toy.experiment import WEIGHTS, Measured, ToyResult
+from tag2mask.experiments.toy.measure import WITHOUT, Row
+from tag2mask.experiments.toy.network import STAGES
+from tag2mask.run.folder import versions
 
 Key = tuple[str, str, int, str, str, str, float, str]  # last, weights, then Row without hgr and images
 

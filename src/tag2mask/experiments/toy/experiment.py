@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.progress import track
-from tag2mask.stages.parallel import process_count
-from tag2mask.stages.training import cpu_threads
-from tag2mask.toy.config import ToyConfig
-from tag2mask.toy.data import Pictures, ToyData, toy_data
-from tag2mask.toy.endings import ending_of
-from tag2mask.toy.measure import WITHOUT, Gradients, Reading, Row, gradients, ratios, some
-from tag2mask.toy.network import STAGES, SixStages
-from tag2mask.toy.train import (
+from tag2mask.engine.execution import cpu_threads
+from tag2mask.engine.images import process_count
+from tag2mask.experiments.toy.config import ToyConfig
+from tag2mask.experiments.toy.data import Pictures, ToyData, toy_data
+from tag2mask.experiments.toy.endings import ending_of
+from tag2mask.experiments.toy.measure import WITHOUT, Gradients, Reading, Row, gradients, ratios, some
+from tag2mask.experiments.toy.network import STAGES, SixStages
+from tag2mask.experiments.toy.train import (
     Loss,
     Tuning,
     accuracy,

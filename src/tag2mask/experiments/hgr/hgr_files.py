@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tag2mask.analysis.drawing import REGION_COLOURS, Curve, Drawing, draw_chart
-from tag2mask.analysis.hgr import HGRConfig, HGRResult, Key, Mean, Ratio, change, means, summary_rows
-from tag2mask.analysis.regions import REGIONS
 from tag2mask.common.errors import ConfigError, refuse_other_settings
 from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.experiments.hgr.drawing import REGION_COLOURS, Curve, Drawing, draw_chart
+from tag2mask.experiments.hgr.hgr import HGRConfig, HGRResult, Key, Mean, Ratio, change, means, summary_rows
+from tag2mask.experiments.hgr.regions import REGIONS
 
 
 def refuse_other(folder: Path, config: HGRConfig, data: str) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
@@ -28,43 +25,12 @@ from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
 from tag2mask.common.ranks import rank_count, summed
 from tag2mask.common.seeding import rng_for, seed_for
-from tag2mask.data.transforms import normalise
-from tag2mask.stages.folder import StageFolder
+from tag2mask.engine.execution import Execution
+from tag2mask.run.folder import StageFolder
+from tag2mask.run.log import Epoch, append_epoch
 
 Sample = tuple[Tensor, Tensor]  # image (3, H, W) and target
 LoadSample = Callable[[int, int], Sample]  # (epoch, index) -> sample; raises DataError for a broken image
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Workers on a Ray cluster for single images."""
-
-    address: str  # "local" starts one on this machine, "auto" joins the one that runs here, or HOST:PORT
-    actors: int = 0  # 0 = one a CPU, or one a GPU
-    gpus: int = 0  # that each actor gets
-
-
-@dataclass(frozen=True)
-class Execution:
-    """Where and how wide the work runs: no part of a stage's fingerprint.
-
-    All but `device` and `precision` leave results as they are; those two go into the manifest of a training, and a
-    training that was begun in one precision doesn't go on in another.
-    """
-
-    device: str = "auto"  # Fabric accelerator: "auto", "cpu", "cuda", "mps"
-    devices: int = 1  # how many of them train together
-    precision: str = "32-true"  # Fabric precision
-    workers: int = 1  # processes that load images while training
-    processes: int = 0  # processes that localise and refine images; 0 = one a CPU core
-    trace: int = 24  # how many images get a trace of the RIB steps, for the report
-    ray: str | None = None  # spread single images over a Ray cluster: "local", "auto" or HOST:PORT
-
-    def cluster(self, device: object = "cpu") -> Cluster | None:
-        """The Ray cluster for single images on such a device, or None: this machine's processes."""
-        if self.ray is None:
-            return None
-        return Cluster(self.ray, self.processes, gpus=int(str(device).startswith("cuda")))
 
 
 @dataclass(frozen=True)
@@ -279,10 +245,9 @@ def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> No
     for epoch in range(state.epoch, settings.planned(len(job.names))[0]):
         started, losses = time.monotonic(), _epoch(fabric, wrapped, optimiser, job, state)
         state.epoch, state.failures = epoch + 1, _of_all(state.failures)
-        row = {"epoch": epoch + 1, "step": state.iteration, "train_loss": _mean(losses),
-               "lr": optimiser.param_groups[0]["lr"], "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
+        seconds, rate = round(time.monotonic() - started, 2), optimiser.param_groups[0]["lr"]
         if fabric.is_global_zero:
-            _append_log(folder.path / "log.jsonl", row, epoch)
+            append_epoch(folder.path, Epoch(epoch + 1, state.iteration, _mean(losses), rate, seconds))
             _save_checkpoint(checkpoint, job.precision, module, optimiser, state)
             folder.save()
 
@@ -363,13 +328,6 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _append_log(path: Path, row: dict[str, Any], epoch: int) -> None:
-    """Append a row, dropping rows of epochs that a killed run had logged but not saved."""
-    rows = path.read_text(encoding="utf-8").splitlines()[:epoch] if path.is_file() else []
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join([*rows, json.dumps(row)]) + "\n", encoding="utf-8")
-
-
 def _save_checkpoint(path: Path, precision: str, module: nn.Module, optimiser: Any, state: State) -> None:
     values = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "precision": precision,
               "state": dataclasses.asdict(state)}  # fmt: skip
@@ -386,33 +344,3 @@ def _restore(path: Path, precision: str, module: nn.Module, optimiser: torch.opt
     if optimiser is not None:
         optimiser.load_state_dict(values["optimiser"])
     return State(**values["state"])
-
-
-def to_tensor(image: np.ndarray) -> Tensor:
-    """ImageNet-normalised tensor (3, H, W) of an image (H, W, 3) uint8."""
-    return torch.from_numpy(np.ascontiguousarray(normalise(image).transpose(2, 0, 1)))
-
-
-def resolve_device(asked: str) -> torch.device:
-    """The device for work on single images: as asked, or the GPU where there is one; ConfigError without it."""
-    found = torch.cuda.is_available()
-    if asked == "auto":
-        return torch.device("cuda" if found else "cpu")
-    try:
-        device = torch.device("cuda" if asked == "gpu" else asked)
-    except RuntimeError as error:
-        raise ConfigError(f"--device {asked}: not known; use auto, cpu, cuda or mps") from error
-    if (device.type == "cuda" and not found) or (device.type == "mps" and not torch.backends.mps.is_available()):
-        raise ConfigError(f"--device {asked}: PyTorch {torch.__version__} finds none here; use auto or cpu")
-    return device
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Run with `count` threads inside torch's operations, then restore: sums don't depend on the machine's width."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tag2mask.analysis.drawing import INK, REGION_COLOURS, SOFT, Curve, Drawing, draw_chart
-from tag2mask.toy.data import REGIONS
-from tag2mask.toy.experiment import EXAMPLES, WEIGHTS, ToyResult
-from tag2mask.toy.network import STAGES
-from tag2mask.toy.summary import Spread, at_last_stage, curve
+from tag2mask.experiments.hgr.drawing import INK, REGION_COLOURS, SOFT, Curve, Drawing, draw_chart
+from tag2mask.experiments.toy.data import REGIONS
+from tag2mask.experiments.toy.experiment import EXAMPLES, WEIGHTS, ToyResult
+from tag2mask.experiments.toy.network import STAGES
+from tag2mask.experiments.toy.summary import Spread, at_last_stage, curve
 
 SHORT = {
     "trained": "trained", "continued": "as many more steps", "without": "tuned without",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tag2mask.analysis.ratio import THRESHOLD
 from tag2mask.common.errors import ConfigError
+from tag2mask.experiments.hgr.ratio import THRESHOLD
 
 DIGITS = (2, 8)  # the two classes, in order; paper
 MARKS = ("diamond", "square")  # the mark of each class; paper

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask.analysis.ratio import high_gradient_ratio, share_of_maximum
-from tag2mask.toy.config import ToyConfig
-from tag2mask.toy.data import REGIONS, Pictures
-from tag2mask.toy.endings import Ending, of_class
-from tag2mask.toy.network import STAGES, SixStages
-from tag2mask.toy.train import as_batch
+from tag2mask.experiments.hgr.ratio import high_gradient_ratio, share_of_maximum
+from tag2mask.experiments.toy.config import ToyConfig
+from tag2mask.experiments.toy.data import REGIONS, Pictures
+from tag2mask.experiments.toy.endings import Ending, of_class
+from tag2mask.experiments.toy.network import STAGES, SixStages
+from tag2mask.experiments.toy.train import as_batch
 
 WITHOUT = "none"  # the last stage read without an activation
 

@@ -10,20 +10,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tag2mask.chain import run
 from tag2mask.common.files import atomic_write, write_json
 from tag2mask.common.progress import track
 from tag2mask.data import Dataset, ImageRecord, decode_image, read_image
 from tag2mask.data.maps import at_full
 from tag2mask.data.transforms import resize_long
-from tag2mask.demo_data import DemoPhoto, digit_scenes, sample_photos
+from tag2mask.engine.execution import Execution, cpu_threads
+from tag2mask.experiments.demo_data import DemoPhoto, digit_scenes, sample_photos
 from tag2mask.networks import build_imagenet_classifier
-from tag2mask.pipeline import load_recipe, run
+from tag2mask.recipe import load_recipe
 from tag2mask.reports import write_report
 from tag2mask.reports.pictures import heat_overlay, mask_overlay
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig, Localizer, calibrate
 from tag2mask.stages.refine import RefineConfig, refined_labels, resolve_method
-from tag2mask.stages.training import Execution, cpu_threads
 
 LONG_SIDE = 384  # pixels of the photos
 STEPS = 3  # K; few and large, as in the recipes for two cores

@@ -16,19 +16,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tag2mask.analysis.ratio import THRESHOLD, high_gradient_ratio, share_of_maximum
-from tag2mask.analysis.regions import class_activation, regions_of
-from tag2mask.analysis.taps import gradient_maps, smoothed, taps_of
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json
 from tag2mask.common.progress import track
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
+from tag2mask.engine.execution import cpu_threads, resolve_device
+from tag2mask.experiments.hgr.ratio import THRESHOLD, high_gradient_ratio, share_of_maximum
+from tag2mask.experiments.hgr.regions import class_activation, regions_of
+from tag2mask.experiments.hgr.taps import gradient_maps, smoothed, taps_of
 from tag2mask.networks import CAMClassifier
-from tag2mask.pipeline import load_recipe, read_splits
+from tag2mask.recipe import load_recipe, read_splits
 from tag2mask.rib import PartnerGradients, TrunkFeatures, rib
 from tag2mask.stages.localize import GRADIENTS, LocalizeConfig, Partners, calibrate, scaled_views
 from tag2mask.stages.train_classifier import load_classifier
-from tag2mask.stages.training import cpu_threads, resolve_device
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import yaml
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import atomic_write, read_json, write_json
 from tag2mask.data import Dataset
-from tag2mask.stages.folder import versions
+from tag2mask.run.folder import versions
 
 KEPT = ("versions", "machine", "started", "seconds", "failures")  # of an earlier call, until there is something new
 
@@ -98,6 +98,18 @@ def machine() -> dict[str, Any]:
     """What a cost was measured on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def settle(out: Path, info: Mapping[str, Any], *, finished: bool) -> dict[str, Any]:
+    """Note in run.json how far the run is; returns what was noted: whether it is finished, its cost, its failures."""
+    manifests = manifests_of(out)
+    state = {
+        "finished": finished,
+        "seconds": {folder: manifest.get("seconds", 0.0) for folder, manifest in manifests.items()},
+        "failures": failures_of(manifests),
+    }
+    write_json(out / "run.json", {**info, **state})
+    return state
 
 
 def manifests_of(out: Path) -> dict[str, dict[str, Any]]:

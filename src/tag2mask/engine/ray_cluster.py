@@ -19,10 +19,10 @@ from typing import Any
 
 from tag2mask.common.errors import ConfigError, MissingExtraError, Tag2MaskError
 from tag2mask.data import Dataset, ImageRecord
-from tag2mask.stages.folder import StageFolder, versions
-from tag2mask.stages.parallel import MakeWork, Outcome, process_count
-from tag2mask.stages.ray_worker import Checks, Worker
-from tag2mask.stages.training import Cluster
+from tag2mask.engine.execution import Cluster
+from tag2mask.engine.images import MakeWork, Outcome, process_count
+from tag2mask.engine.ray_worker import Checks, Worker
+from tag2mask.run.folder import StageFolder, versions
 
 IN_FLIGHT = 2  # images handed to an actor at once, so that it needn't wait for the next
 DEATHS = 2  # an image that took its worker with it so often is given up

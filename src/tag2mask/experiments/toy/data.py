@@ -12,8 +12,8 @@ from PIL import Image
 
 from tag2mask.common.errors import DataError, MissingExtraError
 from tag2mask.common.seeding import seed_for
-from tag2mask.toy.config import DIGITS, MARKS, ToyConfig
-from tag2mask.toy.mnist import read_mnist
+from tag2mask.experiments.toy.config import DIGITS, MARKS, ToyConfig
+from tag2mask.experiments.toy.mnist import read_mnist
 
 Grey = npt.NDArray[np.float32]
 IRRELEVANT, DIGIT, MARK = 0, 1, 2  # values of a region map
