@@ -48,8 +48,11 @@ class EncoderDecoder(nn.Module):
         """
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % SIDE_MULTIPLE, 0, -height % SIDE_MULTIPLE))
-        features = self.encoder(self.normalisation(padded))
-        return self.head(self.decoder(features))[..., :height, :width]
+        return self.of_padded(padded)[..., :height, :width]
+
+    def of_padded(self, images: Tensor) -> Tensor:
+        """Logits (B, L, H, W) of images whose sides are multiples of 32."""
+        return self.head(self.decoder(self.encoder(self.normalisation(images))))
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Parameters that are trained: the encoder's, and the new ones of decoder and head."""
