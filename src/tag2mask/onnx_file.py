@@ -41,6 +41,7 @@ class OnnxNetwork:
             ) from error
         self.classes: tuple[str, ...] = tuple(values["labels"][1:])
         self.multiple = int(values["size"]["multiple"])
+        self.long_side: int | None = values["size"]["long_side"]  # larger photos are to be made smaller first
         self.scales: tuple[float, ...] = tuple(values["scales"])
         self.mirror = bool(values["mirror"])
         self._mean = np.array(values["mean"], np.float32)
@@ -75,8 +76,8 @@ class OnnxNetwork:
 
     def predict(self, image: np.ndarray, tags: Sequence[str] = ()) -> Prediction:
         """Labels and confidence of an image (H, W, 3) uint8 RGB, among `tags` (class names) where there are any."""
-        kept = [0, *(self.classes.index(name) + 1 for name in tags)] if tags else range(len(self.classes) + 1)
-        kept = np.array(sorted(kept))
+        allowed = [self.classes.index(name) + 1 for name in tags] or range(1, len(self.classes) + 1)
+        kept = np.array([0, *sorted(allowed)])
         logits = self.logits(image)[kept]
         shares = np.exp(logits - logits.max(axis=0))
         best = logits.argmax(axis=0)

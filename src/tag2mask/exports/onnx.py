@@ -61,18 +61,19 @@ def export_network(
     *,
     scales: Sequence[float] = (1.0,),
     mirror: bool = False,
+    long_side: int | None = None,
     about: str = "",
 ) -> Parity:
     """Write `network` to `out` as ONNX with free height and width; return how it compares on the given images.
 
-    `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes. `scales` and
-    `mirror` are written into the file as the way of prediction that it was scored with. The file is kept only where
-    labels agree on 99.9 % of the pixels. Raises MissingExtraError, DataError without images, WeightsError where
-    onnxruntime's answers differ from torch's.
+    `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes. `scales`,
+    `mirror` and `long_side` (larger photos are made smaller first) go into the file as its way of prediction. It is
+    kept only where labels agree on 99.9 % of the pixels. Raises MissingExtraError, DataError without images,
+    WeightsError where onnxruntime's answers differ from torch's.
     """
     _check_extra()
     module = AtFullSize(fixed_padding(copy.deepcopy(network).cpu().eval()))
-    notes = metadata(classes, scales=scales, mirror=mirror, about=about)
+    notes = metadata(classes, scales=scales, mirror=mirror, long_side=long_side, about=about)
     with atomic_write(out) as temporary:
         _write(module, temporary, notes)
         parity = compare(network, OnnxNetwork(temporary), checked_on)
@@ -85,14 +86,20 @@ def export_network(
     return parity
 
 
-def metadata(classes: Sequence[str], *, scales: Sequence[float], mirror: bool, about: str = "") -> dict[str, str]:
+def metadata(
+    classes: Sequence[str], *, scales: Sequence[float], mirror: bool, long_side: int | None = None, about: str = ""
+) -> dict[str, str]:
     """What a reader of the file needs to know, each as JSON text under a key of its own."""
     values = {
         "tag2mask": FORMAT,
         "labels": ["background", *classes],  # in the order of the logits
         "mean": list(IMAGENET_MEAN),  # of RGB in 0..1
         "std": list(IMAGENET_STD),
-        "size": {"multiple": SIDE_MULTIPLE, "pad": "right and bottom, with 0 after normalisation"},
+        "size": {
+            "multiple": SIDE_MULTIPLE,
+            "pad": "right and bottom, with 0 after normalisation",
+            "long_side": long_side,
+        },
         "scales": list(scales),
         "mirror": mirror,
         "about": about,

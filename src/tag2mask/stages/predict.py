@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
-from tag2mask.common.files import atomic_write, digest_file
+from tag2mask.common.files import digest_file
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
-from tag2mask.data.records import printable
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.networks.decoders import SegmentationNetwork
 from tag2mask.refine.crf import crf_available
-from tag2mask.run.folder import StageFolder, read_manifest
+from tag2mask.run.folder import read_manifest
+from tag2mask.run.photos import done_before, note_photos
 from tag2mask.run.scores import Score
+from tag2mask.stages.answer import Answer, answer_of_logits, by_tiles, combined_logits
 from tag2mask.stages.evaluate import score_masks
-from tag2mask.stages.inference import Answer, answer_of_logits, by_tiles, combined_logits
+from tag2mask.stages.predict_onnx import write_confidence
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks
 from tag2mask.stages.train_segmenter import load_segmenter
 
@@ -73,7 +72,7 @@ def predict(
     folder = STAGE.open(out, config, seed=0, inputs=inputs)
     records = {record.id: record for record in dataset.records}
     if photos:
-        _note_photos(folder, dataset.records)
+        note_photos(folder, dataset.records)
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
@@ -84,37 +83,7 @@ def predict(
                    processes=processes, total=len(records),
                    description="predict", cluster=execution.cluster(device))  # fmt: skip
     done = [i for i in records if i not in folder.failures]
-    folder.finish([*_done_before(folder, records), *done] if photos else done)
-
-
-def _note_photos(folder: StageFolder, records: Sequence[ImageRecord]) -> None:
-    """Note in the manifest which photos the masks are of; ConfigError where a mask that is there is of another."""
-    known: dict[str, Any] = folder.manifest.get("photos", {})
-    given = {record.id: _stamp(record.path) for record in records}
-    others = [record for record in records
-              if known.get(record.id) != given[record.id] and (folder.path / "masks" / f"{record.id}.png").is_file()
-              ]  # fmt: skip
-    if others:
-        first, old = others[0], (known.get(others[0].id) or {}).get("path", "one that was not noted")
-        of = "an earlier state of this photo" if old == given[first.id]["path"] else f"another photo ({old})"
-        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        raise ConfigError(
-            f"{printable(first.path)}{more}: {folder.path / 'masks' / first.id}.png was made from {of}; nothing is "
-            "overwritten: choose another folder for the masks, or delete that mask to have it made again"
-        )
-    folder.save(finished=False, photos=known | given)  # before any mask is written
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    """What tells a photo from another one, or from an earlier state of it."""
-    state = path.stat()
-    return {"path": printable(os.path.realpath(path)), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
-
-
-def _done_before(folder: StageFolder, given: Container[str]) -> list[str]:
-    """Photos of earlier calls that have their mask; those that failed are forgotten until they are given again."""
-    masks = {path.name for path in (folder.path / "masks").glob("*.png")}
-    return [i for i in folder.manifest["photos"] if i not in given and f"{i}.png" in masks]
+    folder.finish([*done_before(folder, records), *done] if photos else done)
 
 
 def make_predictor(
@@ -129,9 +98,7 @@ def make_predictor(
         size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
         answer = predict_answer(network, image, config, record.labels if config.restrict else None)
         if config.confidence:  # before the mask, which says that the image is done
-            sure = Image.fromarray(answer.confidence).resize(size[::-1], Image.Resampling.BILINEAR)
-            with atomic_write(masks.parent / "confidence" / f"{image_id}.png") as temporary:
-                sure.save(temporary, format="PNG")
+            write_confidence(masks.parent / "confidence" / f"{image_id}.png", answer.confidence, size)
         write_mask(masks / f"{image_id}.png", resize_labels(answer.labels, size))
 
     return work
