@@ -19,7 +19,7 @@ from tag2mask.engine import loop
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import NO_IMAGE, EpochDataset, FitSettings, collate, epoch_batches, fit
 from tag2mask.experiments.demo_data import digit_scenes
-from tag2mask.networks import boundary, boundary_loss, deeplab, segmentation_loss
+from tag2mask.networks import boundary, boundary_loss, losses, segmentation_loss
 from tag2mask.run.folder import StageFolder
 
 NAMES = [f"image{number}" for number in range(6)]
@@ -113,7 +113,7 @@ def test_losses_of_parts_average_to_that_of_the_whole(monkeypatch: pytest.Monkey
     logits = torch.randn(3, 3, 16, 16, generator=generator)
     edge, field = torch.randn(3, 1, 16, 16, generator=generator), torch.randn(3, 2, 16, 16, generator=generator)
     cases = {
-        deeplab: lambda rows: segmentation_loss(logits[rows], labels[rows], balanced=True),
+        losses: lambda rows: segmentation_loss(logits[rows], labels[rows], balanced=True),
         boundary: lambda rows: boundary_loss(edge[rows], field[rows], labels[rows], radius=4).total,
     }
     for module, loss in cases.items():

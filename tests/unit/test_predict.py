@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tag2mask.cli import main
@@ -138,7 +139,7 @@ def test_actors_of_a_cluster_get_the_gpu_that_was_asked_for(
     seen = []
     monkeypatch.setattr(stage, "run_images", lambda *_, cluster, **__: seen.append(cluster))
     execution = Execution(device=device, ray="local")
-    monkeypatch.setattr(stage, "resolve_device", stage.torch.device)  # no GPU needed here
+    monkeypatch.setattr(stage, "resolve_device", torch.device)  # no GPU needed here
     predict(split(tmp_path, "a"), run / "segmenter", tmp_path / "m", CONFIG, execution=execution)
     assert [cluster.gpus for cluster in seen] == [gpus]
 

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import digest_file
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
-from tag2mask.data.records import printable
-from tag2mask.data.transforms import rescale, to_tensor
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import Work, process_count, run_images
-from tag2mask.networks import DeepLabV2
-from tag2mask.refine.crf import DEEPLAB_CRF, crf_available, crf_probabilities
-from tag2mask.run.folder import StageFolder, read_manifest
+from tag2mask.networks.decoders import SegmentationNetwork
+from tag2mask.refine.crf import crf_available
+from tag2mask.run.folder import read_manifest
+from tag2mask.run.photos import done_before, note_photos
 from tag2mask.run.scores import Score
+from tag2mask.stages.answer import Answer, answer_of_logits, by_tiles, combined_logits
 from tag2mask.stages.evaluate import score_masks
+from tag2mask.stages.predict_onnx import write_confidence
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks
 from tag2mask.stages.train_segmenter import load_segmenter
+
+SMALLEST_TILE = 128  # pixels: in smaller ones a network sees too little around an object
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,17 @@ class PredictConfig:
     mirror: bool = True
     combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
     crf: bool = False  # dense CRF on the probabilities (extra 'crf')
+    restrict: bool = False  # labels of an image's own tags only; an image without tags may have any
+    tile: int | None = None  # pixels; larger images are answered in overlapping tiles of this side
+    confidence: bool = False  # also write confidence/ID.png: 0..255 for a probability of 0..1
 
 
 def check(config: PredictConfig) -> None:
     """Raise ConfigError or MissingExtraError for settings that can't work here, before any work is done."""
     if not config.scales or not all(math.isfinite(scale) and scale > 0 for scale in config.scales):
         raise ConfigError(f"predict.scales is {list(config.scales)}; expected one number or more, each above 0")
+    if config.tile is not None and config.tile < SMALLEST_TILE:
+        raise ConfigError(f"predict.tile is {config.tile}; expected {SMALLEST_TILE} pixels or more, or null")
     if config.crf and not crf_available():
         raise MissingExtraError("pydensecrf2", "crf", "predict.crf: true")
 
@@ -68,7 +72,7 @@ def predict(
     folder = STAGE.open(out, config, seed=0, inputs=inputs)
     records = {record.id: record for record in dataset.records}
     if photos:
-        _note_photos(folder, dataset.records)
+        note_photos(folder, dataset.records)
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
@@ -79,37 +83,7 @@ def predict(
                    processes=processes, total=len(records),
                    description="predict", cluster=execution.cluster(device))  # fmt: skip
     done = [i for i in records if i not in folder.failures]
-    folder.finish([*_done_before(folder, records), *done] if photos else done)
-
-
-def _note_photos(folder: StageFolder, records: Sequence[ImageRecord]) -> None:
-    """Note in the manifest which photos the masks are of; ConfigError where a mask that is there is of another."""
-    known: dict[str, Any] = folder.manifest.get("photos", {})
-    given = {record.id: _stamp(record.path) for record in records}
-    others = [record for record in records
-              if known.get(record.id) != given[record.id] and (folder.path / "masks" / f"{record.id}.png").is_file()
-              ]  # fmt: skip
-    if others:
-        first, old = others[0], (known.get(others[0].id) or {}).get("path", "one that was not noted")
-        of = "an earlier state of this photo" if old == given[first.id]["path"] else f"another photo ({old})"
-        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        raise ConfigError(
-            f"{printable(first.path)}{more}: {folder.path / 'masks' / first.id}.png was made from {of}; nothing is "
-            "overwritten: choose another folder for the masks, or delete that mask to have it made again"
-        )
-    folder.save(finished=False, photos=known | given)  # before any mask is written
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    """What tells a photo from another one, or from an earlier state of it."""
-    state = path.stat()
-    return {"path": printable(os.path.realpath(path)), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
-
-
-def _done_before(folder: StageFolder, given: Container[str]) -> list[str]:
-    """Photos of earlier calls that have their mask; those that failed are forgotten until they are given again."""
-    masks = {path.name for path in (folder.path / "masks").glob("*.png")}
-    return [i for i in folder.manifest["photos"] if i not in given and f"{i}.png" in masks]
+    folder.finish([*done_before(folder, records), *done] if photos else done)
 
 
 def make_predictor(
@@ -122,40 +96,24 @@ def make_predictor(
         record = records[image_id]
         image = read_image(record)
         size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
-        write_mask(masks / f"{image_id}.png", resize_labels(predict_mask(network, image, config), size))
+        answer = predict_answer(network, image, config, record.labels if config.restrict else None)
+        if config.confidence:  # before the mask, which says that the image is done
+            write_confidence(masks.parent / "confidence" / f"{image_id}.png", answer.confidence, size)
+        write_mask(masks / f"{image_id}.png", resize_labels(answer.labels, size))
 
     return work
 
 
-def predict_mask(network: DeepLabV2, image: np.ndarray, config: PredictConfig) -> np.ndarray:
-    """Mask (H, W) uint8 of an image (H, W, 3) uint8: 0 background, class index + 1."""
-    logits = combined_logits(network, image, config)
-    if config.crf:
-        probabilities = logits.softmax(dim=0).numpy()
-        return crf_probabilities(image, probabilities, DEEPLAB_CRF).argmax(axis=0).astype(np.uint8)
-    return logits.argmax(dim=0).to(torch.uint8).numpy()
+def predict_answer(
+    network: SegmentationNetwork, image: np.ndarray, config: PredictConfig, classes: Sequence[int] | None = None
+) -> Answer:
+    """Answer an image (H, W, 3) uint8; `classes` are its tags, where labels are restricted to them."""
 
+    def of_part(part: np.ndarray) -> Answer:
+        logits = combined_logits(network, part, config.scales, mirror=config.mirror, combine=config.combine)
+        return answer_of_logits(logits, classes, crf_image=part if config.crf else None)
 
-@torch.inference_mode()
-def combined_logits(network: DeepLabV2, image: np.ndarray, config: PredictConfig) -> Tensor:
-    """Logits (L, H, W) combined over scales and mirrors, at the image's own size; on the CPU."""
-    size = image.shape[:2]
-    device = next(network.parameters()).device
-    combined: Tensor | None = None
-    for scale in config.scales:
-        pixels = to_tensor(rescale(image, scale))[None].to(device)  # (1, 3, h, w)
-        views = torch.cat([pixels, pixels.flip(3)]) if config.mirror else pixels
-        logits = network(views.contiguous(memory_format=torch.channels_last))
-        if config.mirror:
-            logits = torch.stack([logits[0], logits[1].flip(2)])
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        view = logits.mean(dim=0) if config.combine == "mean" else logits.amax(dim=0)  # (L, H, W)
-        if combined is None:
-            combined = view
-        else:
-            combined = combined + view if config.combine == "mean" else torch.maximum(combined, view)
-    assert combined is not None
-    return combined.cpu()
+    return of_part(image) if config.tile is None else by_tiles(of_part, image, config.tile)
 
 
 def _entries(context: Context) -> Iterable[Planned]:

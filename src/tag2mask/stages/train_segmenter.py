@@ -1,4 +1,4 @@
-"""Stage 4: train DeepLabV2 on pseudo-masks (or on true masks, as the upper bound)."""
+"""Stage 4: train the segmentation network on pseudo-masks (or on true masks, as the upper bound)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask.common.errors import ConfigError
+from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.files import digest_value
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
-from tag2mask.data.transforms import joint_augment
+from tag2mask.data.transforms import joint_augment, without_edges
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import FitSettings, Sample, fit
-from tag2mask.networks import DeepLabV2, build_backbone, load_module, save_module, segmentation_loss
+from tag2mask.networks import (
+    ARCHITECTURES,
+    LOSSES,
+    build_segmentation_network,
+    load_module,
+    save_module,
+    segmentation_loss,
+)
+from tag2mask.networks.decoders import SegmentationNetwork
 from tag2mask.run.folder import read_manifest, started_without
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_late
 
@@ -29,24 +37,30 @@ from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_
 class SegmenterConfig:
     """Settings of the segmentation network; defaults are those of the paper's line of work on VOC 2012."""
 
+    architecture: str = "deeplabv2"  # a name in networks.ARCHITECTURES
     backbone: str = "resnet101"  # timm name
     weights: str = "auto"  # ImageNet weights: "auto", "none" or a file's path
-    output_stride: int = 8  # 8 or 16
-    frozen_trunk: bool = False  # leave the parts up to stride 8 unchanged: cheaper, a little worse
+    output_stride: int = 8  # 8 or 16; of deeplabv2, the others have their own
+    frozen_trunk: bool = False  # deeplabv2: leave the parts up to stride 8 unchanged: cheaper, a little worse
     epochs: int = 28  # 30k iterations of 10 images on 10,582
     iterations: int | None = None  # stop after so many updates, instead of after `epochs`
     batch_size: int = 10  # images, of all processes together
     accumulate: int = 1  # parts in which a batch goes through the network, to save memory; averages are then by part
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 2.5e-4  # of the backbone
-    new_layers_multiplier: float = 10.0  # of the four classifiers
+    new_layers_multiplier: float = 10.0  # of what is new: DeepLabV2's four classifiers, a decoder
     weight_decay: float = 5e-4  # DeepLabV2
     momentum: float = 0.9  # DeepLabV2
-    power: float = 0.9  # of the polynomial decay
+    schedule: Literal["poly", "one_cycle"] = "poly"  # of the learning rates
+    power: float = 0.9  # of poly, the polynomial decay
+    warmup: float = 0.3  # share of the updates in which one_cycle rises
+    average: float = 0.0  # decay of the weights' moving average, which is then the network; 0 = the last weights
     crop_size: int = 321  # pixels (COCO: 481)
     scale_min: float = 0.5  # random scale of the image
     scale_max: float = 2.0
     balanced: bool = True  # average foreground and background pixels apart
+    loss: str = "cross_entropy"  # of a pixel; a name in networks.LOSSES
+    unsure_edges: int = 0  # pixels on either side of the masks' edges that nothing is learned from
 
     def __post_init__(self) -> None:
         """Raise ConfigError for values that can't work."""
@@ -54,6 +68,14 @@ class SegmenterConfig:
         if self.scale_min > self.scale_max:
             raise ConfigError(
                 f"segmenter.scale_min is {self.scale_min}; expected at most scale_max, {self.scale_max}"
+            )
+        for name, table in (("architecture", ARCHITECTURES), ("loss", LOSSES)):
+            value = getattr(self, name)
+            if value not in table:
+                raise ConfigError(f"segmenter.{name} is '{value}'{did_you_mean(value, table)}")
+        if self.frozen_trunk and self.architecture != "deeplabv2":
+            raise ConfigError(
+                f"segmenter.frozen_trunk is true; it is for architecture deeplabv2, not {self.architecture}"
             )
 
 
@@ -63,6 +85,10 @@ _RANGES: Ranges = {
     "iterations": (lambda v: v is None or v >= 1, "1 or more, or null"),
     "accumulate": (lambda v: v >= 1, "1 or more"),
     "scale_min": (lambda v: v > 0, "above 0"),
+    "new_layers_multiplier": (lambda v: v > 0, "above 0"),
+    "warmup": (lambda v: 0 < v < 1, "between 0 and 1"),
+    "average": (lambda v: 0 <= v < 1, "from 0 to below 1"),
+    "unsure_edges": (lambda v: v >= 0, "0 or more pixels"),
 }
 NO_MASK = "has no mask"
 
@@ -83,7 +109,7 @@ def check(config: SegmenterConfig, n_labels: int) -> None:
 def train_segmenter(
     dataset: Dataset, masks: Path | None, out: Path, config: SegmenterConfig, *, seed: int = 0,
     execution: Execution | None = None,
-) -> DeepLabV2:  # fmt: skip
+) -> SegmentationNetwork:  # fmt: skip
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
 
     Writes weights.safetensors, log.jsonl and a manifest to `out`; resumes from the last whole epoch. Images without
@@ -113,7 +139,7 @@ def train_segmenter(
     network = build_segmenter(config, len(dataset.classes) + 1, config.weights, seed)
 
     load = Samples(tuple(records), paths, lut, config, seed)
-    loss_of = partial(_loss, balanced=config.balanced)
+    loss_of = partial(_loss, balanced=config.balanced, loss=config.loss)
     settings = FitSettings.of(config)
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
@@ -123,8 +149,8 @@ def train_segmenter(
     return network
 
 
-def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
-    return segmentation_loss(module(images), labels, balanced=balanced)
+def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, balanced: bool, loss: str) -> Tensor:
+    return segmentation_loss(module(images), labels, balanced=balanced, loss=loss)
 
 
 @dataclass(frozen=True)
@@ -143,6 +169,8 @@ class Samples:
         image, mask = read_image(record), read_mask(self.masks[record.id], self.lut)
         if record.long_side is not None:  # the mask has the photo's own size
             mask = resize_labels(mask, image.shape[:2])
+        if config.unsure_edges:
+            mask = without_edges(mask, config.unsure_edges)
         rng = rng_for(self.seed, "segment", epoch, record.id)
         pixels, labels = joint_augment(image, mask, rng, crop_size=config.crop_size,
                                        scales=(config.scale_min, config.scale_max))  # fmt: skip
@@ -161,16 +189,22 @@ def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path]:
     return found
 
 
-def build_segmenter(config: SegmenterConfig, n_labels: int, weights: str | None, seed: int = 0) -> DeepLabV2:
-    """Build DeepLabV2 for `n_labels` = classes + background."""
-    backbone = build_backbone(config.backbone, weights, output_stride=config.output_stride, seed=seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = DeepLabV2(backbone, n_labels, output_stride=config.output_stride, frozen_trunk=config.frozen_trunk)
-    return network.to(memory_format=torch.channels_last)
+def build_segmenter(
+    config: SegmenterConfig, n_labels: int, weights: str | None, seed: int = 0
+) -> SegmentationNetwork:
+    """Build the network of these settings for `n_labels` = classes + background."""
+    return build_segmentation_network(
+        config.architecture,
+        config.backbone,
+        n_labels,
+        weights,
+        output_stride=config.output_stride,
+        frozen_trunk=config.frozen_trunk,
+        seed=seed,
+    )
 
 
-def load_segmenter(folder: Path) -> DeepLabV2:
+def load_segmenter(folder: Path) -> SegmentationNetwork:
     """Load the network that `train_segmenter` wrote to `folder`."""
     manifest = read_manifest(folder, "train-segmenter")
     config = SegmenterConfig(**manifest["config"])
