@@ -59,6 +59,9 @@ class Recipe:
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     supervised: bool = True  # also train on true masks where there are any: the upper bound
+    # The chain ends with masks of the training images by the network, restricted to each image's tags: they are
+    # usually better than the pseudo-masks that it learned from.
+    final_masks: bool = False
     extra: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"key": False})  # stages' own sections
 
     def section(self, stage: Stage) -> Any:

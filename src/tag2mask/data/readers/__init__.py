@@ -13,7 +13,6 @@ from tag2mask.data.readers.found import BINARY, Found, Query, assemble
 from tag2mask.data.records import VOC_CLASSES, Dataset
 from tag2mask.data.words import BACKGROUND, is_background, is_ignored, nfc
 
-
 MaskClasses = Sequence[str] | Mapping[str, str] | str | None
 _BINARY_FROM = 128  # a binary mask's edge may be blended: from here on it is the class
 
