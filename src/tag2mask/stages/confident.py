@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
-from tag2mask.config import to_mapping
+from tag2mask.config import Range, SettingError, Settings, to_mapping
 from tag2mask.data import Dataset, ImageRecord, load_maps, read_image, write_mask
 from tag2mask.refine.crf import crf_available
 from tag2mask.refine.pseudo import confident_labels
@@ -19,22 +19,20 @@ from tag2mask.stages.training import Execution
 
 
 @dataclass(frozen=True)
-class ConfidentConfig:
+class ConfidentConfig(Settings):
     """When a pixel counts as known; defaults are the RIB reference's for VOC 2012."""
 
-    foreground: float = 0.35  # background score, 0..1, over which a class is taken (reference)
-    background: float = 0.17  # background score, 0..1, under which background is taken (reference)
+    # background scores: over the first a class is taken, under the second background (reference)
+    foreground: Annotated[float, Range(ge=0, le=1)] = 0.35
+    background: Annotated[float, Range(ge=0, le=1)] = 0.17
     # cam: the two scores are CAM's; other maps get the scores at which they cover as much of the images
     scale: Literal["own", "cam"] = "own"
     refinement: Literal["auto", "crf", "pamr", "none"] = "auto"  # auto: dense CRF where installed, else PAMR
 
-    def __post_init__(self) -> None:
+    def check_relations(self) -> None:
         """Raise ConfigError for scores in the wrong order."""
-        if not 0 <= self.background <= self.foreground <= 1:
-            raise ConfigError(
-                f"confident: background {self.background} and foreground {self.foreground}; "
-                "expected 0 <= background <= foreground <= 1"
-            )
+        if self.background > self.foreground:
+            raise SettingError(self, ("background", "foreground"), f"at most foreground, {self.foreground}")
 
 
 ABSENT = {"config": to_mapping(ConfidentConfig())}  # what a manifest means that doesn't name a setting

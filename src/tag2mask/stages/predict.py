@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import digest_file
-from tag2mask.config import to_mapping
+from tag2mask.config import Range, Settings, to_mapping
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
 from tag2mask.data.records import printable
 from tag2mask.data.transforms import rescale
@@ -29,10 +28,10 @@ from tag2mask.stages.training import Execution, resolve_device, to_tensor
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Settings):
     """Settings of inference; defaults are those of the paper's line of work."""
 
-    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (0.5, 0.75, 1.0, 1.25, 1.5)
     mirror: bool = True
     combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
     crf: bool = False  # dense CRF on the probabilities (extra 'crf')
@@ -42,9 +41,7 @@ ABSENT = {"config": to_mapping(PredictConfig())}  # what a manifest means that d
 
 
 def check(config: PredictConfig) -> None:
-    """Raise ConfigError or MissingExtraError for settings that can't work here, before any work is done."""
-    if not config.scales or not all(math.isfinite(scale) and scale > 0 for scale in config.scales):
-        raise ConfigError(f"predict.scales is {list(config.scales)}; expected one number or more, each above 0")
+    """Raise MissingExtraError for settings that can't work here, before any work is done."""
     if config.crf and not crf_available():
         raise MissingExtraError("pydensecrf2", "crf", "predict.crf: true")
 

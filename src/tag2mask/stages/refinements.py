@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.config import Lines, build, to_mapping, with_changes
+from tag2mask.config import Lines, build, to_mapping, where, with_changes
 from tag2mask.stages.refine import RefineConfig, resolve_method, title_of
 from tag2mask.stages.train_classifier import ClassifierConfig
 
@@ -107,7 +107,6 @@ def expanded(values: dict[str, Any], source: str, lines: Lines) -> dict[str, Any
     build(RefineConfig, base, source=source, lines=lines, place=("refine",))
     whole = {}
     for name, changes in comparisons.items():
-        line = lines.get(("comparisons", str(name)))
-        check_name(str(name), f"{source} line {line}: comparisons" if line else f"{source}: comparisons")
+        check_name(str(name), f"{where(source, lines, ('comparisons', str(name)))}: comparisons")
         whole[str(name)] = with_changes(base, changes) if isinstance(changes, Mapping) else changes
     return values | {"comparisons": whole}

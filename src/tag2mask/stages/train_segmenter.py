@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import digest_value
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
+from tag2mask.config import Free, Range, SettingError, Settings, to_mapping
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
 from tag2mask.data.transforms import joint_augment
 from tag2mask.networks import DeepLabV2, build_backbone, load_module, save_module, segmentation_loss
@@ -23,44 +23,39 @@ from tag2mask.stages.training import Execution, FitSettings, Sample, fit
 
 
 @dataclass(frozen=True)
-class SegmenterConfig:
+class SegmenterConfig(Settings):
     """Settings of the segmentation network; defaults are those of the paper's line of work on VOC 2012."""
 
-    backbone: str = "resnet101"  # timm name
-    weights: str = "auto"  # ImageNet weights: "auto", "none" or a file's path
-    output_stride: int = 8  # 8 or 16
+    backbone: Annotated[str, Free("timm's names; built once before anything is computed")] = "resnet101"
+    # ImageNet weights: "auto", "none" or a file's path
+    weights: Annotated[str, Free("a path; loaded once before anything is computed")] = "auto"
+    output_stride: Literal[8, 16] = 8
     frozen_trunk: bool = False  # leave the parts up to stride 8 unchanged: cheaper, a little worse
-    epochs: int = 28  # 30k iterations of 10 images on 10,582
-    iterations: int | None = None  # stop after so many updates, instead of after `epochs`
-    batch_size: int = 10  # images, of all processes together
-    accumulate: int = 1  # parts in which a batch goes through the network, to save memory; averages are then by part
+    epochs: Annotated[int, Range(ge=0, le=100_000)] = 28  # 30k iterations of 10 images on 10,582
+    # stop after so many updates, instead of after `epochs`
+    iterations: Annotated[int | None, Range(ge=1, le=1_000_000_000)] = None
+    batch_size: Annotated[int, Range(ge=1, le=8192)] = 10  # images, of all processes together
+    # parts in which a batch goes through the network, to save memory; averages are then by part
+    accumulate: Annotated[int, Range(ge=1, le=8192)] = 1
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 2.5e-4  # of the backbone
-    new_layers_multiplier: float = 10.0  # of the four classifiers
-    weight_decay: float = 5e-4  # DeepLabV2
-    momentum: float = 0.9  # DeepLabV2
-    power: float = 0.9  # of the polynomial decay
-    crop_size: int = 321  # pixels (COCO: 481)
-    scale_min: float = 0.5  # random scale of the image
-    scale_max: float = 2.0
+    learning_rate: Annotated[float, Range(gt=0, le=1000)] = 2.5e-4  # of the backbone
+    new_layers_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0  # of the four classifiers
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 5e-4  # DeepLabV2
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9  # DeepLabV2
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of the polynomial decay
+    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 321  # COCO: 481
+    scale_min: Annotated[float, Range(gt=0, le=8)] = 0.5  # random scale of the image
+    scale_max: Annotated[float, Range(gt=0, le=8)] = 2.0
     balanced: bool = True  # average foreground and background pixels apart
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("segmenter", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of scales and for more parts of a batch than it has images."""
         if self.scale_min > self.scale_max:
-            raise ConfigError(
-                f"segmenter.scale_min is {self.scale_min}; expected at most scale_max, {self.scale_max}"
-            )
+            raise SettingError(self, ("scale_min", "scale_max"), f"at most scale_max, {self.scale_max}")
+        if self.accumulate > self.batch_size:
+            raise SettingError(self, ("accumulate", "batch_size"), f"at most batch_size, {self.batch_size}")
 
 
-_RANGES: Ranges = {
-    **TRAINING_RANGES,
-    "output_stride": (lambda v: v in (8, 16), "8 or 16"),
-    "iterations": (lambda v: v is None or v >= 1, "1 or more, or null"),
-    "accumulate": (lambda v: v >= 1, "1 or more"),
-    "scale_min": (lambda v: v > 0, "above 0"),
-}
 NO_MASK = "has no mask"
 
 
