@@ -43,8 +43,6 @@ class PredictConfig(Settings):
     negatives: bool = False  # where labels are restricted, an image without tags is all background
     # larger images are answered in overlapping tiles of this side
     tile: Annotated[int | None, Range(ge=SMALLEST_TILE, le=65_536, note="pixels")] = None
-        None  #  larger images are answered in overlapping tiles of this side
-    )
     confidence: bool = False  # also write confidence/ID.png: 0..255 for a probability of 0..1
 
 
