@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from tag2mask.analysis.hgr import HGRConfig
-from tag2mask.demo_data import SceneSettings
-from tag2mask.toy import ToyConfig
 
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError
 from tag2mask.config import Free, Range, Settings, build, hints_of
+from tag2mask.experiments.demo_data import SceneSettings
+from tag2mask.experiments.hgr.hgr import HGRConfig
+from tag2mask.experiments.toy import ToyConfig
 from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.refine.crf import CRFParameters
 from tag2mask.refine.pamr import PAMRParameters
