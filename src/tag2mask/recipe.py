@@ -11,6 +11,7 @@ from typing import Any
 from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.config import build, load_yaml, to_mapping, with_overrides
 from tag2mask.data import Dataset, read_dataset
+from tag2mask.data.settings import DataConfig
 from tag2mask.stages import all_stages
 from tag2mask.stages.evaluate import EvaluateConfig
 from tag2mask.stages.localize import LocalizeConfig
@@ -20,26 +21,6 @@ from tag2mask.stages.refinements import expanded
 from tag2mask.stages.stage import Stage
 from tag2mask.stages.train_classifier import ClassifierConfig
 from tag2mask.stages.train_segmenter import SegmenterConfig
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images, which classes, which splits."""
-
-    reader: str = "auto"  # auto, csv, folders, voc or coco
-    classes: tuple[str, ...] | None = None  # a restriction; pixels of other classes count as background
-    mask_classes: str | tuple[str, ...] | None = None  # names of mask values 1..N; "voc" for VOC's twenty
-    train_split: str = "train"
-    val_split: str = "val"
-    val_limit: int | None = None  # predict and score only so many held-out images, for a quick try
-    # Photos whose longer side has more pixels are worked on at this size; masks come back in the photo's own. null =
-    # all at their own size, as published.
-    long_side: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for a size that no network can work at."""
-        if self.long_side is not None and self.long_side < 32:
-            raise ConfigError(f"data.long_side is {self.long_side}; expected 32 pixels or more, or null")
 
 
 @dataclass(frozen=True)
@@ -121,9 +102,7 @@ def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
 
     So are those without one where only held-out images are named. Where both kinds are, they are left out.
     """
-    classes = list(recipe.data.classes) if recipe.data.classes else None
-    dataset = read_dataset(root, reader=recipe.data.reader, classes=classes, mask_classes=recipe.data.mask_classes)
-    dataset = dataset.at_most(recipe.data.long_side)
+    dataset = recipe.data.applied(read_dataset(root, **recipe.data.how_to_read()), recipe.seed)
     splits = {record.split for record in dataset.records}
     rest_trains = "" in splits and "train" not in splits and recipe.data.train_split == "train"
     unassigned = sum(not record.split for record in dataset.records) if not rest_trains else 0

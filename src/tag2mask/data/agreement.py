@@ -111,7 +111,9 @@ def _of_background(agreement: Agreement) -> Iterator[Problem]:
         remedy = "if every pixel belongs to a class, set data.background: false"
         yield Problem("no-background", dataset.name, "", message, remedy)
     if not dataset.background and holding and dataset.mask_lut[0] == IGNORED:
-        message = f"data.background is false, and {holding} of the {_compared(agreement)} hold 0, which names no class"
+        message = (
+            f"data.background is false, and {holding} of the {_compared(agreement)} hold 0, which names no class"
+        )
         remedy = "such pixels are ignored; if masks count from 0, write data.mask_classes: {0: NAME, 1: NAME, ...}"
         yield Problem("background-pixels", dataset.name, "", message, remedy)
 
@@ -185,7 +187,9 @@ def _other_order(agreement: Agreement) -> dict[int, str] | None:
     both = Counter((value, label) for record, values in agreement.rows for value in values for label in record.labels)
     order: dict[int, str] = {}
     for value in sorted(set(seen) - {0, IGNORED}):
-        shares = [(both[value, label] / (seen[value] + tagged[label] - both[value, label]), label) for label in tagged]
+        shares = [
+            (both[value, label] / (seen[value] + tagged[label] - both[value, label]), label) for label in tagged
+        ]
         if not shares:
             return None
         order[value] = classes[max(shares, key=lambda pair: (pair[0], -pair[1]))[1]]

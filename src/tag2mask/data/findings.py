@@ -41,7 +41,9 @@ def _where(problem: Problem) -> str:
 def of_set(dataset: Dataset) -> Iterator[Problem]:
     """Say what the tags alone show."""
     if len(dataset.classes) == 1 and not dataset.negatives():
-        message = f"'{dataset.classes[0]}' is the only class and no image is without it, so a constant answer is right"
+        message = (
+            f"'{dataset.classes[0]}' is the only class and no image is without it, so a constant answer is right"
+        )
         remedy = "maps will mean little; add photos without it (an empty label, or a folder 'background')"
         yield Problem("one-class", dataset.name, "", message, remedy)
     if not dataset.negatives():

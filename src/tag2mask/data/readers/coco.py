@@ -92,8 +92,13 @@ def _source(path: Path) -> Source:
 def _exports(root: Path) -> list[Source]:
     """Return the files that services export: one in each split's folder, or some beside the images."""
     inner = [(split_name(folder.name), folder) for folder in subfolders(root)]
-    found = [Source(path, split, (folder.name, f"{folder.name}/images", "images", ""), folder.name)
-             for split, folder in inner if split for path in sorted(folder.glob("*.json")) if is_coco(path)]  # fmt: skip
+    found = [
+        Source(path, split, (folder.name, f"{folder.name}/images", "images", ""), folder.name)
+        for split, folder in inner
+        if split
+        for path in sorted(folder.glob("*.json"))
+        if is_coco(path)
+    ]
     if found:
         return found
     paths = [path for place in ("", "annotations") for path in sorted((root / place).glob("*.json")) if is_coco(path)]
@@ -192,9 +197,7 @@ def _read_one(found: Found, folders: Folders, source: Source, index: CocoIndex) 
         found.report("missing-image", file, "", message, "export the file again")
 
 
-def _report_missing(
-    found: Found, file: str, place: str, name: str, bases: Sequence[str], located: Located
-) -> None:
+def _report_missing(found: Found, file: str, place: str, name: str, bases: Sequence[str], located: Located) -> None:
     if name in located.why:
         message = f"image '{name}' {located.why[name]}"
         found.report("ambiguous-image", file, place, message, "it is left out; give its path below the folder")

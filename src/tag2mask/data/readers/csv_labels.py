@@ -75,7 +75,8 @@ def _read_one(found: Found, folders: Folders, path: Path, split: str, query: Que
     located = Located.find(folders, (entry.image for entry in entries), (*bases, ""), "" if inner == "." else inner)
     located.say(found, path.name)
     splits = {} if columns.split >= 0 or split else _listed_splits(path.parent)
-    without_mask, last = [], {}
+    without_mask: list[Row] = []
+    last: dict[Path, Row] = {}
     for entry, labels in zip(entries, names, strict=True):
         row = _row(found, folders, path.name, entry, located) if labels is not None else None
         if row is None or labels is None:
@@ -100,9 +101,7 @@ def _replace(found: Found, before: Row, row: Row) -> None:
     before.names, before.negative, before.place = row.names, row.negative, row.place
 
 
-def _names(
-    found: Found, path: Path, columns: Columns, entries: list[Entry], query: Query
-) -> list[list[str] | None]:
+def _names(found: Found, path: Path, columns: Columns, entries: list[Entry], query: Query) -> list[list[str] | None]:
     """Return the labels of every row, None for one that can't be read."""
     if columns.one_hot:
         found.known = tuple(dict.fromkeys((*(found.known or ()), *_class_names(columns, query))))
@@ -143,9 +142,7 @@ def _say_spaces(found: Found, path: Path, entries: list[Entry], names: list[list
                 found.report("several-words", path.name, entry.place, message, "write ';' between them")
 
 
-def _numbers_named(
-    found: Found, path: Path, names: list[list[str] | None], query: Query
-) -> list[list[str] | None]:
+def _numbers_named(found: Found, path: Path, names: list[list[str] | None], query: Query) -> list[list[str] | None]:
     """Replace numbers by the names in the class file, where all labels are numbers and it has no such names."""
     listed = query.listed.names if query.listed else ()
     used = {name for row in names for name in row or ()}
@@ -263,4 +260,3 @@ def _listed_splits(folder: Path) -> dict[str, str]:
             for stem in path.read_text(encoding="utf-8-sig", errors="replace").splitlines():
                 splits.setdefault(nfc(stem.strip()), split)
     return splits
-

@@ -15,7 +15,10 @@ _COMMA = re.compile(r",")
 _SIDE_BY_SIDE = re.compile(r"""(?:'\s+'|"\s+"|'\s+"|"\s+')""")  # as NumPy prints arrays of names
 _QUOTED = re.compile(r"""'([^']*)'|"([^"]*)\"""")
 _LABEL_KEYS = ("choices", "taxonomy", "label", "class", "name", "tag")  # besides all that end in "labels" or "tags"
-_TRUE, _FALSE = frozenset({"1", "1.0", "true", "yes", "y", "x", "t"}), frozenset({"0", "0.0", "false", "no", "n", "f"})
+_TRUE, _FALSE = (
+    frozenset({"1", "1.0", "true", "yes", "y", "x", "t"}),
+    frozenset({"0", "0.0", "false", "no", "n", "f"}),
+)
 _LONGEST = 20_000  # characters; a longer literal is no list of labels
 
 
@@ -26,8 +29,8 @@ class LabelError(ValueError):
 def split_labels(cell: str, known: Collection[str] = ()) -> list[str]:
     """Return the names in a cell, each once: separated by ; | or , or as a list; a space is part of a name.
 
-    known: right names, where there is a list: these stay whole, and a cell that consists of them alone is split at its
-    spaces. Raises LabelError for a cell that looks like a list or mapping and holds something else.
+    known: right names, where there is a list: these stay whole, and a cell that consists of them alone is split at
+    its spaces. Raises LabelError for a cell that looks like a list or mapping and holds something else.
     """
     cell = nfc(cell.strip())
     if cell in known:
@@ -100,7 +103,9 @@ def _flat(value: Any, *, top: bool = False) -> list[str]:
 
 
 def _of_mapping(value: dict[Any, Any]) -> list[str]:
-    named = [key for key in value if str(key).casefold() in _LABEL_KEYS or str(key).casefold().endswith(("labels", "tags"))]
+    named = [
+        key for key in value if str(key).casefold() in _LABEL_KEYS or str(key).casefold().endswith(("labels", "tags"))
+    ]
     if named:
         return [name for key in named for name in _flat(value[key])]
     answers = {str(key): binary(str(answer)) for key, answer in value.items()}
