@@ -51,7 +51,7 @@ class Range:
 
     def __str__(self) -> str:
         bounds = ((self.ge, "{} or more"), (self.gt, "above {}"), (self.le, "at most {}"), (self.lt, "below {}"))
-        text = ", ".join(words.format(bound) for bound, words in bounds if bound is not None)
+        text = ", ".join(words.format(bound) for bound, words in bounds if bound is not None) or "finite"
         if self.items is not None:
             fewest, most = self.items
             text = f"a list of {fewest if fewest == most else f'{fewest} to {most}'} numbers, each {text}"
@@ -275,7 +275,8 @@ def _describe(hint: Any) -> str:
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """Turn a config dataclass into plain values for YAML and JSON."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    fields = (field for field in dataclasses.fields(config) if field.metadata.get("key", True))
+    return {field.name: _plain(getattr(config, field.name)) for field in fields}
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.config import Free, Range, SettingError, Settings, build, load_yaml, to_mapping, with_overrides
 from tag2mask.data import Dataset, read_dataset
+from tag2mask.data.settings import DataConfig
 from tag2mask.stages import all_stages
 from tag2mask.stages.evaluate import EvaluateConfig
 from tag2mask.stages.localize import LocalizeConfig, kinds_of
@@ -20,25 +21,6 @@ from tag2mask.stages.refinements import expanded
 from tag2mask.stages.stage import Stage
 from tag2mask.stages.train_classifier import ClassifierConfig
 from tag2mask.stages.train_segmenter import SegmenterConfig
-
-
-@dataclass(frozen=True)
-class DataConfig(Settings):
-    """Which images, which classes, which splits."""
-
-    # auto, csv, folders, voc or coco
-    reader: Annotated[str, Free("looked up when the data set is read, before anything is computed")] = "auto"
-    # a restriction; pixels of other classes count as background
-    classes: Annotated[tuple[str, ...] | None, Free("looked up in the data set, when it is read")] = None
-    # names of mask values 1..N; "voc" for VOC's twenty
-    mask_classes: Annotated[str | tuple[str, ...] | None, Free("looked up in the data set, when it is read")] = None
-    train_split: Annotated[str, Free("looked up in the data set, when it is read")] = "train"
-    val_split: Annotated[str, Free("a data set may do without held-out images")] = "val"
-    # predict and score only so many held-out images, for a quick try
-    val_limit: Annotated[int | None, Range(ge=1)] = None
-    # Photos whose longer side has more pixels are worked on at this size; masks come back in the photo's own. null =
-    # all at their own size, as published.
-    long_side: Annotated[int | None, Range(ge=32, le=65_536, note="pixels")] = None
 
 
 @dataclass(frozen=True)
@@ -95,9 +77,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, as recipe.yaml and run.json have it."""
-    values = to_mapping(recipe)
-    extra = values.pop("extra")
-    return {**values, **extra}
+    return {**to_mapping(recipe), **{name: to_mapping(config) for name, config in recipe.extra.items()}}
 
 
 def recipe_folder() -> Path:
@@ -131,9 +111,7 @@ def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
 
     So are those without one where only held-out images are named. Where both kinds are, they are left out.
     """
-    classes = list(recipe.data.classes) if recipe.data.classes else None
-    dataset = read_dataset(root, reader=recipe.data.reader, classes=classes, mask_classes=recipe.data.mask_classes)
-    dataset = dataset.at_most(recipe.data.long_side)
+    dataset = recipe.data.applied(read_dataset(root, **recipe.data.how_to_read()), recipe.seed)
     splits = {record.split for record in dataset.records}
     rest_trains = "" in splits and "train" not in splits and recipe.data.train_split == "train"
     unassigned = sum(not record.split for record in dataset.records) if not rest_trains else 0

@@ -75,7 +75,8 @@ def just_outside(field: Field) -> list[Any]:
     if span.items is None:
         return numbers
     fewest, most = span.items
-    inside = next(iter(default_of(field)))
+    default = default_of(field)
+    inside = next(iter(default)) if default else span.ge or 0
     counts = [count for count in (fewest - 1, most + 1) if count >= 0]
     return [[value] * max(1, fewest) for value in numbers] + [[inside] * count for count in counts]
 
