@@ -51,7 +51,7 @@ class Range:
 
     def __str__(self) -> str:
         bounds = ((self.ge, "{} or more"), (self.gt, "above {}"), (self.le, "at most {}"), (self.lt, "below {}"))
-        text = ", ".join(words.format(bound) for bound, words in bounds if bound is not None) or "finite"
+        text = ", ".join(words.format(bound) for bound, words in bounds if bound is not None)
         if self.items is not None:
             fewest, most = self.items
             text = f"a list of {fewest if fewest == most else f'{fewest} to {most}'} numbers, each {text}"

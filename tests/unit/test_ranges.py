@@ -65,8 +65,9 @@ NAMES = [f"{field.owner.__name__}-{'.'.join(field.place)}" for field in RANGED]
 
 def just_outside(field: Field) -> list[Any]:
     """The values nearest to a range on either side, then what is no finite number; in a list where it takes lists."""
-    span, step = field.range, 1 if field.is_whole else 1e-9
+    span = field.range
     assert span is not None
+    step = 1 if field.is_whole else 1e-9 * max(1.0, *(abs(bound or 0) for bound in (span.ge, span.le)))
     numbers: list[Any] = [bound for bound in (span.gt, span.lt) if bound is not None]
     numbers += [] if span.ge is None else [span.ge - step]
     numbers += [] if span.le is None else [span.le + step]

@@ -39,7 +39,7 @@ class DataConfig(Settings):
     # of files with more: which three (or one) to see, from 0; null = RGB
     bands: Annotated[tuple[int, ...] | None, Range(ge=0, le=65_535, items=(1, 3))] = None
     # Values that become black and white in pictures of more than 8 bits; null = 0 and the 99.9 % point of the set.
-    value_range: Annotated[tuple[float, ...] | None, Range(items=(2, 2))] = None
+    value_range: Annotated[tuple[float, ...] | None, Range(ge=-1e12, le=1e12, items=(2, 2))] = None
     # of a picture as it is decoded; larger ones are refused
     max_pixels: Annotated[int, Range(ge=1, le=10**12, note="pixels")] = MAX_PIXELS
 
