@@ -275,6 +275,8 @@ class Chain:
         self.say(f"1 classifier: {len(self.train)} images, {len(self.train.classes)} classes")
         train_classifier(self.train, self.out / "classifier", self.recipe.classifier, seed=self.seed,
                          execution=self.execution, validation=self.val)  # fmt: skip
+        for warning in read_manifest(self.out / "classifier", "train-classifier").get("warnings", ()):
+            self.say(f"! {warning}")
         self._settle()
 
     def localize(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import json
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +36,8 @@ from tag2mask.stages.folder import StageFolder
 
 Sample = tuple[Tensor, Tensor]  # image (3, H, W) and target
 LoadSample = Callable[[int, int], Sample]  # (epoch, index) -> sample; raises DataError for a broken image
+Schedule = Literal["polynomial", "one-cycle"]
+WARM_UP = 0.3  # of a one-cycle's updates (Smith & Topin, 2018), from 1/25 of the learning rate
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ class FitSettings:
     weight_decay: float
     momentum: float
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    power: float = 0.9
+    schedule: Schedule = "polynomial"
+    power: float = 0.9  # of the polynomial decay
     iterations: int | None = None  # stop after so many updates, instead of after `epochs`
     accumulate: int = 1  # parts in which a batch goes through the network, to save memory
 
@@ -99,6 +105,7 @@ class FitSettings:
 Key = tuple[int, int]  # (epoch, index of the image)
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of the network, images and targets of a batch
 Groups = tuple[list[nn.Parameter], list[nn.Parameter]]  # pretrained and new parameters
+AfterEpoch = Callable[[nn.Module], dict[str, Any]]  # looks at the network and gives more for the log's row
 NO_IMAGE = -1  # index of a row that is only there so that a process has one
 
 
@@ -160,16 +167,29 @@ def collate(samples: list[tuple[Sample, str, str]]) -> Batch:
     return Batch(torch.stack(images), torch.stack(targets), len(good), errors)
 
 
-def epoch_batches(count: int, batch_size: int, epoch: int, seed: int, rank: int, world: int) -> list[list[Key]]:
+def epoch_batches(
+    count: int, batch_size: int, epoch: int, seed: int, rank: int, world: int, weights: Sequence[float] = ()
+) -> list[list[Key]]:
     """Return this process' part of every batch of an epoch; the order depends on seed and epoch alone.
 
     `batch_size` is that of all processes together. The last partial batch is kept; a process for which it has no
-    image gets a row that doesn't count.
+    image gets a row that doesn't count. `weights`, one an image, say how often each is drawn instead of once.
     """
-    order = list(range(count))
+    order = drawn_by(weights, rng_for(seed, "draw", epoch)) if len(weights) else list(range(count))
     rng_for(seed, "order", epoch).shuffle(order)
     batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
     return [[(epoch, index) for index in batch[rank::world] or [NO_IMAGE]] for batch in batches]
+
+
+def drawn_by(weights: Sequence[float], rng: random.Random) -> list[int]:
+    """As many indices as there are weights, each as often as its weight's share says, up to less than one draw.
+
+    The weights are laid end to end and read at even steps from a random start (systematic sampling).
+    """
+    ends = list(itertools.accumulate(weights))
+    step = ends[-1] / len(ends)
+    start = rng.random()
+    return [min(bisect.bisect_right(ends, (start + k) * step), len(ends) - 1) for k in range(len(ends))]
 
 
 @dataclass(frozen=True)
@@ -185,6 +205,8 @@ class Job:
     workers: int
     blank: float
     precision: str
+    weights: Sequence[float] = ()
+    after_epoch: AfterEpoch | None = None
 
 
 def fit(
@@ -199,12 +221,15 @@ def fit(
     seed: int,
     execution: Execution,
     blank: float = 255,
+    weights: Sequence[float] = (),
+    after_epoch: AfterEpoch | None = None,
 ) -> None:
     """Train `module` in place; continue from the last whole epoch when the folder has a checkpoint.
 
     `groups` are the pretrained and the new parameters; the latter learn `new_layers_multiplier` times faster.
-    Learning rates follow (1 - iteration / iterations) ** power. Writes log.jsonl and checkpoint.pt. ConfigError where
-    the loss is no number and where the checkpoint was made in another precision.
+    Learning rates follow the settings' schedule. `weights`, one an image, say how often each is drawn in an epoch of
+    as many images as there are. What `after_epoch` says of the network goes into the log. Writes log.jsonl and
+    checkpoint.pt. ConfigError where the loss is no number and where the checkpoint was made in another precision.
 
     On several devices one process each is started (DDP), all on this machine; the result is that of one process up
     to round-off. For that `loss_of` must give the mean over the whole batch (`mean_of_batch`, `shared_counts`), not
@@ -213,7 +238,19 @@ def fit(
     if not names:
         raise ConfigError(f"{folder.path}: there is no image to train on")
     keep_freed_memory()
-    job = Job(loss_of, load, names, settings, folder, seed, execution.workers, blank, execution.precision)
+    job = Job(
+        loss_of,
+        load,
+        names,
+        settings,
+        folder,
+        seed,
+        execution.workers,
+        blank,
+        execution.precision,
+        weights,
+        after_epoch,
+    )
     train = partial(_train, job=job)
     fabric = _fabric(execution)
     if execution.devices == 1:
@@ -282,6 +319,9 @@ def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> No
         row = {"epoch": epoch + 1, "step": state.iteration, "train_loss": _mean(losses),
                "lr": optimiser.param_groups[0]["lr"], "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
         if fabric.is_global_zero:
+            if job.after_epoch is not None:
+                row |= job.after_epoch(module)
+                module.train()
             _append_log(folder.path / "log.jsonl", row, epoch)
             _save_checkpoint(checkpoint, job.precision, module, optimiser, state)
             folder.save()
@@ -291,7 +331,9 @@ def _epoch(fabric: Fabric, wrapped: tuple[Any, Any], optimiser: Any, job: Job, s
     """Run the epoch that comes next; returns each step's loss, counts steps and notes failures in `state`."""
     epoch, settings, count = state.epoch, job.settings, len(job.names)
     torch.manual_seed(seed_for(job.seed, "epoch", epoch) % 2**32)
-    batches = epoch_batches(count, settings.batch_size, epoch, job.seed, fabric.global_rank, fabric.world_size)
+    batches = epoch_batches(
+        count, settings.batch_size, epoch, job.seed, fabric.global_rank, fabric.world_size, job.weights
+    )
     epochs, iterations = settings.planned(count)
     batches = batches[: iterations - state.iteration]
     loader: Iterable[Batch] = DataLoader(
@@ -353,10 +395,25 @@ def make_optimiser(groups: Groups, settings: FitSettings) -> torch.optim.Optimiz
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, settings: FitSettings, iteration: int, total: int) -> None:
-    """Polynomial decay: base * (1 - iteration / total) ** power."""
-    factor = (1 - iteration / total) ** settings.power
+    """Set each group's rate for the update number `iteration` = 0 .. total - 1."""
+    if settings.schedule == "one-cycle":
+        factor = one_cycle(iteration, total)
+    else:
+        factor = (1 - iteration / total) ** settings.power
     for group in optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
+
+
+def one_cycle(iteration: int, total: int) -> float:
+    """Share of the learning rate: from 1/25 up to 1 in the first 30 % of the updates, then down to nearly 0."""
+    peak = max(1.0, WARM_UP * total - 1)
+    if iteration <= peak:
+        return _eased(1 / 25, 1.0, iteration / peak)
+    return _eased(1.0, 0.0, (iteration - peak) / (total - peak))
+
+
+def _eased(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 def _mean(values: list[float]) -> float | None:
