@@ -212,7 +212,7 @@ def test_a_classifier_that_was_killed_after_training_is_not_trained_again(
 
     half = dataclasses.replace(HERE, precision="bf16-true")
     with monkeypatch.context() as patch:
-        patch.setattr(classifier_stage, "mean_average_precision", stop)
+        patch.setattr(classifier_stage, "what_was_learned", stop)
         with pytest.raises(KeyboardInterrupt):
             train_classifier(dataset, out, config, execution=half, validation=dataset)
     weights = (out / "weights.safetensors").read_bytes()

@@ -137,3 +137,37 @@ def test_polynomial_schedule_and_groups() -> None:
     set_learning_rate(optimiser, SETTINGS, 3, 10)
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.1 * 0.7**0.9)
     assert optimiser.param_groups[1]["lr"] == pytest.approx(1.0 * 0.7**0.9)
+
+
+def test_weights_draw_images_as_often_as_they_say() -> None:
+    weights = [3.0, 1.0, 1.0, 1.0, 0.0, 0.5, 0.5, 1.0]  # of 8 draws for a sum of 8
+    for epoch in range(20):
+        drawn = [i for batch in epoch_batches(8, 3, epoch, 1, 0, 1, weights) for _, i in batch]
+        assert len(drawn) == 8
+        for image, weight in enumerate(weights):
+            assert abs(drawn.count(image) - weight) < 1
+    assert drawn.count(0) == 3
+    both = {i for epoch in range(20) for batch in epoch_batches(8, 3, epoch, 1, 0, 1, weights) for _, i in batch}
+    assert both == {0, 1, 2, 3, 5, 6, 7}
+    assert epoch_batches(8, 3, 2, 1, 0, 1, weights) == epoch_batches(8, 3, 2, 1, 0, 1, weights)
+
+
+def test_what_is_said_after_an_epoch_goes_into_the_log(tmp_path: Path) -> None:
+    net = Net()
+    folder = StageFolder(tmp_path, "train-classifier", config={}, seed=0, inputs={})
+
+    def after(module: nn.Module) -> dict[str, float]:
+        module.eval()
+        return {"val_map": 0.5}
+
+    modes = []
+
+    def loss_of(module: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        modes.append(module.training)
+        return ((module(images) - targets) ** 2).mean()
+
+    fit(net, (list(net.old.parameters()), list(net.new.parameters())), loss_of, load, NAMES, SETTINGS, folder,
+        seed=0, execution=Execution(workers=0, device="cpu"), after_epoch=after)  # fmt: skip
+    assert all(modes)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["val_map"] for row in rows] == [0.5] * 4
