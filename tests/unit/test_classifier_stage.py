@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from refine_world import make_world
-from tag2mask.stages.training import Execution
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.data import Dataset, ImageRecord
+from tag2mask.engine.execution import Execution
 from tag2mask.networks.pooling import Pooling
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig, Localizer
