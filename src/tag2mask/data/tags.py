@@ -9,13 +9,15 @@ from pathlib import Path, PurePosixPath
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.data.readers.csv_labels import cells, split_labels
 from tag2mask.data.readers.found import Found, nfc
-from tag2mask.data.records import Dataset
+from tag2mask.data.records import BadFileError, Dataset
 
 Tags = Mapping[str, tuple[int, ...]]  # sorted class indices by what the file calls the image
 
 
 def read_tags(path: Path, classes: Sequence[str]) -> Tags:
     """Read a tags file; DataError names file, line and value for a name that isn't one of the network's classes."""
+    if not path.is_file():
+        raise BadFileError(path, "does not exist", "make it, with the columns image,labels")
     tags: dict[str, tuple[int, ...]] = {}
     position = {nfc(name): index for index, name in enumerate(classes)}
     for line, row in cells(path, Found(path.name)):
