@@ -59,6 +59,9 @@ class Recipe:
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     supervised: bool = True  # also train on true masks where there are any: the upper bound
+    # The chain ends with masks of the training images by the network, restricted to each image's tags: they are
+    # usually better than the pseudo-masks that it learned from.
+    final_masks: bool = False
     extra: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"key": False})  # stages' own sections
 
     def section(self, stage: Stage) -> Any:
@@ -75,7 +78,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     values, lines = load_yaml(path)
     values = expanded(with_overrides(values, overrides), str(path), lines)
     sections = {stage.section: stage for stage in all_stages() if stage.section}
-    extra = {
+    extra: dict[str, Any] = {
         name: build(sections[name].config, values.pop(name), source=str(path), lines=lines, place=(name,))
         for name in list(values)
         if name in sections

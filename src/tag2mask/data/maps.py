@@ -77,6 +77,11 @@ class LocalizationMaps:
     scales: tuple[float, ...]
     sums: list[np.ndarray]  # per scale (n, h_s, w_s) float32: sum over steps of ReLU(CAM) of image and mirror
 
+    @classmethod
+    def none(cls, size: tuple[int, int]) -> LocalizationMaps:
+        """The maps of an image of `size` (H, W) without any class."""
+        return cls(np.zeros(0, np.int64), size, (1.0,), [np.zeros((0, 1, 1), np.float32)])
+
     def at_size(self, size: tuple[int, int]) -> LocalizationMaps:
         """The same maps for the image at another size (H, W) of the same proportions."""
         return replace(self, size=(size[0], size[1]))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json
-from tag2mask.data import Dataset, ImageRecord, load_maps, read_image, write_mask
+from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, load_maps, read_image, write_mask
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.refine.crf import crf_available
@@ -57,7 +57,7 @@ def confident(
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
-    config = _on_own_scale(config, localization, maps, folder, list(records), seed)
+    config = _on_own_scale(config, localization, maps, folder, [i for i in records if records[i].labels], seed)
     run_images(todo, make_work, (records, localization / maps, out / "masks", config), folder,
                processes=process_count(execution.processes, len(todo)), total=len(records),
                description=f"confident labels of {maps} ({config.refinement})",
@@ -83,7 +83,7 @@ def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: 
 
     def work(image_id: str) -> None:
         image = read_image(records[image_id])
-        found = load_maps(maps / f"{image_id}.npz").at_size(image.shape[:2])
+        found = maps_of(records[image_id], maps).at_size(image.shape[:2])
         labels = confident_labels(image, found.full(), found.classes, foreground=config.foreground,
                                   background=config.background, method=config.refinement)  # fmt: skip
         write_mask(masks / f"{image_id}.png", labels)
@@ -117,15 +117,20 @@ def _check(config: ConfidentConfig) -> None:
 
 
 def records_with_maps(dataset: Dataset, maps: Path, folder: StageFolder) -> dict[str, ImageRecord]:
-    """Records by id that have a file in `maps`; the others are noted as failed in `folder`."""
+    """Records by id that have a file in `maps` or need none, since they have no tag; others fail in `folder`."""
     there = {path.name for path in maps.glob("*.npz")} if maps.is_dir() else set()
     if not there:
         raise ConfigError(f"{maps}: no maps there; run localize first, with localize.method: {maps.name}")
-    records = {record.id: record for record in dataset.records if f"{record.id}.npz" in there}
+    records = {r.id: r for r in dataset.records if not r.labels or f"{r.id}.npz" in there}
     for record in dataset.records:
         if record.id not in records:
             folder.fail(record.id, "has no maps (its localisation failed)")
     return records
+
+
+def maps_of(record: ImageRecord, maps: Path) -> LocalizationMaps:
+    """The maps of an image in the folder `maps`; of a negative, an image without any tag, maps of no class."""
+    return load_maps(maps / f"{record.id}.npz") if record.labels else LocalizationMaps.none(image_size(record.path))
 
 
 def _entries(context: Context) -> Iterable[Planned]:

@@ -15,7 +15,7 @@ import numpy as np
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.progress import track
 from tag2mask.config import Ranges, check_ranges
-from tag2mask.data import Dataset, ImageRecord, load_maps, read_mask
+from tag2mask.data import Dataset, ImageRecord, image_size, load_maps, read_mask
 from tag2mask.engine.images import process_count
 from tag2mask.metrics import (
     SegmentationScore,
@@ -100,10 +100,15 @@ def _scored(dataset: Dataset, folder: Path, suffix: str) -> list[ImageRecord]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; run the stage that writes it first")
     there = {path.name for path in folder.iterdir()}
-    records = [r for r in dataset.records if r.mask_path is not None and f"{r.id}{suffix}" in there]
+    records = [r for r in dataset.records if has_truth(r) and f"{r.id}{suffix}" in there]
     if not records:
         raise ConfigError(f"{folder}: none of its files belongs to an image with a true mask in '{dataset.name}'")
     return records
+
+
+def has_truth(record: ImageRecord) -> bool:
+    """Whether it is known what an image shows: it has a true mask, or no tag at all, so that all is background."""
+    return record.mask_path is not None or not record.labels
 
 
 # --- what processes do: everything here is by value, so that it can be handed over ------------------------
@@ -122,8 +127,9 @@ class Truth:
         return cls(len(dataset.classes) + 1, dataset.mask_lut)
 
     def read(self, record: ImageRecord) -> np.ndarray:
-        """True mask (H, W) uint8 of an image."""
-        assert record.mask_path is not None
+        """True mask (H, W) uint8 of an image; a negative without a mask is background."""
+        if record.mask_path is None:
+            return np.zeros(image_size(record.path), np.uint8)
         return read_mask(record.mask_path, self.lut)
 
 

@@ -19,7 +19,6 @@ from tag2mask.data import (
     ImageRecord,
     LocalizationMaps,
     limited_size,
-    load_maps,
     read_image,
     resize_labels,
     write_mask,
@@ -31,7 +30,7 @@ from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
 from tag2mask.run.folder import read_manifest
 from tag2mask.run.scores import Score
-from tag2mask.stages.confident import ConfidentConfig, edge_method, records_with_maps
+from tag2mask.stages.confident import ConfidentConfig, edge_method, maps_of, records_with_maps
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.saliency import (
     SaliencyConfig,
@@ -191,14 +190,16 @@ class Refiner:
 
     def __call__(self, image_id: str) -> None:
         """Refine one image and write its files; the one that marks it as done comes last."""
-        image, stored = read_image(self.records[image_id]), load_maps(self.maps / f"{image_id}.npz")
-        maps = stored.at_size(limited_size(stored.size, self.records[image_id].long_side))
+        record = self.records[image_id]
+        image, stored = read_image(record), maps_of(record, self.maps)
+        maps = stored.at_size(limited_size(stored.size, record.long_side))
         if image.shape[:2] != maps.size:
             height, width = image.shape[:2]
             raise DataError(f"{image_id}: the image is {height} x {width} but its maps are of {maps.size[0]} x "
                             f"{maps.size[1]}; run the localization again")  # fmt: skip
         steps: dict[str, np.ndarray] = {"classes": np.asarray(maps.classes, np.int16)}
-        scores = self._walk(image, maps, steps) if self.config.method == "irn" else maps.full()
+        walks = self.config.method == "irn" and len(maps.classes) > 0
+        scores = self._walk(image, maps, steps) if walks else maps.full()
         labels = labels_of(image, scores, maps.classes, self.config)
         saliency = self.saliency(image_id, image) if self.saliency is not None else None
         if saliency is not None:
