@@ -38,6 +38,14 @@ def test_photos_are_found_by_path_name_or_stem(photos: Path, tmp_path: Path) -> 
     assert all(not record.labels for record in photos_dataset(photos, CLASSES).records)
 
 
+def test_a_column_for_each_class(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "tags.csv").write_text("image,cat,dog\nthree.jpg,1,0\na/one.jpg,1,1\n", encoding="utf-8")
+    dataset = photos_dataset(photos, CLASSES, tmp_path / "tags.csv")
+    assert {record.path.name: record.labels for record in dataset.records if record.labels} == {
+        "three.jpg": (0,), "one.jpg": (0, 2),
+    }  # fmt: skip
+
+
 def test_one_photo(photos: Path, tmp_path: Path) -> None:
     dataset = photos_dataset(photos / "three.jpg", CLASSES, tags(tmp_path, "three,dog\n"))
     assert [record.labels for record in dataset.records] == [(2,)]
