@@ -25,7 +25,7 @@ from tag2mask.networks import CAMClassifier, build_classifier, load_module, save
 from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.pooling import Kind, Pooling
 from tag2mask.run.folder import read_manifest
-from tag2mask.stages.learned import warnings_of
+from tag2mask.stages.learned_tags import warnings_of
 from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import digest_value
+from tag2mask.common.files import digest_value, read_json
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
@@ -30,6 +31,9 @@ from tag2mask.networks import (
 )
 from tag2mask.networks.decoders import SegmentationNetwork
 from tag2mask.run.folder import read_manifest, started_without
+from tag2mask.run.log import FILE, loss_points, read_epochs
+from tag2mask.stages.answer import answer_of_logits, combined_logits
+from tag2mask.stages.learned_masks import LONG_SIDE, complaint, handful, look
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_late
 
 
@@ -103,9 +107,9 @@ def train_segmenter(
 ) -> SegmentationNetwork:  # fmt: skip
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
 
-    Writes weights.safetensors, log.jsonl and a manifest to `out`; resumes from the last whole epoch. Images without
-    a mask are noted and skipped, and don't join a training that was begun without them. Raises ConfigError,
-    DataError, WeightsError.
+    Writes weights.safetensors, log.jsonl and a manifest to `out`; its `warning` says where the network learned too
+    little. Resumes from the last whole epoch. Images without a mask are noted and skipped, and don't join a training
+    that was begun without them. Raises ConfigError, DataError, WeightsError.
     """
     execution = execution or Execution()
     source = "true masks (upper bound)" if masks is None else "pseudo-masks"
@@ -135,7 +139,10 @@ def train_segmenter(
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
     save_module(network, out / "weights.safetensors")
-    folder.finish((n for n in names if n not in folder.failures), classes=list(dataset.classes), trained_on=source)
+    done = [name for name in names if name not in folder.failures]
+    seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
+    warning = complaint(_losses(out), seen, dataset.classes)
+    folder.finish(done, classes=list(dataset.classes), trained_on=source, warning=warning)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return network
 
@@ -157,15 +164,37 @@ class Samples:
     def __call__(self, epoch: int, index: int) -> Sample:
         """Image (3, crop, crop) and labels (crop, crop); the draws depend on seed, epoch and the image's id alone."""
         record, config = self.records[index], self.config
-        image, mask = read_image(record), read_mask(self.masks[record.id], self.lut)
-        if record.long_side is not None:  # the mask has the photo's own size
-            mask = resize_labels(mask, image.shape[:2])
+        image, mask = self.pair(record)
         if config.unsure_edges:
             mask = without_edges(mask, config.unsure_edges)
         rng = rng_for(self.seed, "segment", epoch, record.id)
         pixels, labels = joint_augment(image, mask, rng, crop_size=config.crop_size,
                                        scales=(config.scale_min, config.scale_max))  # fmt: skip
         return torch.from_numpy(pixels), torch.from_numpy(labels)
+
+    def pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
+        """The image (H, W, 3) and its mask (H, W), both uint8, at the record's size."""
+        image, mask = read_image(record), read_mask(self.masks[record.id], self.lut)
+        if record.long_side is not None:  # the mask has the photo's own size
+            mask = resize_labels(mask, image.shape[:2])
+        return image, mask
+
+
+def _losses(out: Path) -> list[float]:
+    path = out / FILE
+    rows = read_epochs(path.read_text(encoding="utf-8"))[0] if path.is_file() else []
+    return [loss for _, loss in loss_points(rows)]
+
+
+def _answers(
+    network: SegmentationNetwork, dataset: Dataset, samples: Samples, ids: Iterable[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The network's answers on some photos that it was trained on, and their masks, at a bounded size."""
+    for record in handful(dataset, ids):
+        small = dataclasses.replace(record, long_side=min(record.long_side or LONG_SIDE, LONG_SIDE))
+        image, mask = samples.pair(small)
+        logits = combined_logits(network, image, (1.0,), mirror=False)
+        yield answer_of_logits(logits).labels, mask
 
 
 def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path]:
@@ -230,6 +259,9 @@ def _run(entry: Planned, context: Context) -> None:
         seed=context.seed,
         execution=context.execution,
     )
+    warning = read_json(context.out / entry.folder / "manifest.json").get("warning")
+    if warning:
+        context.say(f"! {entry.folder}: {warning}")
     if masks:
         say_late(context, entry.folder, masks, NO_MASK)
 
