@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask.common.errors import ConfigError
+from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.files import digest_value, read_json
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings
@@ -79,8 +79,9 @@ class SegmenterConfig(Settings):
         if self.accumulate > self.batch_size:
             raise SettingError(self, ("accumulate", "batch_size"), f"at most batch_size, {self.batch_size}")
         for name, table in (("architecture", ARCHITECTURES), ("loss", LOSSES)):
-            if getattr(self, name) not in table:
-                raise SettingError(self, (name,), f"one of {', '.join(table)}")
+            value = getattr(self, name)
+            if value not in table:
+                raise SettingError(self, (name,), f"one of {', '.join(table)}{did_you_mean(value, table)}")
         if self.frozen_trunk and self.architecture != "deeplabv2":
             raise SettingError(self, ("frozen_trunk", "architecture"), "false for other architectures than deeplabv2")
 
