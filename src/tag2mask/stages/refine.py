@@ -25,12 +25,13 @@ from tag2mask.data import (
 )
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import process_count, run_images
+from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
 from tag2mask.run.folder import read_manifest
 from tag2mask.run.scores import Score
-from tag2mask.stages.confident import ConfidentConfig, edge_method, maps_of, records_with_maps
+from tag2mask.stages.confident import ConfidentConfig, maps_of, records_with_maps
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.saliency import (
     SaliencyConfig,
@@ -66,7 +67,7 @@ class RefineConfig(Settings):
 
     maps: Literal["rib", "cam"] = "rib"  # which of the two map folders
     # irn: boundary network and random walk; auto: dense CRF where installed, else PAMR
-    method: Literal["auto", "irn", "crf", "pamr", "none"] = "auto"
+    method: Annotated[str, Free("irn, auto or a name in METHODS, checked below")] = "auto"
     # background score against the normalised maps; irn has its own, walk.threshold
     threshold: Annotated[float, Range(ge=0, le=1)] = 0.25
     # how that value was found; goes into scores.json
@@ -80,6 +81,8 @@ class RefineConfig(Settings):
 
     def check_relations(self) -> None:
         """Raise ConfigError where the unsure scores around the threshold leave 0..1."""
+        if self.method not in ("auto", "irn", *METHODS):
+            raise SettingError(self, ("method",), f"one of auto, irn, {', '.join(METHODS)}")
         threshold, _ = self.background
         if self.unsure and not self.unsure < min(threshold, 1 - threshold):
             name = "walk.threshold" if self.method == "irn" else "threshold"
@@ -110,21 +113,21 @@ def resolve_method(config: RefineConfig) -> RefineConfig:
     """Replace method "auto" by what this installation has, so that the manifest says what was used."""
     if config.method == "irn":
         return config
-    return dataclasses.replace(config, method=edge_method(config.method, "refine.method"))
+    return dataclasses.replace(config, method=method_named(config.method, "refine.method"))
 
 
 def check(config: RefineConfig) -> None:
     """Raise MissingExtraError or ConfigError for what this installation lacks, before any work is done."""
     resolve_method(config)
     if config.method == "irn":
-        edge_method(config.confident.refinement, "refine.confident.refinement")
+        method_named(config.confident.refinement, "refine.confident.refinement")
     if config.saliency.source is not None:
         check_source(config.saliency)
 
 
 def title_of(config: RefineConfig) -> str:
     """What a refinement is, e.g. "RIB+IRN+Sal"."""
-    method = "threshold" if config.method == "none" else config.method.upper()
+    method = METHODS[config.method].title if config.method in METHODS else config.method.upper()
     return f"{config.maps.upper()}+{method}" + ("+Sal" if config.saliency.source else "")
 
 

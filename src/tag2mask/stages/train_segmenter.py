@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.common.errors import ConfigError, DataError, did_you_mean
 from tag2mask.common.files import digest_value, read_json
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings
@@ -157,7 +157,7 @@ class Samples:
     """The training samples by epoch and index; a class, so that it can be handed to other processes."""
 
     records: tuple[ImageRecord, ...]
-    masks: dict[str, Path]
+    masks: dict[str, Path | None]  # None: all background
     lut: np.ndarray | None
     config: SegmenterConfig
     seed: int
@@ -175,7 +175,10 @@ class Samples:
 
     def pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
         """The image (H, W, 3) and its mask (H, W), both uint8, at the record's size."""
-        image, mask = read_image(record), read_mask(self.masks[record.id], self.lut)
+        image, path = read_image(record), self.masks[record.id]
+        if path is None:
+            return image, np.zeros(image.shape[:2], np.uint8)
+        mask = read_mask(path, self.lut)
         if record.long_side is not None:  # the mask has the photo's own size
             mask = resize_labels(mask, image.shape[:2])
         return image, mask
@@ -193,15 +196,20 @@ def _answers(
     """The network's answers on some photos that it was trained on, and their masks, at a bounded size."""
     for record in handful(dataset, ids):
         small = dataclasses.replace(record, long_side=min(record.long_side or LONG_SIDE, LONG_SIDE))
-        image, mask = samples.pair(small)
+        try:
+            image, mask = samples.pair(small)
+        except DataError:
+            continue  # noted where it was to be learned from
         logits = combined_logits(network, image, (1.0,), mirror=False)
         yield answer_of_logits(logits).labels, mask
 
 
-def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path]:
-    """Paths of the masks that exist, by image id."""
+def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path | None]:
+    """Paths of the masks that exist, by image id; None for a negative without one, which is all background."""
+    found: dict[str, Path | None]
     if masks is None:
         found = {record.id: record.mask_path for record in dataset.records if record.mask_path is not None}
+        found |= {r.id: None for r in dataset.records if found and not r.labels and r.mask_path is None}
     else:
         listed = {path.stem if path.suffix == ".png" else "" for path in (masks / "masks").glob("*.png")}
         found = {r.id: masks / "masks" / f"{r.id}.png" for r in dataset.records if r.id in listed}
