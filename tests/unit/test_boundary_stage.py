@@ -85,7 +85,7 @@ def test_refinement_auto_is_what_is_installed(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_scores_in_the_wrong_order() -> None:
-    with pytest.raises(ConfigError, match="background <= foreground"):
+    with pytest.raises(ConfigError, match=r"confident.background is 0.2; expected at most foreground, 0.1"):
         ConfidentConfig(foreground=0.1, background=0.2)
 
 

@@ -137,7 +137,7 @@ def test_unsure_pixels_surround_the_walk(
 def test_irn_needs_a_trained_network(world: tuple[Dataset, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run train-boundary first"):
         refine(*world, tmp_path / "out", IRN, execution=HERE)
-    with pytest.raises(ConfigError, match=r"unsure is 0.4; expected 0 <= unsure < threshold 0.3"):
+    with pytest.raises(ConfigError, match=r"refine.unsure is 0.4; expected below walk.threshold, 0.3"):
         refine(*world, tmp_path / "out", dataclasses.replace(IRN, unsure=0.4), execution=HERE)
 
 
@@ -243,11 +243,12 @@ def test_comparisons_are_changes_over_refine(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("comparisons:\n  a:\n    walk: {betta: 3}\n", r"line 7: .*'comparisons.a.walk.betta'.*'beta'"),
-        ("comparisons:\n  a: {method: crfs}\n", r"line 6: 'comparisons.a.method' is 'crfs'"),
+        ("comparisons:\n  a: {method: crfs}\n", r"line 6: comparisons.a.method is 'crfs'; expected one of"),
         ("comparisons:\n  a/b: {}\n", r"line 6: comparisons: 'a/b' can't name a folder"),
-        ("comparisons:\n  a: crf\n", r"line 6: 'comparisons.a' is 'crf'; expected a section"),
-        ("comparisons: [cam]\n", r"line 5: 'comparisons' is \['cam'\]; expected names, each with a section"),
-        ("comparisons: {a: {walk: 3}}\n", r"line 5: 'comparisons.a.walk' is 3; expected a section"),
+        ("comparisons:\n  a: crf\n", r"line 6: comparisons.a is 'crf'; expected a section"),
+        ("comparisons: [cam]\n", r"line 5: comparisons is \['cam'\]; expected names, each with a section"),
+        ("comparisons: {a: {walk: 3}}\n", r"line 5: comparisons.a.walk is 3; expected a section"),
+        ("comparisons:\n  a:\n    unsure: 0.3\n", r"line 7: comparisons.a.unsure is 0.3; expected below "),
     ],
 )
 def test_mistakes_in_comparisons_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json
+from tag2mask.config import Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, load_maps, read_image, write_mask
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.images import Work, process_count, run_images
@@ -21,22 +22,20 @@ from tag2mask.stages.stage import Context, Planned, Stage
 
 
 @dataclass(frozen=True)
-class ConfidentConfig:
+class ConfidentConfig(Settings):
     """When a pixel counts as known; defaults are the RIB reference's for VOC 2012."""
 
-    foreground: float = 0.35  # background score, 0..1, over which a class is taken (reference)
-    background: float = 0.17  # background score, 0..1, under which background is taken (reference)
+    # background scores: over the first a class is taken, under the second background (reference)
+    foreground: Annotated[float, Range(ge=0, le=1)] = 0.35
+    background: Annotated[float, Range(ge=0, le=1)] = 0.17
     # cam: the two scores are CAM's; other maps get the scores at which they cover as much of the images
     scale: Literal["own", "cam"] = "own"
     refinement: Literal["auto", "crf", "pamr", "none"] = "auto"  # auto: dense CRF where installed, else PAMR
 
-    def __post_init__(self) -> None:
+    def check_relations(self) -> None:
         """Raise ConfigError for scores in the wrong order."""
-        if not 0 <= self.background <= self.foreground <= 1:
-            raise ConfigError(
-                f"confident: background {self.background} and foreground {self.foreground}; "
-                "expected 0 <= background <= foreground <= 1"
-            )
+        if self.background > self.foreground:
+            raise SettingError(self, ("background", "foreground"), f"at most foreground, {self.foreground}")
 
 
 def confident(

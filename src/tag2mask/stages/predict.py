@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from tag2mask.common.errors import ConfigError, MissingExtraError
+from tag2mask.common.errors import MissingExtraError
 from tag2mask.common.files import digest_file
+from tag2mask.config import Range, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
 from tag2mask.data.class_files import write_class_files
 from tag2mask.engine.execution import Execution, resolve_device
@@ -32,25 +32,22 @@ SMALLEST_TILE = 128  # pixels: in smaller ones a network sees too little around 
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Settings):
     """Settings of inference; defaults are those of the paper's line of work."""
 
-    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (0.5, 0.75, 1.0, 1.25, 1.5)
     mirror: bool = True
     combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
     crf: bool = False  # dense CRF on the probabilities (extra 'crf')
     restrict: bool = False  # labels of an image's own tags only; an image without tags may have any
     negatives: bool = False  # where labels are restricted, an image without tags is all background
-    tile: int | None = None  # pixels; larger images are answered in overlapping tiles of this side
+    # larger images are answered in overlapping tiles of this side
+    tile: Annotated[int | None, Range(ge=SMALLEST_TILE, le=65_536, note="pixels")] = None
     confidence: bool = False  # also write confidence/ID.png: 0..255 for a probability of 0..1
 
 
 def check(config: PredictConfig) -> None:
-    """Raise ConfigError or MissingExtraError for settings that can't work here, before any work is done."""
-    if not config.scales or not all(math.isfinite(scale) and scale > 0 for scale in config.scales):
-        raise ConfigError(f"predict.scales is {list(config.scales)}; expected one number or more, each above 0")
-    if config.tile is not None and config.tile < SMALLEST_TILE:
-        raise ConfigError(f"predict.tile is {config.tile}; expected {SMALLEST_TILE} pixels or more, or null")
+    """Raise MissingExtraError for settings that can't work here, before any work is done."""
     if config.crf and not crf_available():
         raise MissingExtraError("pydensecrf2", "crf", "predict.crf: true")
 
@@ -66,10 +63,10 @@ def predict(
 ) -> None:
     """Write `out`/masks/ID.png for every image of `dataset`; masks of the data set are not used.
 
-    Resumes; broken images are noted in the manifest, and tried again by a later call. Images `of_a_set`, as those of a
-    split always are, are told by the data set's digest. Photos, which belong to no split, are told one by one, by path, size and time:
-    further ones may be added to a folder of masks, while a mask that was made from another photo of the same name is
-    kept and raises ConfigError. Raises ConfigError, MissingExtraError.
+    Resumes; broken images are noted in the manifest, and tried again by a later call. Images `of_a_set`, as those of
+    a split always are, are told by the data set's digest. Photos, which belong to no split, are told one by one, by
+    path, size and time: further ones may be added to a folder of masks, while a mask that was made from another photo
+    of the same name is kept and raises ConfigError. Raises ConfigError, MissingExtraError.
     """
     check(config)
     execution = execution or Execution()

@@ -6,18 +6,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_average_precision
 
-from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.errors import DataError
 from tag2mask.common.progress import track
 from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges
+from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, read_image
 from tag2mask.data.transforms import Draws, augment, resize_long, to_tensor
 from tag2mask.engine.execution import Execution, resolve_device
@@ -28,34 +28,33 @@ from tag2mask.stages.stage import Context, Planned, Stage
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(Settings):
     """Settings of the classifier; defaults are the RIB reference's for VOC 2012."""
 
-    backbone: str = "resnet50"  # timm name
-    weights: str = "auto"  # "auto", "none" (random) or a file's path
-    epochs: int = 5  # reference
-    batch_size: int = 16  # images, of all processes together (reference)
+    backbone: Annotated[str, Free("timm's names; the first thing that a run builds")] = "resnet50"
+    # "auto", "none" (random) or a file's path
+    weights: Annotated[str, Free("a path; the first thing that a run loads")] = "auto"
+    epochs: Annotated[int, Range(ge=0, le=100_000)] = 5  # reference
+    batch_size: Annotated[int, Range(ge=1, le=8192)] = 16  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.1  # of the backbone's head (reference)
-    new_layers_multiplier: float = 10.0  # the 1x1 convolution learns at 1.0 (reference)
-    weight_decay: float = 1e-4  # reference
-    momentum: float = 1e-4  # the reference passes its weight decay as momentum: in effect none
-    power: float = 0.9  # of the polynomial decay (reference)
-    long_side_min: int = 320  # pixels, long side drawn from this range (reference)
-    long_side_max: int = 640
-    crop_size: int = 512  # pixels (reference)
+    learning_rate: Annotated[float, Range(gt=0, le=1000)] = 0.1  # of the backbone's head (reference)
+    # the 1x1 convolution learns at 1.0 (reference)
+    new_layers_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 1e-4  # reference
+    # the reference passes its weight decay as momentum: in effect none
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 1e-4
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of the polynomial decay (reference)
+    # long side drawn from this range (reference)
+    long_side_min: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 320
+    long_side_max: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 640
+    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 512  # reference
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("classifier", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of sizes."""
         if self.long_side_min > self.long_side_max:
-            raise ConfigError(
-                f"classifier.long_side_min is {self.long_side_min}; expected at most long_side_max, "
-                f"{self.long_side_max}"
+            raise SettingError(
+                self, ("long_side_min", "long_side_max"), f"at most long_side_max, {self.long_side_max}"
             )
-
-
-_RANGES: Ranges = {**TRAINING_RANGES, "long_side_min": (lambda v: v >= 1, "1 or more pixels")}
 
 
 def train_classifier(

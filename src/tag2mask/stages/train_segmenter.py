@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import digest_value, read_json
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges
+from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
 from tag2mask.data.transforms import joint_augment, without_edges
 from tag2mask.engine.execution import Execution
@@ -38,62 +38,53 @@ from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_
 
 
 @dataclass(frozen=True)
-class SegmenterConfig:
+class SegmenterConfig(Settings):
     """Settings of the segmentation network; defaults are those of the paper's line of work on VOC 2012."""
 
-    architecture: str = "deeplabv2"  # a name in networks.ARCHITECTURES
-    backbone: str = "resnet101"  # timm name
-    weights: str = "auto"  # ImageNet weights: "auto", "none" or a file's path
-    output_stride: int = 8  # 8 or 16; of deeplabv2, the others have their own
+    architecture: Annotated[str, Free("a name in networks.ARCHITECTURES, checked below")] = "deeplabv2"
+    backbone: Annotated[str, Free("timm's names; built once before anything is computed")] = "resnet101"
+    # ImageNet weights: "auto", "none" or a file's path
+    weights: Annotated[str, Free("a path; loaded once before anything is computed")] = "auto"
+    output_stride: Literal[8, 16] = 8  # of deeplabv2, the others have their own
     frozen_trunk: bool = False  # deeplabv2: leave the parts up to stride 8 unchanged: cheaper, a little worse
-    epochs: int = 28  # 30k iterations of 10 images on 10,582
-    iterations: int | None = None  # stop after so many updates, instead of after `epochs`
-    batch_size: int = 10  # images, of all processes together
-    accumulate: int = 1  # parts in which a batch goes through the network, to save memory; averages are then by part
+    epochs: Annotated[int, Range(ge=0, le=100_000)] = 28  # 30k iterations of 10 images on 10,582
+    # stop after so many updates, instead of after `epochs`
+    iterations: Annotated[int | None, Range(ge=1, le=1_000_000_000)] = None
+    batch_size: Annotated[int, Range(ge=1, le=8192)] = 10  # images, of all processes together
+    # parts in which a batch goes through the network, to save memory; averages are then by part
+    accumulate: Annotated[int, Range(ge=1, le=8192)] = 1
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 2.5e-4  # of the backbone
-    new_layers_multiplier: float = 10.0  # of what is new: DeepLabV2's four classifiers, a decoder
-    weight_decay: float = 5e-4  # DeepLabV2
-    momentum: float = 0.9  # DeepLabV2
+    learning_rate: Annotated[float, Range(gt=0, le=1000)] = 2.5e-4  # of the backbone
+    # of what is new: DeepLabV2's four classifiers, a decoder
+    new_layers_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 5e-4  # DeepLabV2
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9  # DeepLabV2
     schedule: Literal["poly", "one_cycle"] = "poly"  # of the learning rates
-    power: float = 0.9  # of poly, the polynomial decay
-    warmup: float = 0.3  # share of the updates in which one_cycle rises
-    average: float = 0.0  # decay of the weights' moving average, which is then the network; 0 = the last weights
-    crop_size: int = 321  # pixels (COCO: 481)
-    scale_min: float = 0.5  # random scale of the image
-    scale_max: float = 2.0
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of poly, the polynomial decay
+    warmup: Annotated[float, Range(gt=0, lt=1)] = 0.3  # share of the updates in which one_cycle rises
+    # decay of the weights' moving average, which is then the network; 0 = the last weights
+    average: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 321  # COCO: 481
+    scale_min: Annotated[float, Range(gt=0, le=8)] = 0.5  # random scale of the image
+    scale_max: Annotated[float, Range(gt=0, le=8)] = 2.0
     balanced: bool = True  # average foreground and background pixels apart
-    loss: str = "cross_entropy"  # of a pixel; a name in networks.LOSSES
-    unsure_edges: int = 0  # pixels on either side of the masks' edges that nothing is learned from
+    loss: Annotated[str, Free("a name in networks.LOSSES, checked below")] = "cross_entropy"  # of a pixel
+    # pixels on either side of the masks' edges that nothing is learned from
+    unsure_edges: Annotated[int, Range(ge=0, le=256, note="pixels")] = 0
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("segmenter", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of scales and for more parts of a batch than it has images."""
         if self.scale_min > self.scale_max:
-            raise ConfigError(
-                f"segmenter.scale_min is {self.scale_min}; expected at most scale_max, {self.scale_max}"
-            )
+            raise SettingError(self, ("scale_min", "scale_max"), f"at most scale_max, {self.scale_max}")
+        if self.accumulate > self.batch_size:
+            raise SettingError(self, ("accumulate", "batch_size"), f"at most batch_size, {self.batch_size}")
         for name, table in (("architecture", ARCHITECTURES), ("loss", LOSSES)):
-            value = getattr(self, name)
-            if value not in table:
-                raise ConfigError(f"segmenter.{name} is '{value}'{did_you_mean(value, table)}")
+            if getattr(self, name) not in table:
+                raise SettingError(self, (name,), f"one of {', '.join(table)}")
         if self.frozen_trunk and self.architecture != "deeplabv2":
-            raise ConfigError(
-                f"segmenter.frozen_trunk is true; it is for architecture deeplabv2, not {self.architecture}"
-            )
+            raise SettingError(self, ("frozen_trunk", "architecture"), "false for other architectures than deeplabv2")
 
 
-_RANGES: Ranges = {
-    **TRAINING_RANGES,
-    "output_stride": (lambda v: v in (8, 16), "8 or 16"),
-    "iterations": (lambda v: v is None or v >= 1, "1 or more, or null"),
-    "accumulate": (lambda v: v >= 1, "1 or more"),
-    "scale_min": (lambda v: v > 0, "above 0"),
-    "new_layers_multiplier": (lambda v: v > 0, "above 0"),
-    "warmup": (lambda v: 0 < v < 1, "between 0 and 1"),
-    "average": (lambda v: 0 <= v < 1, "from 0 to below 1"),
-    "unsure_edges": (lambda v: v >= 0, "0 or more pixels"),
-}
 NO_MASK = "has no mask"
 
 
