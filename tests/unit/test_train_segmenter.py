@@ -87,12 +87,12 @@ def test_edges_of_masks_are_unsure_where_asked(squares: Dataset) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"architecture": "fnp"}, r"segmenter\.architecture is 'fnp'; did you mean 'fpn'"),
-        ({"loss": "colision"}, r"segmenter\.loss is 'colision'; did you mean 'collision'"),
-        ({"frozen_trunk": True}, r"frozen_trunk is true; it is for architecture deeplabv2, not fpn"),
-        ({"average": 1.0}, r"segmenter\.average is 1\.0; expected from 0 to below 1"),
-        ({"warmup": 0.0}, r"segmenter\.warmup is 0\.0"),
-        ({"unsure_edges": -1}, r"segmenter\.unsure_edges is -1"),
+        ({"architecture": "fnp"}, r"segmenter\.architecture is 'fnp'; expected one of deeplabv2, fpn"),
+        ({"loss": "colision"}, r"segmenter\.loss is 'colision'; expected one of cross_entropy"),
+        ({"frozen_trunk": True}, r"frozen_trunk is True; expected false for other architectures"),
+        ({"average": 1.0}, r"segmenter\.average is 1\.0; expected 0 or more, below 1"),
+        ({"warmup": 0.0}, r"segmenter\.warmup is 0\.0; expected above 0"),
+        ({"unsure_edges": -1}, r"segmenter\.unsure_edges is -1; expected 0 or more"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict, said: str) -> None:
