@@ -39,6 +39,7 @@ refine:
   unsure: 0.05
   confident: {refinement: none}
   boundary: {epochs: 2, batch_size: 4, crop_size: 64, radius: 4}
+final_masks: true
 comparisons:
   plain_cam: {maps: cam, method: none}
 segmenter: {backbone: resnet18, weights: none, output_stride: 16, epochs: 2, batch_size: 4, crop_size: 64}

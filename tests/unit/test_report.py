@@ -208,7 +208,8 @@ def test_broken_files_are_named_and_the_rest_is_shown(run: Path, content: bytes)
     assert str(run.parent) not in page.text
 
 
-FOREIGN = {"data": 3, "stages": [1, {"folder": "../run"}, {"folder": ".."}], "seconds": [2], "classes": 4, "images": {"a": 5}}
+STAGES = [1, {"folder": "../run"}, {"folder": ".."}]
+FOREIGN = {"data": 3, "stages": STAGES, "seconds": [2], "classes": 4, "images": {"a": 5}}
 
 
 @pytest.mark.parametrize("file", ["run.json", "index.json", "scores.json", "scores_per_image.json", "showcase.json"])
@@ -323,6 +324,14 @@ def test_an_unfinished_stage_is_marked(run: Path) -> None:
     edit(run / "localization" / "manifest.json", lambda made: made | {"finished": False})
     _, page = page_of(run)
     assert "Localize: CAM and RIB not finished" in words(page)
+
+
+def test_what_a_training_warns_of_is_said(run: Path) -> None:
+    edit(run / "classifier" / "manifest.json", lambda made: made | {"warnings": ["cow: only 2 photos", 7]})
+    edit(run / "segmenter" / "manifest.json", lambda made: made | {"warning": "answers background everywhere"})
+    shown = words(page_of(run, examples=0)[1])
+    assert "Train classifier: cow: only 2 photos" in shown
+    assert "Train segmenter: answers background everywhere" in shown
 
 
 def test_a_subset_is_said(run: Path) -> None:

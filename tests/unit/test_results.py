@@ -81,8 +81,8 @@ def test_a_run_as_it_is_says_why_it_is_not_comparable(finished_run: Path) -> Non
         ("class maps (seed)", "RIB seed"),
         ("pseudo-masks", "RIB+IRN"),
         ("pseudo-masks", "CAM+threshold (plain_cam)"),
-        ("segmentation from image labels", "RIB+IRN, DeepLabV2 (resnet18)"),
-        ("segmentation from true masks", "DeepLabV2 (resnet18), true masks"),
+        ("segmentation from image labels", "RIB+IRN, deeplabv2 (resnet18)"),
+        ("segmentation from true masks", "deeplabv2 (resnet18), true masks"),
     ]
     assert [row.beyond_labels for row in rows] == ["", "", "", "", "", "pixel masks"]
     assert all(row.remarks == ("another data set",) and row.dataset == "farm (3 classes)" for row in rows)

@@ -29,6 +29,23 @@ def add(commands: Any) -> None:
         "--expect", type=int, default=1456, metavar="N", help="images in the test list (default 1456)"
     )
     add_execution_options(server)
+    text = "the segmentation network as an ONNX file for any runtime, checked against torch"
+    onnx = add_command(inner, "onnx", text, _onnx)
+    onnx.add_argument("run", type=Path, help="the run whose network is written")
+    onnx.add_argument("--to", type=Path, metavar="FILE", help="the file (default RUN/segmenter/network.onnx)")
+    onnx.add_argument("--images", type=Path, help="photos to check it on (default: some of the run's own)")
+
+
+def _onnx(options: argparse.Namespace) -> int:
+    from tag2mask.inference import export_onnx
+
+    out = options.to or options.run / "segmenter" / "network.onnx"
+    parity = export_onnx(options.run, out, options.images)
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB; against torch on {parity.images} photos: largest difference of "
+        f"logits {parity.largest:.1e}, labels equal on {100 * parity.equal:.3f} % of the pixels"
+    )
+    return 0
 
 
 def _voc_server(options: argparse.Namespace) -> int:

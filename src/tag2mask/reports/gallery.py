@@ -22,6 +22,8 @@ FRAMES_SHOWN = 16  # steps per image
 ONE_ROW = 7  # panels; more would be too small to see edges in
 EDGE_SIDE = 200  # pixels: edges are thin
 ALL = "all"
+# Of training images: folder, title, and their row in scores.json.
+MASKS = (("pseudo_masks", "Pseudo-mask", "pseudo_mask"), ("masks", "Final mask", "final_mask"))
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,9 @@ def _train_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) ->
     if card.steps:  # between CAM, its first frame, and RIB, its last
         card.panels.insert(-1 if card.panels[-1].title == "RIB" else len(card.panels), steps)
     card.panels += _refinement_panels(facts, image)
-    if (facts.folder / "pseudo_masks" / "masks").is_dir():
-        card.panels.append(_mask_panel(facts, image, "pseudo_masks", "Pseudo-mask", "pseudo_mask")[0])
+    for folder, title, score in MASKS:
+        if (facts.folder / folder / "masks").is_dir():
+            card.panels.append(_mask_panel(facts, image, folder, title, score)[0])
     _add_truth(facts, image, card)
     shown = {layer.view for panel in card.panels for layer in panel.layers if layer.view}
     named = [(str(i), name) for i, name in enumerate(facts.classes) if str(i) in shown]

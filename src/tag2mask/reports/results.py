@@ -231,7 +231,8 @@ def _model(folder: Path, info: RunInfo, score: ScoreRow) -> str:
     """What made a row: maps, refinement, network; what refined the masks is in their manifest."""
     if not score.kind.network:
         return score.made_by or score.kind.title
-    network = f"DeepLabV2 ({as_dict(info.recipe.get('segmenter')).get('backbone')})"
+    segmenter = as_dict(info.recipe.get("segmenter"))
+    network = f"{segmenter.get('architecture', 'deeplabv2')} ({segmenter.get('backbone')})"
     if score.kind.upper_bound:
         return f"{network}, true masks"
     return f"{as_text(_manifest(folder / 'pseudo_masks').raw.get('title'))}, {network}".removeprefix(", ")
@@ -247,7 +248,7 @@ def _remarks(folder: Path, info: RunInfo, dataset: str, score: ScoreRow) -> Iter
         yield "another data set"
         return
     train, val = SETTINGS[dataset]
-    if not score.kind.network:
+    if score.kind.task not in (FROM_TAGS, FROM_MASKS):
         yield "no published row of this kind"
         return
     learned = _learned_from(folder, info, score)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import digest_value, read_json, write_json
-from tag2mask.common.values import as_dict, as_number, as_text
+from tag2mask.common.values import as_dict, as_list, as_number, as_text
 
 if TYPE_CHECKING:
     from tag2mask.data import ImageRecord
@@ -202,6 +202,7 @@ class Manifest:
     finished: bool = False
     done: int = 0  # images
     failed: dict[str, str] = field(default_factory=dict)  # what is wrong with an image, by its id
+    warnings: tuple[str, ...] = ()  # of a training
     raw: dict[str, Any] = field(default_factory=dict)
 
 
@@ -209,17 +210,15 @@ def parse_manifest(value: Any) -> Manifest:
     """Read the value of a manifest.json, as far as it is one."""
     found = as_dict(value)
     states = {name: as_dict(state) for name, state in as_dict(found.get("images")).items()}
+    failed = {name: state for name, state in states.items() if state.get("status") == "failed"}
     return Manifest(
         as_text(found.get("stage")),
         as_dict(found.get("config")),
         as_number(found.get("seconds")),
         bool(found.get("finished")),
         sum(state.get("status") == "done" for state in states.values()),
-        {
-            name: as_text(state.get("error")) or "failed"
-            for name, state in states.items()
-            if state.get("status") == "failed"
-        },
+        {name: as_text(state.get("error")) or "failed" for name, state in failed.items()},
+        tuple(filter(None, map(as_text, (*as_list(found.get("warnings")), found.get("warning"))))),
         found,
     )
 

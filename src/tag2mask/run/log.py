@@ -22,7 +22,7 @@ class Epoch:
     train_loss: float | None  # mean over its updates; None where no image could be used
     lr: float  # after its last update
     seconds: float
-    val_map: float | None = None  # held-out mean average precision of the tags, 0..1; None where nothing measures it
+    val_map: float | None = None  # mean average precision of the tags of some held-out images
 
 
 def append_epoch(folder: Path, row: Epoch) -> None:
