@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import logging
@@ -27,6 +28,26 @@ from tag2mask.onnx_file import FORMAT, OnnxNetwork
 EXAMPLE = (2, 3)  # height and width of the traced example, in multiples; they differ, and neither is 1
 LABELS_EQUAL = 0.999  # of the pixels: the least for an export to be kept
 LARGEST_DIFFERENCE = 1e-2  # of logits; a few 1e-5 in practice
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    command.add_argument("run", type=Path, help="the run whose network is written")
+    command.add_argument("--to", type=Path, metavar="FILE", help="the file (default RUN/segmenter/network.onnx)")
+    command.add_argument("--images", type=Path, help="photos to check it on (default: some of the run's own)")
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the file and say how it compares with torch."""
+    from tag2mask.inference import export_onnx  # which imports this module
+
+    out = options.to or options.run / "segmenter" / "network.onnx"
+    parity = export_onnx(options.run, out, options.images)
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB; against torch on {parity.images} photos: largest difference of "
+        f"logits {parity.largest:.1e}, labels equal on {100 * parity.equal:.3f} % of the pixels"
+    )
+    return 0
 
 
 @dataclass(frozen=True)
