@@ -192,7 +192,9 @@ def test_paths_of_elsewhere(folder: Write, name: str, image: str) -> None:
 
 
 def test_paths_are_never_guessed(folder: Write, tmp_path: Path) -> None:
-    text = "image,labels\n/x/1.png,cat\n/y/2.png,cat\n/z/2.png,dog\n/x/b/3.png,cat\nmasks/4.png,cat\n/etc/passwd,cat\n"
+    text = (
+        "image,labels\n/x/1.png,cat\n/y/2.png,cat\n/z/2.png,dog\n/x/b/3.png,cat\nmasks/4.png,cat\n/etc/passwd,cat\n"
+    )
     root = folder(text, "a/1.png", "b/1.png", "2.png", "a/3.png", "b/3.png", "masks/9.png")
     dataset = read_dataset(root)
     assert labels(dataset) == {"3": ["cat"]}
@@ -210,9 +212,15 @@ def test_a_listed_image_is_not_found_by_another_name(folder: Write) -> None:
 
 
 def test_splits_as_folders_keep_their_images(folder: Write) -> None:
-    folder("image,labels\n1.png,cat\n2.png,dog\n", "train/1.png", "valid/1.png", "valid/2.png", name="train/labels.csv")
+    folder(
+        "image,labels\n1.png,cat\n2.png,dog\n", "train/1.png", "valid/1.png", "valid/2.png", name="train/labels.csv"
+    )
     dataset = read_dataset(folder("image,labels\n1.png,cat\n2.png,dog\n", name="valid/labels.csv"))
-    assert [(r.id, r.split) for r in dataset.records] == [("train__1.png", "train"), ("valid__1.png", "val"), ("2", "val")]
+    assert [(r.id, r.split) for r in dataset.records] == [
+        ("train__1.png", "train"),
+        ("valid__1.png", "val"),
+        ("2", "val"),
+    ]
     assert problems(dataset) == ["missing-image"]  # train/2.png is not taken from valid
 
 
@@ -243,7 +251,7 @@ def test_negative_words_and_names(folder: Write) -> None:
 
 
 def test_labels_as_numbers(folder: Write) -> None:
-    root = folder("image,labels\na.png,0\nb.png,1\nc.png,\"0,1\"\n", "a.png", "b.png", "c.png")
+    root = folder('image,labels\na.png,0\nb.png,1\nc.png,"0,1"\n', "a.png", "b.png", "c.png")
     assert read_dataset(root).classes == ("0", "1")
     (root / "classes.txt").write_text("dog\ncat\n")
     assert labels(read_dataset(root)) == {"a": ["dog"], "b": ["cat"], "c": ["dog", "cat"]}

@@ -59,7 +59,7 @@ def find_class_list(root: Path) -> ClassList | None:
     files = _class_files(root)
     listed = next((found for path in files if _is(path, LISTS) and (found := read_list(path))), None)
     mapped = next((read_labelmap(path) for path in files if _is(path, LABELMAPS)), None)
-    if listed and mapped and listed.names != mapped.names:
+    if listed and mapped and tuple(map(labelmap_name, listed.names)) != mapped.names:
         raise DataError(
             f"{root}: {listed.source} says {', '.join(listed.names[:4])} and {mapped.source} says "
             f"{', '.join(mapped.names[:4])}; classes have one order: make them equal, or delete one"
@@ -145,6 +145,12 @@ def read_labelmap(path: Path) -> ClassList:
         colours[colour] = _MEANINGS.get(meaning, len(names))
     kept = _checked(path, names)
     return ClassList(kept, path.name, dict(enumerate(kept, start=1)), colours)
+
+
+def labelmap_name(name: str) -> str:
+    """Return a class's name as a label map can have it: ':' separates its fields, '#' begins a comment."""
+    plain_name = name.replace(":", "_")
+    return f"_{plain_name[1:]}" if plain_name.startswith("#") else plain_name
 
 
 def _labelmap_colours(path: Path) -> Iterable[tuple[str, str, Colour]]:
