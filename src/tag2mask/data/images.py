@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import threading
 import warnings
@@ -57,14 +58,14 @@ def decode_image(
     """
     path = Path(path)
     limit = reading.max_pixels if max_pixels is None else max_pixels
-    header = _own_tiff(path)
+    header = _own_tiff(path, reading)
     if header is not None:
         return _limited(_of_bands(path, _all_bands(path, header, limit, long_side), reading), long_side)
     with open_picture(path, limit, long_side) as picture:
         if long_side is None or max(picture.size) <= long_side:
             return pixels_of(picture, path, reading)
         width, height = limited_size(picture.size, long_side)
-        lying = _orientation(picture) >= 5
+        lying = _lies(path, picture)
         picture.draft("RGB", (width, height))  # a JPEG is decoded at a half, a quarter or an eighth of its size
         small = _to_rgb(path, _upright(picture), reading)
         return np.array(small.resize((height, width) if lying else (width, height), Image.Resampling.BICUBIC))
@@ -108,7 +109,7 @@ def open_picture(
     except BadFileError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise _too_large(path, None, max_pixels) from error
+        raise _too_large(path, str(error), max_pixels) from error
     except Image.UnidentifiedImageError as error:
         message = f"is not an image of a known kind (JPEG, PNG, TIFF, WebP, ...); it begins with {_head(path)}"
         raise BadFileError(path, message, "convert it or take it out of the set") from error
@@ -124,7 +125,7 @@ def image_size(path: Path | str, *, max_pixels: int = HEADER_PIXELS) -> tuple[in
         return (width, height) if turned else (height, width)
     with open_picture(path, max_pixels) as picture:
         width, height = picture.size
-        return (width, height) if _orientation(picture) >= 5 else (height, width)
+        return (width, height) if _lies(Path(path), picture) else (height, width)
 
 
 def stored_turned(path: Path | str) -> bool:
@@ -172,8 +173,9 @@ def _open_header(path: Path, max_pixels: int) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _too_large(path: Path, size: tuple[int, int] | None, max_pixels: int) -> BadFileError:
-    what = "its size" if size is None else f"{size[0]} x {size[1]} pixels"
+def _too_large(path: Path, size: tuple[int, int] | str, max_pixels: int) -> BadFileError:
+    given = re.search(r"\d+ pixels", size) if isinstance(size, str) else None  # in Pillow's words
+    what = f"{size[0]} x {size[1]} pixels" if isinstance(size, tuple) else given[0] if given else "its size"
     message = f"{what} is over the limit of {max_pixels} pixels"
     return BadFileError(
         path, message, "set data.long_side to work on it at that size, or raise data.max_pixels if you trust the file"
@@ -196,9 +198,17 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
+def _lies(path: Path, picture: Image.Image) -> bool:
+    """Tell whether the opened picture's height and width change places once it is upright."""
+    header = _tiff_header(path) if picture.format == "TIFF" else None
+    turned_by_pillow = header is not None and picture.size != (header.one(256), header.one(257))
+    return _orientation(picture) >= 5 and not turned_by_pillow
+
+
 def _upright(picture: Image.Image) -> Image.Image:
-    method = _UPRIGHT.get(_orientation(picture))
+    _orientation(picture)  # which keeps it, where loading closes the file
     picture.load()
+    method = _UPRIGHT.get(_orientation(picture))  # none any more for a TIFF, which newer Pillow turns itself
     return picture if method is None else picture.transpose(method)
 
 
@@ -254,12 +264,16 @@ def extra_bands(path: Path) -> int:
 # --- more or fewer bands than three, and more than 8 bits in each -----------------------------------------
 
 
-def _own_tiff(path: Path) -> tiff.TiffHeader | None:
-    """Return the header of a TIFF whose bands Pillow can't give: five or more, two, or several of over 8 bits."""
+def _own_tiff(path: Path, reading: Reading = _AS_IT_IS) -> tiff.TiffHeader | None:
+    """Return the header of a TIFF whose bands Pillow can't give: five or more, two, or several of over 8 bits.
+
+    So are four, where bands are chosen and the fourth isn't transparency.
+    """
     header = _tiff_header(path)
     if header is None or header.photometric not in (0, 1, 2):
         return None
     several = header.bands > 1 and (header.bits > 8 or header.bands > 4 or (header.bands == 2 and not header.alpha))
+    several |= header.bands == 4 and not header.alpha and reading.bands is not None
     return header if several and header.bits >= 8 else None
 
 
