@@ -147,12 +147,6 @@ def read_labelmap(path: Path) -> ClassList:
     return ClassList(kept, path.name, dict(enumerate(kept, start=1)), colours)
 
 
-def labelmap_name(name: str) -> str:
-    """Return a class's name as a label map can have it: ':' separates its fields, '#' begins a comment."""
-    plain_name = name.replace(":", "_")
-    return f"_{plain_name[1:]}" if plain_name.startswith("#") else plain_name
-
-
 def _labelmap_colours(path: Path) -> Iterable[tuple[str, str, Colour]]:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         text = line.strip()
