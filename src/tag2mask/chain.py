@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import DataError
-from tag2mask.data import Dataset, check_masks
+from tag2mask.data import Problem
+from tag2mask.data.findings import before_training, grouped
 from tag2mask.data.readers.prepared import matches as prepared_before
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import Recipe, Splits, read_splits, recipe_mapping
@@ -56,14 +57,15 @@ def open_chain(
         limit = int(old["data"]["limited_to"])
         say(f"  --limit {limit}, as {out} was begun; for all images choose another --out")
     splits = read_splits(recipe, data, limit)
-    _refuse_bad_input(splits, data)
+    problems = before_training(splits.train, splits.val, prepared=prepared_before(data))
+    _refuse_bad_input(problems, data)
     info = describe_run(recipe.name, recipe_mapping(recipe), splits.train, splits.val, splits.limited_to, old)
     refuse_other_run(out, old, info)
     context = Context(recipe, splits.train, splits.val, out, execution or Execution(), say)
     chain = Chain(context, info)
     for entry in chain.plan:
         entry.refuse_other(context)
-    _say_problems(splits, data, say)
+    _say_problems(problems, splits, data, say)
     write_start(out, info, [splits.train, *([splits.val] if splits.val else [])])
     return chain
 
@@ -159,26 +161,22 @@ class Chain:
             self.context.say(f"! {len(failures)} failures in all; each folder's manifest.json lists its own")
 
 
-def _say_problems(splits: Splits, data: Path, say: Say) -> None:
-    for problem in splits.train.problems[:_PROBLEMS_SHOWN]:
-        say(f"! {problem}")
-    if len(splits.train.problems) > _PROBLEMS_SHOWN:
-        say(f"! {len(splits.train.problems) - _PROBLEMS_SHOWN} more problems; see: tag2mask data check {data} --all")
+def _say_problems(problems: Sequence[Problem], splits: Splits, data: Path, say: Say) -> None:
+    """Say every finding once, however many images it has."""
+    lines = grouped(problems)
+    for line in lines[:_PROBLEMS_SHOWN]:
+        say(f"! {line}")
+    if len(lines) > _PROBLEMS_SHOWN:
+        say(f"! {len(lines) - _PROBLEMS_SHOWN} more findings; see: tag2mask data check {data} --all")
     if splits.unassigned:
         say(f"! {splits.unassigned} images belong to no split while others do: they are left out; name their split")
     if not any(has_masks(part) for part in (splits.train, splits.val)):
         say("! no true masks, so nothing will be scored (COCO: tag2mask data prepare renders them)")
 
 
-def _refuse_bad_input(splits: Splits, data: Path) -> None:
+def _refuse_bad_input(problems: Sequence[Problem], data: Path) -> None:
     """Stop before anything is trained on what would spoil labels or scores; DataError names the first finds."""
-    found = [problem for problem in splits.train.problems if problem.fatal]
-    if not prepared_before(data):
-        found += [problem for part in _parts(splits) for problem in check_masks(part)]
+    found = grouped(problem for problem in problems if problem.fatal)
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-        raise DataError(f"{data}: " + " | ".join(str(problem) for problem in found[:3]) + more)
-
-
-def _parts(splits: Splits) -> Iterable[Dataset]:
-    return (part for part in (splits.train, splits.val) if part is not None)
+        raise DataError(f"{data}: " + " | ".join(found[:3]) + more)

@@ -118,10 +118,9 @@ def test_a_network_that_is_not_there_is_named(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-0.5,), (float("nan"),), (float("inf"),)])
-def test_scales_that_cannot_work_are_found_before_any_work(scales: tuple[float, ...]) -> None:
+def test_scales_that_cannot_work_are_refused(scales: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match=r"predict\.scales is \["):
-        check(dataclasses.replace(CONFIG, scales=scales))
-    check(CONFIG)
+        dataclasses.replace(CONFIG, scales=scales)
 
 
 def test_the_crf_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

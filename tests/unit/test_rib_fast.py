@@ -204,5 +204,5 @@ def test_tf32_is_float32_on_a_cpu_and_flags_are_put_back():
     runs = [rib(tiny_classifier(), tiny_views(), LABELS, config=FAST.replace(precision=p)) for p in ("32", "tf32")]
     assert all(torch.equal(a, b) for a, b in zip(runs[0].rib_sums, runs[1].rib_sums, strict=True))
     assert [flag.allow_tf32 for flag in flags] == before
-    with pytest.raises(ConfigError, match="precision: 'fp16' is not allowed"):
+    with pytest.raises(ConfigError, match=r"rib.precision is 'fp16'; expected one of"):
         RIBConfig(precision="fp16")

@@ -106,7 +106,7 @@ def test_automatic_methods_are_what_was_there(world: tuple[Dataset, Path], monke
     manifest = read_json(out / "pseudo_masks" / "manifest.json")
     manifest["config"]["method"] = "pamr"
     write_json(out / "pseudo_masks" / "manifest.json", manifest | {"title": "RIB+PAMR"})
-    monkeypatch.setattr("tag2mask.stages.confident.crf_available", lambda: True)
+    monkeypatch.setattr("tag2mask.refine.methods.crf_available", lambda: True)
     scores = opened(out, changed(refine={"method": "auto"})).evaluate()
     assert scores["pseudo_mask"]["title"] == "RIB+PAMR"
 
@@ -212,7 +212,7 @@ def test_a_classifier_that_was_killed_after_training_is_not_trained_again(
 
     half = dataclasses.replace(HERE, precision="bf16-true")
     with monkeypatch.context() as patch:
-        patch.setattr(classifier_stage, "mean_average_precision", stop)
+        patch.setattr(classifier_stage, "what_was_learned", stop)
         with pytest.raises(KeyboardInterrupt):
             train_classifier(dataset, out, config, execution=half, validation=dataset)
     weights = (out / "weights.safetensors").read_bytes()
@@ -245,9 +245,9 @@ def test_what_a_later_step_lacks_shows_before_the_first(
     recipe: Recipe, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, _ = make_world(tmp_path, images=2)
-    for module in ("confident", "predict"):
-        crf = module == "confident"  # for predict.crf alone it is missing
-        monkeypatch.setattr(f"tag2mask.stages.{module}.crf_available", lambda crf=crf: crf)
+    for module in ("refine.methods", "stages.predict"):
+        crf = module == "refine.methods"  # for predict.crf alone it is missing
+        monkeypatch.setattr(f"tag2mask.{module}.crf_available", lambda crf=crf: crf)
     said: list[str] = []
     chain = Chain(Context(recipe, dataset, dataset, tmp_path / "run", HERE, said.append), {})
     with pytest.raises(error, match=message):

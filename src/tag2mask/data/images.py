@@ -49,7 +49,7 @@ def decode_image(
 ) -> np.ndarray:
     """Decode a picture to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
-    Grey, palette, CMYK, 16-bit (`reading.value_range`, else the type's range, scaled to 0..255) and float pictures are
+    Grey, palette, CMYK, 16-bit (`reading.value_range`, else the type's range, becomes 0..255) and float pictures are
     converted, transparency is laid over white, of an animation the first frame is taken. A fourth band that isn't
     transparency is left out; more than four need `reading.bands`. A picture whose longer side has more than
     `long_side` pixels is made smaller, to exactly that. Raises DataError (naming file and remedy) for a missing,
@@ -165,8 +165,8 @@ def _open_header(path: Path, max_pixels: int) -> Image.Image:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
             picture = Image.open(path, formats=_FORMATS)
-            tiles = getattr(picture, "tile", None)
-            picture.info[_DEEP] = bool(tiles) and ";16" in str(tiles[0][3])  # it is gone once decoded
+            tiles = getattr(picture, "tile", None) or [("", (), 0, "")]
+            picture.info[_DEEP] = ";16" in str(tiles[0][3])  # it is gone once decoded
             return picture
         finally:
             Image.MAX_IMAGE_PIXELS = before
@@ -233,7 +233,7 @@ def _to_8bit(values: np.ndarray, value_range: tuple[float, float] | None = None)
 
 
 def raw_values(path: Path) -> np.ndarray | None:
-    """Return all values (H, W, B) of a picture with more than 8 bits a band, None for others; BadFileError as above."""
+    """Return all values (H, W, B) of a picture with more than 8 bits a band, None for others; raises BadFileError."""
     header = _own_tiff(path)
     if header is not None:
         return _all_bands(path, header, MAX_PIXELS * _WHOLE, None) if header.bits > 8 else None
@@ -324,7 +324,7 @@ def _is_deep_png(picture: Image.Image) -> bool:
 
 
 def _deep_png(path: Path) -> np.ndarray:
-    """Return (H, W, 3) of a colour PNG of 16 bits a band: Pillow gives either byte of each value, so both are asked."""
+    """Return (H, W, 3) of a colour PNG of 16 bits a band: Pillow gives one byte of each value, so it is asked twice."""
     halves = []
     for order in ("B", "L"):
         with Image.open(path, formats=["PNG"]) as picture:

@@ -1,32 +1,41 @@
-"""Tags of photos that a network is to segment: a CSV file with the columns image,labels."""
+"""Tags of photos that a network is to segment: a label table, with the columns image,labels or a column a class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from tag2mask.common.errors import DataError, did_you_mean
-from tag2mask.data.readers.csv_labels import cells, split_labels
-from tag2mask.data.readers.found import Found, nfc
-from tag2mask.data.records import Dataset
+from tag2mask.data.readers.found import Found
+from tag2mask.data.readers.labels import split_labels
+from tag2mask.data.readers.tables import Entry, read_table
+from tag2mask.data.records import BadFileError, Dataset
+from tag2mask.data.words import nfc
 
 Tags = Mapping[str, tuple[int, ...]]  # sorted class indices by what the file calls the image
 
 
 def read_tags(path: Path, classes: Sequence[str]) -> Tags:
     """Read a tags file; DataError names file, line and value for a name that isn't one of the network's classes."""
+    if not path.is_file():
+        raise BadFileError(path, "does not exist", "make it, with the columns image,labels")
     tags: dict[str, tuple[int, ...]] = {}
     position = {nfc(name): index for index, name in enumerate(classes)}
-    for line, row in cells(path, Found(path.name)):
-        names = split_labels(row["labels"], position)
+    for entry in read_table(path, Found(path.name))[1]:
+        names = _names(entry, position)
         for name in names:
             if name not in position:
-                raise DataError(
-                    f"{path.name} line {line}: the network knows no class '{name}'{did_you_mean(name, position)}"
-                )
-        tags[nfc(row["image"].replace("\\", "/"))] = tuple(sorted({position[name] for name in names}))
+                near = did_you_mean(name, position)
+                raise DataError(f"{path.name} {entry.place}: the network knows no class '{name}'{near}")
+        tags[nfc(entry.image.replace("\\", "/"))] = tuple(sorted({position[name] for name in names}))
     return tags
+
+
+def _names(entry: Entry, known: Collection[str]) -> Sequence[str]:
+    if entry.one_hot is not None:
+        return entry.one_hot
+    return [name for cell in entry.labels for name in split_labels(cell, known)]
 
 
 def with_tags(photos: Dataset, root: Path, tags: Tags, source: str) -> Dataset:

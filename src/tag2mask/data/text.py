@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of every row of a CSV that isn't blank, separated by what its first line is separated by."""
+    """Yield (line, cells) of every row of a CSV that isn't blank, separated as its first line is."""
     text = read_text(path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True)
     try:

@@ -86,7 +86,7 @@ def read_header(path: Path) -> TiffHeader | None:
 
 
 def read_bands(path: Path, header: TiffHeader) -> np.ndarray:
-    """Return all bands (H, W, B) of the first picture, in the file's own type; BadFileError for other kinds of TIFF."""
+    """Return all bands (H, W, B) of the first picture in the file's own type; BadFileError for other kinds."""
     tags = header.tags
     if len(set(tags.get(258, (1,)))) > 1 or header.bits not in (8, 16, 32, 64):
         raise BadFileError(path, f"has bands of {tags.get(258)} bits", _CONVERT)
@@ -127,7 +127,7 @@ def _block(path: Path, header: TiffHeader, data: bytes, shape: tuple[int, int, i
         raise BadFileError(
             path, "is damaged or cut off", "replace the file by a whole copy or take it out of the set"
         )
-    values = np.frombuffer(raw, np.dtype(header.kind).newbyteorder(header.order), count).reshape(shape)
+    values = np.frombuffer(raw, np.dtype(header.order + header.kind), count).reshape(shape)
     predictor = header.one(317, 1)
     if predictor == 2 and values.dtype.kind != "f":
         return np.cumsum(values, axis=1, dtype=values.dtype.newbyteorder("="))

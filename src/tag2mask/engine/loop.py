@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import math
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -46,7 +49,7 @@ class FitSettings:
     weight_decay: float
     momentum: float
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    power: float = 0.9
+    power: float = 0.9  # of poly, the polynomial decay
     iterations: int | None = None  # stop after so many updates, instead of after `epochs`
     accumulate: int = 1  # parts in which a batch goes through the network, to save memory
     schedule: Literal["poly", "one_cycle"] = "poly"  # of the learning rates
@@ -70,6 +73,7 @@ class FitSettings:
 Key = tuple[int, int]  # (epoch, index of the image)
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of the network, images and targets of a batch
 Groups = tuple[list[nn.Parameter], list[nn.Parameter]]  # pretrained and new parameters
+AfterEpoch = Callable[[nn.Module], dict[str, Any]]  # looks at the network and gives more for the log's row
 NO_IMAGE = -1  # index of a row that is only there so that a process has one
 
 
@@ -131,16 +135,29 @@ def collate(samples: list[tuple[Sample, str, str]]) -> Batch:
     return Batch(torch.stack(images), torch.stack(targets), len(good), errors)
 
 
-def epoch_batches(count: int, batch_size: int, epoch: int, seed: int, rank: int, world: int) -> list[list[Key]]:
+def epoch_batches(
+    count: int, batch_size: int, epoch: int, seed: int, rank: int, world: int, weights: Sequence[float] = ()
+) -> list[list[Key]]:
     """Return this process' part of every batch of an epoch; the order depends on seed and epoch alone.
 
     `batch_size` is that of all processes together. The last partial batch is kept; a process for which it has no
-    image gets a row that doesn't count.
+    image gets a row that doesn't count. `weights`, one an image, say how often each is drawn instead of once.
     """
-    order = list(range(count))
+    order = drawn_by(weights, rng_for(seed, "draw", epoch)) if len(weights) else list(range(count))
     rng_for(seed, "order", epoch).shuffle(order)
     batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
     return [[(epoch, index) for index in batch[rank::world] or [NO_IMAGE]] for batch in batches]
+
+
+def drawn_by(weights: Sequence[float], rng: random.Random) -> list[int]:
+    """As many indices as there are weights, each as often as its weight's share says, up to less than one draw.
+
+    The weights are laid end to end and read at even steps from a random start (systematic sampling).
+    """
+    ends = list(itertools.accumulate(weights))
+    step = ends[-1] / len(ends)
+    start = rng.random()
+    return [min(bisect.bisect_right(ends, (start + k) * step), len(ends) - 1) for k in range(len(ends))]
 
 
 @dataclass(frozen=True)
@@ -156,6 +173,8 @@ class Job:
     workers: int
     blank: float
     precision: str
+    weights: Sequence[float] = ()
+    after_epoch: AfterEpoch | None = None
 
 
 def fit(
@@ -170,11 +189,14 @@ def fit(
     seed: int,
     execution: Execution,
     blank: float = 255,
+    weights: Sequence[float] = (),
+    after_epoch: AfterEpoch | None = None,
 ) -> None:
     """Train `module` in place; continue from the last whole epoch when the folder has a checkpoint.
 
     `groups` are the pretrained and the new parameters; the latter learn `new_layers_multiplier` times faster.
-    Learning rates follow `schedule`, by default (1 - iteration / iterations) ** power. Writes log.jsonl and
+    Learning rates follow the settings' schedule. `weights`, one an image, say how often each is drawn in an epoch of
+    as many images as there are. What `after_epoch` says of the network goes into the log. Writes log.jsonl and
     checkpoint.pt. ConfigError where the loss is no number and where the checkpoint was made in another precision.
 
     On several devices one process each is started (DDP), all on this machine; the result is that of one process up
@@ -184,7 +206,19 @@ def fit(
     if not names:
         raise ConfigError(f"{folder.path}: there is no image to train on")
     keep_freed_memory()
-    job = Job(loss_of, load, names, settings, folder, seed, execution.workers, blank, execution.precision)
+    job = Job(
+        loss_of,
+        load,
+        names,
+        settings,
+        folder,
+        seed,
+        execution.workers,
+        blank,
+        execution.precision,
+        weights,
+        after_epoch,
+    )
     train = partial(_train, job=job)
     fabric = _fabric(execution)
     if execution.devices == 1:
@@ -256,7 +290,11 @@ def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> No
         state.epoch, state.failures = epoch + 1, _of_all(state.failures)
         seconds, rate = round(time.monotonic() - started, 2), optimiser.param_groups[0]["lr"]
         if fabric.is_global_zero:
-            append_epoch(folder.path, Epoch(epoch + 1, state.iteration, _mean(losses), rate, seconds))
+            more = {}
+            if job.after_epoch is not None:
+                more = job.after_epoch(module)
+                module.train()
+            append_epoch(folder.path, Epoch(epoch + 1, state.iteration, _mean(losses), rate, seconds, **more))
             _save_checkpoint(checkpoint, job.precision, module, optimiser, state, average)
             folder.save()
 
@@ -267,7 +305,9 @@ def _epoch(
     """Run the epoch that comes next; returns each step's loss, counts steps and notes failures in `state`."""
     epoch, settings, count = state.epoch, job.settings, len(job.names)
     torch.manual_seed(seed_for(job.seed, "epoch", epoch) % 2**32)
-    batches = epoch_batches(count, settings.batch_size, epoch, job.seed, fabric.global_rank, fabric.world_size)
+    batches = epoch_batches(
+        count, settings.batch_size, epoch, job.seed, fabric.global_rank, fabric.world_size, job.weights
+    )
     epochs, iterations = settings.planned(count)
     batches = batches[: iterations - state.iteration]
     loader: Iterable[Batch] = DataLoader(

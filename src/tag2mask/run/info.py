@@ -44,6 +44,7 @@ def describe_run(
             "train_images": len(train),
             "val_images": len(val) if val else 0,
             "limited_to": limited_to,
+            **train.reading.facts(),  # nothing for most sets; new photos must be read in the same way
         },
         "problems": [str(problem) for problem in train.problems],
         "seconds": {},

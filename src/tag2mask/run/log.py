@@ -21,6 +21,7 @@ class Epoch:
     train_loss: float | None  # mean over its updates; None where no image could be used
     lr: float  # after its last update
     seconds: float
+    val_map: float | None = None  # mean average precision of the tags of some held-out images
 
 
 def append_epoch(folder: Path, row: Epoch) -> None:
@@ -52,6 +53,7 @@ def _row(values: dict[str, float]) -> Epoch:
         None if loss is None else float(loss),
         float(values["lr"]),
         float(values["seconds"]),
+        values.get("val_map"),
     )
 
 

@@ -40,6 +40,10 @@ ROWS = [  # in the order of the chain
         "pseudo_mask", "pseudo-mask", "refined seeds: what the segmenter learns from", PSEUDO_MASKS, 0.75, family=True
     ),
     Row(
+        "final_mask", "final mask", "the network's answer among each image's own tags", PSEUDO_MASKS, 0.9,
+        network="segmenter",
+    ),
+    Row(
         "segmentation_val", "segmentation", "network trained on the pseudo-masks, from tags only", FROM_TAGS,
         network="segmenter",
     ),

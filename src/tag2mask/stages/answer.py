@@ -57,8 +57,8 @@ def combined_logits(
 
 
 def kept_labels(n_labels: int, classes: Sequence[int] | None) -> list[int]:
-    """The labels that an image may have: background and its tags (class indices), or all where None or none."""
-    return list(range(n_labels)) if not classes else [0, *(index + 1 for index in sorted(classes))]
+    """The labels that an image may have: background and its tags (class indices), or all of them for None."""
+    return list(range(n_labels)) if classes is None else [0, *(index + 1 for index in sorted(classes))]
 
 
 def answer_of_logits(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from tag2mask.common.errors import ConfigError, MissingExtraError
+from tag2mask.common.errors import MissingExtraError
 from tag2mask.common.files import digest_file
+from tag2mask.config import Range, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
+from tag2mask.data.class_files import write_class_files
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.networks.decoders import SegmentationNetwork
@@ -30,43 +32,47 @@ SMALLEST_TILE = 128  # pixels: in smaller ones a network sees too little around 
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Settings):
     """Settings of inference; defaults are those of the paper's line of work."""
 
-    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (0.5, 0.75, 1.0, 1.25, 1.5)
     mirror: bool = True
     combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
     crf: bool = False  # dense CRF on the probabilities (extra 'crf')
     restrict: bool = False  # labels of an image's own tags only; an image without tags may have any
-    tile: int | None = None  # pixels; larger images are answered in overlapping tiles of this side
+    negatives: bool = False  # where labels are restricted, an image without tags is all background
+    # larger images are answered in overlapping tiles of this side
+    tile: Annotated[int | None, Range(ge=SMALLEST_TILE, le=65_536, note="pixels")] = None
     confidence: bool = False  # also write confidence/ID.png: 0..255 for a probability of 0..1
 
 
 def check(config: PredictConfig) -> None:
-    """Raise ConfigError or MissingExtraError for settings that can't work here, before any work is done."""
-    if not config.scales or not all(math.isfinite(scale) and scale > 0 for scale in config.scales):
-        raise ConfigError(f"predict.scales is {list(config.scales)}; expected one number or more, each above 0")
-    if config.tile is not None and config.tile < SMALLEST_TILE:
-        raise ConfigError(f"predict.tile is {config.tile}; expected {SMALLEST_TILE} pixels or more, or null")
+    """Raise MissingExtraError for settings that can't work here, before any work is done."""
     if config.crf and not crf_available():
         raise MissingExtraError("pydensecrf2", "crf", "predict.crf: true")
 
 
 def predict(
-    dataset: Dataset, segmenter: Path, out: Path, config: PredictConfig, *, execution: Execution | None = None
+    dataset: Dataset,
+    segmenter: Path,
+    out: Path,
+    config: PredictConfig,
+    *,
+    execution: Execution | None = None,
+    of_a_set: bool = False,
 ) -> None:
-    """Write `out`/masks/ID.png for every image of `dataset`; labels and masks of the data set are not used.
+    """Write `out`/masks/ID.png for every image of `dataset`; masks of the data set are not used.
 
-    Resumes; broken images are noted in the manifest, and tried again by a later call. Images of a data set's split
-    are told by the data set's digest. Photos, which belong to no split, are told one by one, by path, size and time:
-    further ones may be added to a folder of masks, while a mask that was made from another photo of the same name is
-    kept and raises ConfigError. Raises ConfigError, MissingExtraError.
+    Resumes; broken images are noted in the manifest, and tried again by a later call. Images `of_a_set`, as those of
+    a split always are, are told by the data set's digest. Photos, which belong to no split, are told one by one, by
+    path, size and time: further ones may be added to a folder of masks, while a mask that was made from another photo
+    of the same name is kept and raises ConfigError. Raises ConfigError, MissingExtraError.
     """
     check(config)
     execution = execution or Execution()
     read_manifest(segmenter, "train-segmenter")
     inputs = {"weights": digest_file(segmenter / "weights.safetensors")}
-    photos = not any(record.split for record in dataset.records)
+    photos = False if of_a_set else not any(record.split for record in dataset.records)
     if not photos:
         inputs["images"] = dataset.digest()
     folder = STAGE.open(out, config, seed=0, inputs=inputs)
@@ -96,12 +102,17 @@ def make_predictor(
         record = records[image_id]
         image = read_image(record)
         size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
-        answer = predict_answer(network, image, config, record.labels if config.restrict else None)
+        answer = predict_answer(network, image, config, _allowed(record, config))
         if config.confidence:  # before the mask, which says that the image is done
             write_confidence(masks.parent / "confidence" / f"{image_id}.png", answer.confidence, size)
         write_mask(masks / f"{image_id}.png", resize_labels(answer.labels, size))
 
     return work
+
+
+def _allowed(record: ImageRecord, config: PredictConfig) -> tuple[int, ...] | None:
+    """The classes that an image's answer is restricted to; None for no restriction."""
+    return record.labels if config.restrict and (record.labels or config.negatives) else None
 
 
 def predict_answer(
@@ -117,9 +128,20 @@ def predict_answer(
 
 
 def _entries(context: Context) -> Iterable[Planned]:
+    config = context.recipe.predict
+    if context.recipe.final_masks:
+        yield Planned(
+            STAGE,
+            "masks",
+            dataclasses.replace(config, restrict=True, negatives=True),
+            {"network": "segmenter"},
+            score="final_mask",
+            seed=0,
+            heading="final masks of the tagged images",
+            title="Final masks of the tagged images",
+        )
     if context.val is None:
         return
-    config = context.recipe.predict
     yield Planned(
         STAGE,
         "predictions",
@@ -149,14 +171,17 @@ def _entries(context: Context) -> Iterable[Planned]:
 
 def _run(entry: Planned, context: Context) -> None:
     network, out = context.out / entry.reads["network"], context.out / entry.folder
-    predict(context.images(entry.on), network, out, entry.config, execution=context.execution)
+    images = context.images(entry.on)
+    predict(images, network, out, entry.config, execution=context.execution, of_a_set=True)
+    write_class_files(out, images.classes)
 
 
 def _score(entry: Planned, context: Context) -> dict[str, Score]:
+    data = context.recipe.data
     score = score_masks(
         context.images(entry.on),
         context.out / entry.folder / "masks",
-        split=context.recipe.data.val_split,
+        split=data.val_split if entry.on == "val" else data.train_split,
         config=context.recipe.evaluate,
         processes=context.execution.processes,
         seed=context.seed,

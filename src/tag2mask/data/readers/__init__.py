@@ -8,11 +8,22 @@ from pathlib import Path
 
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.data.classes import ClassList, find_class_list
-from tag2mask.data.readers import class_folders, coco, csv_labels, prepared, voc
+from tag2mask.data.readers import (
+    class_folders,
+    coco,
+    csv_labels,
+    cvat,
+    file_names,
+    image_masks,
+    label_studio,
+    prepared,
+    voc,
+    xml_files,
+    yolo,
+)
 from tag2mask.data.readers.found import BINARY, Found, Query, assemble
 from tag2mask.data.records import VOC_CLASSES, Dataset
 from tag2mask.data.words import BACKGROUND, is_background, is_ignored, nfc
-
 
 MaskClasses = Sequence[str] | Mapping[str, str] | str | None
 _BINARY_FROM = 128  # a binary mask's edge may be blended: from here on it is the class
@@ -33,6 +44,12 @@ READERS: dict[str, Reader] = {
     "csv": Reader(csv_labels.matches, csv_labels.read, csv_labels.LOOKS_FOR),
     "voc": Reader(voc.matches, voc.read, voc.LOOKS_FOR),
     "coco": Reader(coco.matches, coco.read, coco.LOOKS_FOR),
+    "yolo": Reader(yolo.matches, yolo.read, yolo.LOOKS_FOR),
+    "cvat": Reader(cvat.matches, cvat.read, cvat.LOOKS_FOR),
+    "label-studio": Reader(label_studio.matches, label_studio.read, label_studio.LOOKS_FOR),
+    "masks": Reader(image_masks.matches, image_masks.read, image_masks.LOOKS_FOR),
+    "xml": Reader(xml_files.matches, xml_files.read, xml_files.LOOKS_FOR),
+    "names": Reader(file_names.matches, file_names.read, file_names.LOOKS_FOR),
     "folders": Reader(class_folders.matches, class_folders.read, class_folders.LOOKS_FOR),
 }
 
@@ -54,7 +71,7 @@ def read_dataset(
     there); what `tag2mask data prepare` wrote comes before VOC's and COCO's own files. Folders that don't look like
     classes are refused by "auto", not by "folders". classes: the wanted classes in order; None takes those of
     classes.txt, labelmap.txt or data.yaml, else all that are found, sorted (COCO: by category id). mask_classes: names
-    of the mask values 1..N, or by value, "voc", or "binary" for one class shown as 255; None takes the class file's
+    of the mask values 1..N, or by value, "voc", or "binary" for one class in 0/255; None takes the class file's
     numbering, VOC's for VOC folders and VOC names, else that of the dataset's classes. split: keep "train" or "val"
     only. negatives: False leaves images without any class out; names are labels or folders that mean none of the
     classes. pattern: of file names that carry their labels. background: False where every pixel belongs to a class.
@@ -66,14 +83,19 @@ def read_dataset(
     if not folder.exists():
         raise DataError(f"{root}: there is no such file or folder; give the dataset's folder or its label file")
     listed = _listed(folder)
-    none = (negatives,) if isinstance(negatives, str) else () if negatives is True else negatives or None
-    query = Query(_names(classes, "classes"), mask_values(mask_classes), split, listed, none and tuple(none), pattern,
+    query = Query(_names(classes, "classes"), mask_values(mask_classes), split, listed, _negatives(negatives), pattern,
                   background)  # fmt: skip
     chosen, folder = _choose(folder, reader, query)
     if chosen is READERS["prepared"]:
         query = replace(query, listed=None)  # the index says its classes and how its masks are numbered
     dataset = assemble(chosen.read(folder, query), query)
     return dataset if split is None else dataset.select(split)
+
+
+def _negatives(given: bool | str | Sequence[str]) -> tuple[str, ...] | None:
+    if isinstance(given, bool):
+        return () if given else None
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _names(names: Sequence[str] | None, what: str) -> tuple[str, ...] | None:
@@ -112,7 +134,8 @@ def _listed(root: Path) -> ClassList | None:
     if root.is_file() and root.parent.name.casefold() in ("annotations", "labels"):
         homes.append(root.parent.parent)
     deeper = voc.find_home(root) if root.is_dir() else None
-    found = (find_class_list(home) for home in [*homes, *([deeper] if deeper else [])])
+    inner = image_masks.split_folders(root) if root.is_dir() else []
+    found = (find_class_list(home) for home in [*homes, *([deeper] if deeper else []), *inner])
     return next((one for one in found if one is not None), None)
 
 

@@ -92,8 +92,13 @@ def _source(path: Path) -> Source:
 def _exports(root: Path) -> list[Source]:
     """Return the files that services export: one in each split's folder, or some beside the images."""
     inner = [(split_name(folder.name), folder) for folder in subfolders(root)]
-    found = [Source(path, split, (folder.name, f"{folder.name}/images", "images", ""), folder.name)
-             for split, folder in inner if split for path in sorted(folder.glob("*.json")) if is_coco(path)]  # fmt: skip
+    found = [
+        Source(path, split, (folder.name, f"{folder.name}/images", "images", ""), folder.name)
+        for split, folder in inner
+        if split
+        for path in sorted(folder.glob("*.json"))
+        if is_coco(path)
+    ]
     if found:
         return found
     paths = [path for place in ("", "annotations") for path in sorted((root / place).glob("*.json")) if is_coco(path)]

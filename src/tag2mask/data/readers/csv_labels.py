@@ -75,7 +75,8 @@ def _read_one(found: Found, folders: Folders, path: Path, split: str, query: Que
     located = Located.find(folders, (entry.image for entry in entries), (*bases, ""), "" if inner == "." else inner)
     located.say(found, path.name)
     splits = {} if columns.split >= 0 or split else _listed_splits(path.parent)
-    without_mask, last = [], {}
+    without_mask: list[Row] = []
+    last: dict[Path, Row] = {}
     for entry, labels in zip(entries, names, strict=True):
         row = _row(found, folders, path.name, entry, located) if labels is not None else None
         if row is None or labels is None:

@@ -29,8 +29,8 @@ class LabelError(ValueError):
 def split_labels(cell: str, known: Collection[str] = ()) -> list[str]:
     """Return the names in a cell, each once: separated by ; | or , or as a list; a space is part of a name.
 
-    known: right names, where there is a list: these stay whole, and a cell that consists of them alone is split at its
-    spaces. Raises LabelError for a cell that looks like a list or mapping and holds something else.
+    known: right names, where there is a list: these stay whole, and a cell that consists of them alone is split at
+    its spaces. Raises LabelError for a cell that looks like a list or mapping and holds something else.
     """
     cell = nfc(cell.strip())
     if cell in known:

@@ -1,4 +1,4 @@
-"""Finding listed images: by their path, or where that leads elsewhere by their file name, never outside the folder."""
+"""Finding listed images: by their path, or else by their file name, never outside the folder."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,19 +172,10 @@ def _entry(found: Found, path: Path, columns: Columns, width: int, line: int, ce
         remedy = "the row is left out; put several labels in quotes or separate them by ';'"
         found.report("bad-row", path.name, place, message, remedy)
         return None
-    one = {
-        what: cells[at] if (at := getattr(columns, what)) >= 0 else "" for what in ("image", "split", "mask", "group")
-    }
-    one["group"] = "" if is_empty(one["group"]) else one["group"]
-    if columns.one_hot:
-        yes = tuple(name for at, name in columns.one_hot.items() if binary(cells[at]))
-        return Entry(place, one_hot=yes, **one)
     shown = tuple(cells[at] for at in labels)
     if len(cells) > width:  # image,cat,dog under image,labels: the last column goes on
         shown = (*shown[:-1], ",".join(cells[width - 1 :]))
-    return Entry(place, labels=shown, **one)
-
-
-def class_columns(columns: Columns) -> Iterator[str]:
-    """Yield the classes of a one-hot table in its order."""
-    yield from columns.one_hot.values()
+    yes = tuple(name for at, name in columns.one_hot.items() if binary(cells[at]))
+    split, mask, group = (cells[at] if at >= 0 else "" for at in (columns.split, columns.mask, columns.group))
+    group = "" if is_empty(group) else group
+    return Entry(place, cells[columns.image], shown, yes if columns.one_hot else None, split, mask, group)

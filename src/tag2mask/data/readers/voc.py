@@ -154,7 +154,7 @@ def listed(home: Path, split: str | None, *, with_augmented: bool = True) -> lis
 
 def _own_lists(folder: Path) -> list[tuple[str, Path]]:
     """Return (split, list) of lists with other names: all named as splits are, or a single one, which is no split."""
-    paths = [path for path in sorted(folder.glob("*.txt"))]
+    paths = sorted(folder.glob("*.txt"))
     named = [(split_name(path.stem), path) for path in paths]
     if all(split for split, _ in named):
         return [(split or "", path) for split, path in named]
