@@ -52,6 +52,7 @@ def fields_of(cls: type, place: tuple[str, ...] = ()) -> Iterator[Field]:
         inner, here = hint, (*place, name)
         if typing.get_origin(hint) is dict:
             inner, here = typing.get_args(hint)[1], (*here, "other")
+        inner = next((one for one in typing.get_args(inner) if dataclasses.is_dataclass(one)), inner)  # or null
         if dataclasses.is_dataclass(inner):
             yield from fields_of(typing.cast(type, inner), here)
         else:

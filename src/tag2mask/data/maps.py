@@ -86,6 +86,10 @@ class LocalizationMaps:
         """The same maps for the image at another size (H, W) of the same proportions."""
         return replace(self, size=(size[0], size[1]))
 
+    def on_grid(self, grid: tuple[int, int]) -> np.ndarray:
+        """Return (n, h, w) float32 in 0..1 at a grid over the image, its sides raised to multiples of 16."""
+        return _normalised(_joined([torch.from_numpy(s) for s in self.sums], grid)).numpy()
+
     def at_stride4(self) -> np.ndarray:
         """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""
         import torch

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.config import Range, SettingError, Settings
 from tag2mask.data.maps import strided_size
 from tag2mask.data.transforms import scaled_size
 
@@ -22,27 +24,22 @@ NEAR_ZERO = 1e-12  # keeps a photo without any contrast from dividing 0 by 0
 
 
 @dataclass(frozen=True)
-class AffinityConfig:
+class AffinityConfig(Settings):
     """What makes two positions of a photo alike, and how far maps follow it."""
 
-    taps: tuple[int, ...] = (1, 2)  # stages of the frozen backbone whose features are compared, from 0
-    scale: float = 2.0  # of the photo that the backbone sees: finer features
-    stride: int = 8  # photo pixels a position
-    positions: int = 2500  # most positions, a larger photo gets a coarser grid; the matrix is this squared, 25 MB
-    temperature: float = 0.1  # of the cosines: smaller asks for more alikeness
-    products: int = 2  # times that the maps are averaged
+    # stages of the frozen backbone whose features are compared, from 0
+    taps: Annotated[tuple[int, ...], Range(ge=0, le=4, items=(1, 5))] = (1, 2)
+    scale: Annotated[float, Range(gt=0, le=8)] = 2.0  # of the photo that the backbone sees: finer features
+    stride: Annotated[int, Range(ge=1, le=256, note="photo pixels a position")] = 8
+    # most positions, a larger photo gets a coarser grid; the matrix is this squared, 25 MB
+    positions: Annotated[int, Range(ge=16, le=40_000)] = 2500
+    temperature: Annotated[float, Range(gt=0, le=100)] = 0.12  # of the cosines: smaller asks for more alikeness
+    products: Annotated[int, Range(ge=0, le=1000)] = 2  # times that the maps are averaged
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        if not self.taps or min(self.taps) < 0 or len(set(self.taps)) < len(self.taps):
-            raise ConfigError(f"affinity.taps is {list(self.taps)}; give at least one stage, each once, from 0")
-        if self.scale <= 0 or self.temperature <= 0:
-            raise ConfigError(f"affinity: scale {self.scale} and temperature {self.temperature} must be above 0")
-        if self.stride < 1 or self.positions < 1 or self.products < 0:
-            raise ConfigError(
-                f"affinity: stride {self.stride} and positions {self.positions} must be 1 or more, "
-                f"products {self.products} 0 or more"
-            )
+    def check_relations(self) -> None:
+        """Raise ConfigError for a stage that is named twice."""
+        if len(set(self.taps)) < len(self.taps):
+            raise SettingError(self, ("taps",), "each stage once")
 
 
 def working_size(size: tuple[int, int], config: AffinityConfig) -> tuple[int, int]:

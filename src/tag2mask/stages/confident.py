@@ -52,7 +52,7 @@ def confident(
     """
     config = dataclasses.replace(config, refinement=method_named(config.refinement, "refine.confident.refinement"))
     execution = execution or Execution()
-    made = read_manifest(localization, "localize")
+    made = read_manifest(localization, "localize", "affinity")
     inputs = {"dataset": dataset.digest(), "maps": made["inputs"]["classifier"], "maps_config": str(made["config"])}
     folder = STAGE.open(out, config, seed=seed, inputs=inputs, more={"maps": maps})
     records = records_with_maps(dataset, localization / maps, folder)
@@ -124,6 +124,7 @@ def maps_of(record: ImageRecord, maps: Path) -> LocalizationMaps:
 
 
 def _entries(context: Context) -> Iterable[Planned]:
+    from tag2mask.stages.affinity import maps_folder
     from tag2mask.stages.refinements import distinct, refinements_of, spoken  # which imports this module
 
     for first in distinct(refinements_of(context), "confident"):
@@ -135,7 +136,7 @@ def _entries(context: Context) -> Iterable[Planned]:
             STAGE,
             first.confident,
             config,
-            {"localization": "localization"},
+            {"localization": maps_folder(context)},
             more={"maps": maps},
             heading=f"confident {maps} labels",
             title=f"{STAGE.title}: {spoken(first.confident.removeprefix('confident_'))}",

@@ -31,6 +31,7 @@ from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
 from tag2mask.run.folder import read_manifest
 from tag2mask.run.scores import Score
+from tag2mask.stages.affinity import maps_folder
 from tag2mask.stages.confident import ConfidentConfig, maps_of, records_with_maps
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.saliency import (
@@ -164,7 +165,7 @@ def refine(
 
 def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config: RefineConfig) -> dict[str, str]:
     """Check the settings that need other files and return the digests of everything that is read."""
-    maps = read_manifest(localization, "localize")
+    maps = read_manifest(localization, "localize", "affinity")
     inputs = {"dataset": dataset.digest(), "maps": maps["inputs"]["classifier"], "maps_config": str(maps["config"])}
     if config.method == "irn":
         if boundary is None:
@@ -243,7 +244,7 @@ def _entries(context: Context) -> Iterable[Planned]:
     from tag2mask.stages.refinements import refinements_of  # which imports this module
 
     for one in refinements_of(context):
-        reads = {"localization": "localization"} | ({"boundary": one.boundary} if one.boundary else {})
+        reads = {"localization": maps_folder(context)} | ({"boundary": one.boundary} if one.boundary else {})
         yield Planned(
             STAGE,
             one.folder,
