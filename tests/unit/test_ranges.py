@@ -52,7 +52,8 @@ def fields_of(cls: type, place: tuple[str, ...] = ()) -> Iterator[Field]:
         inner, here = hint, (*place, name)
         if typing.get_origin(hint) is dict:
             inner, here = typing.get_args(hint)[1], (*here, "other")
-        inner = next((one for one in typing.get_args(inner) if dataclasses.is_dataclass(one)), inner)  # or null
+        sections = [one for one in typing.get_args(inner) if isinstance(one, type) and dataclasses.is_dataclass(one)]
+        inner = sections[0] if sections else inner  # a section, or null
         if dataclasses.is_dataclass(inner):
             yield from fields_of(typing.cast(type, inner), here)
         else:

@@ -54,7 +54,8 @@ def write_masks(source: Source, out: Path, kind: str = "grey") -> None:
         for photo, mask in source:
             path = folder / place.format(photo.stem)
             path.parent.mkdir(parents=True, exist_ok=True)
-            _picture(photo, mask, kind).save(path, **(_JPEG if kind == "overlay" else {}))
+            options: dict[str, Any] = _JPEG if kind == "overlay" else {}
+            _picture(photo, mask, kind).save(path, **options)
         write_class_files(folder, source.classes)
         write_value_table(folder / "classes.csv", source.classes)
 
