@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tag2mask.chain import open_chain, run
     from tag2mask.data import check_dataset, read_dataset
+    from tag2mask.in_memory import localize_image
     from tag2mask.inference import predict_photos
     from tag2mask.recipe import Recipe, load_recipe
     from tag2mask.reports import write_report
@@ -18,6 +19,7 @@ _HOMES = {
     "Recipe": "recipe",
     "check_dataset": "data",
     "load_recipe": "recipe",
+    "localize_image": "in_memory",
     "open_chain": "chain",
     "predict_photos": "inference",
     "read_dataset": "data",
@@ -28,6 +30,7 @@ __all__ = [
     "Recipe",
     "check_dataset",
     "load_recipe",
+    "localize_image",
     "open_chain",
     "predict_photos",
     "read_dataset",

@@ -66,7 +66,8 @@ def open_chain(
     for entry in chain.plan:
         entry.refuse_other(context)
     _say_problems(problems, splits, data, say)
-    write_start(out, info, [splits.train, *([splits.val] if splits.val else [])])
+    parts = [splits.train, *([splits.val] if splits.val else [])]
+    write_start(out, info, [entry.step for entry in chain.plan], parts)
     return chain
 
 
@@ -117,10 +118,14 @@ class Chain:
         """The scores so far, in the order of the chain."""
         return stored_scores(self.context.out)
 
-    def _run(self, entries: Sequence[Planned], *, score: bool) -> None:
-        for entry in entries:  # what is missing must not show after hours
+    def check(self, entries: Sequence[Planned] | None = None) -> None:
+        """Stop before any work if a later step can't run here: what is missing must not show after hours."""
+        for entry in self.plan if entries is None else entries:
             if not is_finished(self.context.out / entry.folder):
                 entry.stage.check(entry, self.context)
+
+    def _run(self, entries: Sequence[Planned], *, score: bool) -> None:
+        self.check(entries)
         for number, entry in enumerate(entries, 1):
             self.context.say(f"{number}/{len(entries)} {entry.heading}")
             entry.stage.run(entry, self.context)

@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.config import build, load_yaml, to_mapping, with_overrides
+from tag2mask.config import Free, Range, SettingError, Settings, build, load_yaml, to_mapping, with_overrides
 from tag2mask.data import Dataset, read_dataset
 from tag2mask.data.settings import DataConfig
 from tag2mask.stages import all_stages
 from tag2mask.stages.evaluate import EvaluateConfig
-from tag2mask.stages.localize import LocalizeConfig
+from tag2mask.stages.localize import LocalizeConfig, kinds_of
 from tag2mask.stages.predict import PredictConfig
 from tag2mask.stages.refine import RefineConfig
 from tag2mask.stages.refinements import expanded
@@ -24,12 +24,12 @@ from tag2mask.stages.train_segmenter import SegmenterConfig
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """Everything that decides a run's results."""
 
-    name: str
-    description: str = ""
-    seed: int = 0
+    name: Annotated[str, Free("any text")]
+    description: Annotated[str, Free("any text")] = ""
+    seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     localize: LocalizeConfig = dataclasses.field(default_factory=LocalizeConfig)
@@ -40,7 +40,18 @@ class Recipe:
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     supervised: bool = True  # also train on true masks where there are any: the upper bound
+    # The chain ends with masks of the training images by the network, restricted to each image's tags: they are
+    # usually better than the pseudo-masks that it learned from.
+    final_masks: bool = False
     extra: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"key": False})  # stages' own sections
+
+    def check_relations(self) -> None:
+        """Raise ConfigError for a refinement of maps that the localization doesn't make."""
+        refinements = {"refine": self.refine} | {f"comparisons.{name}": one for name, one in self.comparisons.items()}
+        for place, one in refinements.items():
+            if one.maps not in kinds_of(self.localize):
+                expected = f"{self.localize.method}, the maps of localize.method: {self.localize.method}"
+                raise SettingError(self, (f"{place}.maps", "localize.method"), expected)
 
     def section(self, stage: Stage) -> Any:
         """The settings of a stage that has a section of its own; its defaults where the recipe has none."""
@@ -54,9 +65,9 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(path)
     values, lines = load_yaml(path)
-    values = expanded(with_overrides(values, overrides), str(path), lines)
+    values = expanded(with_overrides(values, overrides, lines), str(path), lines)
     sections = {stage.section: stage for stage in all_stages() if stage.section}
-    extra = {
+    extra: dict[str, Any] = {
         name: build(sections[name].config, values.pop(name), source=str(path), lines=lines, place=(name,))
         for name in list(values)
         if name in sections
@@ -66,9 +77,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, as recipe.yaml and run.json have it."""
-    values = to_mapping(recipe)
-    extra = values.pop("extra")
-    return {**values, **extra}
+    return {**to_mapping(recipe), **{name: to_mapping(config) for name, config in recipe.extra.items()}}
 
 
 def recipe_folder() -> Path:

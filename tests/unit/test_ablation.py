@@ -41,7 +41,12 @@ def test_rows_change_the_base_and_the_base_changes_the_recipe(tmp_path):
         ("name: x", "'rows' is missing"),
         ("rows:\n  a: {}\n  b: {against: c}", "no row 'c'"),
         ("rows: {../a: {}}", "can't name a folder"),
-        ("rows: {a: {rib: {tau: 2}}}", "tau: 2"),
+        ("rows:\n  a: {rib:\n    {tau: 2}}", "line 3: rib.tau is 2.0; expected above 0, at most 1"),
+        (
+            "base: {partner_long_side_min: 700}\nrows: {a: {}}",
+            "line 1: partner_long_side_min is 700; expected at most",
+        ),
+        ("rows:\n  a: {}\n  b: {growth: -1}", "line 3: growth is -1.0; expected above 0"),
     ],
 )
 def test_mistakes_in_a_grid_are_named(tmp_path, text, message):

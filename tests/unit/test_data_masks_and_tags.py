@@ -13,9 +13,10 @@ from tag2mask.common.errors import DataError
 from tag2mask.data import Dataset, check_dataset, read_dataset, read_mask, write_mask
 from tag2mask.data.agreement import compare, findings
 from tag2mask.data.class_files import write_class_files
-from tag2mask.data.classes import find_class_list, labelmap_name
+from tag2mask.data.classes import find_class_list
 from tag2mask.data.findings import before_training, grouped
 from tag2mask.data.records import Problem
+from tag2mask.data.words import labelmap_name
 
 SIZE = (40, 50)
 Make = Callable[..., Path]

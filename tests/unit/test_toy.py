@@ -108,7 +108,8 @@ def test_digits_need_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"canvas": 39}, "canvas 39"), ({"mark": 8}, "mark 8"), ({"widths": (1,)}, "five"), ({"images": 5}, "images 5"),
+    [({"canvas": 39}, "toy.canvas is 39; expected digit"), ({"mark": 8}, "mark is 8; expected an odd number"),
+     ({"widths": (1,)}, "widths is .* a list of 5 numbers"), ({"images": 5}, "images is 5"),
      ({"marked_share": 1.0}, "marked_share")],
 )  # fmt: skip
 def test_impossible_settings_are_named(changes: dict, message: str) -> None:

@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     add_command(inner, "ls", "list the recipes that come with tag2mask", _recipes_ls)
     for name, text, function in (
         ("show", "print a recipe as written", _recipes_show),
-        ("validate", "check a recipe's keys and types", _recipes_validate),
+        ("validate", "check a recipe's keys, types and ranges", _recipes_validate),
     ):
         add_command(inner, name, text, function).add_argument("recipe", help="a recipe's file or name")
 

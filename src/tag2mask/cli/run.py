@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ def add(commands: Any) -> None:
             command.add_argument("--supervised", action="store_true", help="by the network trained on true masks")
             command.add_argument("--images", type=Path, help="photos to segment instead: a folder or one file")
             command.add_argument("--masks", type=Path, help="where the masks of --images go")
+            command.add_argument("--tags", type=Path, help="CSV (image,labels): labels of --images are among these")
+            command.add_argument("--confidence", action="store_true", help="also write confidence maps of --images")
+            command.add_argument("--onnx", type=Path, metavar="FILE", help="by an exported network, without torch")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -53,6 +57,8 @@ def _run(options: argparse.Namespace) -> int:
 def _step(options: argparse.Namespace) -> int:
     if options.images is not None:
         return _predict_images(options)
+    if options.step == "predict" and (options.tags or options.onnx):
+        raise ConfigError("predict --tags and --onnx are for photos of your own; give them with --images")
     from tag2mask.chain import open_chain
 
     recipe, out = recipe_and_out(options)
@@ -66,14 +72,40 @@ def _step(options: argparse.Namespace) -> int:
 
 
 def _predict_images(options: argparse.Namespace) -> int:
-    from tag2mask.inference import predict_photos
-
     if options.supervised:
         raise ConfigError("predict --supervised is for the val images; leave out --supervised or --images")
+    if options.onnx is not None:
+        return _say_masks(options, _predict_onnx(options))
     if options.masks is None or options.out is None:
         raise ConfigError("predict --images needs --out RUN (whose network is used) and --masks DIR (for the masks)")
+    from tag2mask.inference import predict_photos
+
     recipe, out = recipe_and_out(options)
-    failures = predict_photos(options.images, out, options.masks, recipe.predict, execution=execution_of(options))
+    config = dataclasses.replace(recipe.predict, confidence=options.confidence or recipe.predict.confidence)
+    execution = execution_of(options)
+    return _say_masks(
+        options, predict_photos(options.images, out, options.masks, config, tags=options.tags, execution=execution)
+    )
+
+
+def _predict_onnx(options: argparse.Namespace) -> dict[str, str]:
+    from tag2mask.data.class_files import write_class_files
+    from tag2mask.data.photos import photos_dataset
+    from tag2mask.onnx_file import OnnxNetwork
+    from tag2mask.stages.predict_onnx import predict_onnx
+
+    if options.masks is None:
+        raise ConfigError("predict --onnx needs --images PHOTOS and --masks DIR (for the masks)")
+    network = OnnxNetwork(options.onnx, threads=options.processes)
+    dataset = photos_dataset(options.images, network.classes, options.tags)
+    failures = predict_onnx(
+        dataset, network, options.masks, restrict=options.tags is not None, confidence=options.confidence
+    )
+    write_class_files(options.masks, network.classes)
+    return failures
+
+
+def _say_masks(options: argparse.Namespace, failures: dict[str, str]) -> int:
     for name, error in failures.items():
         print(f"! {name}: {error}", file=sys.stderr)
     print(f"masks: {options.masks / 'masks'}" + (f" ({len(failures)} photos could not be used)" if failures else ""))

@@ -14,7 +14,7 @@ import yaml
 from tag2mask.common.errors import DataError
 from tag2mask.data.records import IGNORED, MAX_CLASSES, BadFileError
 from tag2mask.data.text import read_text, table_rows
-from tag2mask.data.words import BACKGROUND, is_background, is_ignored, nfc, plain
+from tag2mask.data.words import BACKGROUND, is_background, is_ignored, labelmap_name, nfc, plain
 
 Colour = tuple[int, int, int]
 LISTS = ("classes.txt", "class_names.txt", "labels.txt", "obj.names")
@@ -59,7 +59,7 @@ def find_class_list(root: Path) -> ClassList | None:
     files = _class_files(root)
     listed = next((found for path in files if _is(path, LISTS) and (found := read_list(path))), None)
     mapped = next((read_labelmap(path) for path in files if _is(path, LABELMAPS)), None)
-    if listed and mapped and tuple(map(labelmap_name, listed.names)) != mapped.names:
+    if listed and mapped and tuple(map(labelmap_name, listed.names)) != tuple(map(labelmap_name, mapped.names)):
         raise DataError(
             f"{root}: {listed.source} says {', '.join(listed.names[:4])} and {mapped.source} says "
             f"{', '.join(mapped.names[:4])}; classes have one order: make them equal, or delete one"
@@ -147,18 +147,12 @@ def read_labelmap(path: Path) -> ClassList:
     return ClassList(kept, path.name, dict(enumerate(kept, start=1)), colours)
 
 
-def labelmap_name(name: str) -> str:
-    """Return a class's name as a label map can have it: ':' separates its fields, '#' begins a comment."""
-    plain_name = name.replace(":", "_")
-    return f"_{plain_name[1:]}" if plain_name.startswith("#") else plain_name
-
-
 def _labelmap_colours(path: Path) -> Iterable[tuple[str, str, Colour]]:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         text = line.strip()
-        if not text or text.startswith("#"):
-            continue
         name, _, rest = text.partition(":")
+        if not text or (text.startswith("#") and not rest[:1].isdecimal()):  # else a class whose name begins so
+            continue
         yield f"line {number}", nfc(name.strip()), _colour(path, number, rest.partition(":")[0].split(","))
 
 

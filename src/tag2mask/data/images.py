@@ -63,12 +63,17 @@ def decode_image(
         return _limited(_of_bands(path, _all_bands(path, header, limit, long_side), reading), long_side)
     with open_picture(path, limit, long_side) as picture:
         if long_side is None or max(picture.size) <= long_side:
-            return np.array(_to_rgb(path, _upright(picture), reading))  # a copy: it can be written to
+            return pixels_of(picture, path, reading)
         width, height = limited_size(picture.size, long_side)
         lying = _lies(path, picture)
         picture.draft("RGB", (width, height))  # a JPEG is decoded at a half, a quarter or an eighth of its size
         small = _to_rgb(path, _upright(picture), reading)
         return np.array(small.resize((height, width) if lying else (width, height), Image.Resampling.BICUBIC))
+
+
+def pixels_of(picture: Image.Image, path: Path | str = "picture", reading: Reading = _AS_IT_IS) -> np.ndarray:
+    """Pixels (H, W, 3) uint8 RGB of an opened picture, upright and converted as by `decode_image`."""
+    return np.array(_to_rgb(Path(path), _upright(picture), reading))  # a copy: it can be written to
 
 
 def read_image(record: ImageRecord) -> np.ndarray:

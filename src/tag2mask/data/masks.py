@@ -54,10 +54,15 @@ def write_mask(path: Path | str, mask: np.ndarray) -> None:
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.size == 0 or mask.min() < 0 or mask.max() > 255:
         raise DataError(f"{path}: a mask must be (H, W) with values 0..255, got shape {mask.shape}")
-    picture = Image.fromarray(np.ascontiguousarray(mask.astype(np.uint8)))
-    picture.putpalette(voc_palette().tobytes())
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG")
+        palette_picture(mask).save(temporary, format="PNG")
+
+
+def palette_picture(mask: np.ndarray) -> Image.Image:
+    """A mask (H, W) of 0..255 as a picture of palette indices in VOC colours."""
+    picture = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
+    picture.putpalette(voc_palette().tobytes())
+    return picture
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -4,54 +4,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tag2mask.config import Ranges, check_ranges
+from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import ranges
 from tag2mask.data.readers import read_dataset
 from tag2mask.data.records import MAX_PIXELS, Dataset, Reading
 from tag2mask.data.splits import with_held_out
 
-_RANGES: Ranges = {
-    "long_side": (lambda v: v is None or v >= 32, "32 pixels or more, or null"),
-    "max_pixels": (lambda v: v >= 1, "1 pixel or more"),
-    "val_fraction": (lambda v: 0 <= v < 1, "0 or more, below 1"),
-    "val_limit": (lambda v: v is None or v >= 1, "1 image or more, or null"),
-    "bands": (
-        lambda v: v is None or (len(v) in (1, 3) and min(v) >= 0),
-        "three band numbers from 0, or one, or null",
-    ),
-    "value_range": (lambda v: v is None or (len(v) == 2 and v[0] < v[1]), "[black, white], ascending, or null"),
-}
+WHEN_READ = Free("looked up in the data set when it is read, before anything is computed")
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Settings):
     """Which images, which classes, which splits."""
 
-    reader: str = "auto"  # auto, or a name in READERS (csv, folders, voc, coco, ...)
-    classes: tuple[str, ...] | None = None  # a restriction; pixels of other classes count as background
+    reader: Annotated[str, WHEN_READ] = "auto"  # auto, or a name in READERS (csv, folders, voc, coco, ...)
+    classes: Annotated[tuple[str, ...] | None, WHEN_READ] = None  # a restriction; others count as background
     # names of mask values 1..N, or by value ({0: cat, 255: background}); "voc" for VOC's twenty, "binary" for 0/255
-    mask_classes: str | tuple[str, ...] | dict[str, str] | None = None
-    train_split: str = "train"
-    val_split: str = "val"
-    val_limit: int | None = None  # predict and score only so many held-out images, for a quick try
+    mask_classes: Annotated[str | tuple[str, ...] | dict[str, str] | None, WHEN_READ] = None
+    train_split: Annotated[str, WHEN_READ] = "train"
+    val_split: Annotated[str, Free("a data set may do without held-out images")] = "val"
+    # predict and score only so many held-out images, for a quick try
+    val_limit: Annotated[int | None, Range(ge=1)] = None
     # Photos whose longer side has more pixels are worked on at this size; masks come back in the photo's own. null =
     # all at their own size, as published.
-    long_side: int | None = None
+    long_side: Annotated[int | None, Range(ge=32, le=65_536, note="pixels")] = None
     # Photos without any class: true = learn from them, false = leave them out; or labels and folders for "none".
-    negatives: bool | str | tuple[str, ...] = True
+    negatives: Annotated[bool | str | tuple[str, ...], WHEN_READ] = True
     background: bool = True  # false: every pixel belongs to one of its image's classes
-    val_fraction: float = 0.0  # share of the images held out where a set has no val, by tags, groups and seed
-    pattern: str | None = None  # of file names that carry their labels, such as "{label}_*"
-    bands: tuple[int, ...] | None = None  # of files with more: which three (or one) to see, from 0; null = RGB
+    # share of the images held out where a set has no val, by tags, groups and seed
+    val_fraction: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    pattern: Annotated[str | None, WHEN_READ] = None  # of file names that carry their labels, such as "{label}_*"
+    # of files with more: which three (or one) to see, from 0; null = RGB
+    bands: Annotated[tuple[int, ...] | None, Range(ge=0, le=65_535, items=(1, 3))] = None
     # Values that become black and white in pictures of more than 8 bits; null = 0 and the 99.9 % point of the set.
-    value_range: tuple[float, ...] | None = None
-    max_pixels: int = MAX_PIXELS  # of a picture as it is decoded; larger ones are refused
+    value_range: Annotated[tuple[float, ...] | None, Range(ge=-1e12, le=1e12, items=(2, 2))] = None
+    # of a picture as it is decoded; larger ones are refused
+    max_pixels: Annotated[int, Range(ge=1, le=10**12, note="pixels")] = MAX_PIXELS
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("data", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for two bands and for a range of values that isn't one."""
+        if self.bands is not None and len(self.bands) == 2:
+            raise SettingError(self, ("bands",), "three band numbers from 0, or one, or null")
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise SettingError(self, ("value_range",), "[black, white], ascending, or null")
 
     def how_to_read(self) -> dict[str, Any]:
         """Return the arguments of `read_dataset`."""

@@ -19,6 +19,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LONG_SIDE = (320, 640)  # pixels, both included: the classifier's training range
 CROP_SIZE = 512
+CropSize = int | tuple[int, int]  # pixels: both sides, or (H, W)
 
 # (256, 3): the normalised value of every byte in every channel, computed in float64 and rounded once
 _NORMALISED = (
@@ -81,34 +82,40 @@ def draw_offset(rng: random.Random, side: int, crop_size: int) -> int:
     return rng.randrange(abs(side - crop_size) + 1)
 
 
-def crop_box(size: tuple[int, int], crop_size: int, left: int, top: int) -> CropBox:
+def both_sides(crop_size: CropSize) -> tuple[int, int]:
+    """(H, W) of a crop given by its one side or by both."""
+    return crop_size if isinstance(crop_size, tuple) else (crop_size, crop_size)
+
+
+def crop_box(size: tuple[int, int], crop_size: CropSize, left: int, top: int) -> CropBox:
     """Turn drawn offsets into a box; DataError when an offset is outside of what `size` allows."""
-    height, width = size
-    for name, side, offset in (("left", width, left), ("top", height, top)):
-        if not 0 <= offset <= abs(side - crop_size):
+    (height, width), (tall, wide) = size, both_sides(crop_size)
+    for name, side, whole, offset in (("left", width, wide, left), ("top", height, tall, top)):
+        if not 0 <= offset <= abs(side - whole):
             raise DataError(
-                f"crop offset {name}={offset} is outside 0..{abs(side - crop_size)} for an image of "
+                f"crop offset {name}={offset} is outside 0..{abs(side - whole)} for an image of "
                 f"{height} x {width} and a crop of {crop_size}; replay draws with the image they were made for"
             )
     return CropBox(
-        height=min(crop_size, height),
-        width=min(crop_size, width),
-        image_top=top if height > crop_size else 0,
-        image_left=left if width > crop_size else 0,
-        top=0 if height > crop_size else top,
-        left=0 if width > crop_size else left,
+        height=min(tall, height),
+        width=min(wide, width),
+        image_top=top if height > tall else 0,
+        image_left=left if width > wide else 0,
+        top=0 if height > tall else top,
+        left=0 if width > wide else left,
     )
 
 
-def draw_crop_box(size: tuple[int, int], crop_size: int, rng: random.Random) -> CropBox:
+def draw_crop_box(size: tuple[int, int], crop_size: CropSize, rng: random.Random) -> CropBox:
     """Draw a box: the offset of the left side first, then that of the top."""
-    left = draw_offset(rng, size[1], crop_size)
-    return crop_box(size, crop_size, left, draw_offset(rng, size[0], crop_size))
+    tall, wide = both_sides(crop_size)
+    left = draw_offset(rng, size[1], wide)
+    return crop_box(size, crop_size, left, draw_offset(rng, size[0], tall))
 
 
-def crop(image: np.ndarray, box: CropBox, crop_size: int, fill: float = 0) -> np.ndarray:
+def crop(image: np.ndarray, box: CropBox, crop_size: CropSize, fill: float = 0) -> np.ndarray:
     """Cut (H, W[, C]) to (crop_size, crop_size[, C]); what the image doesn't cover is `fill`."""
-    container = np.full((crop_size, crop_size, *image.shape[2:]), fill, dtype=image.dtype)
+    container = np.full((*both_sides(crop_size), *image.shape[2:]), fill, dtype=image.dtype)
     container[box.top : box.top + box.height, box.left : box.left + box.width] = image[
         box.image_top : box.image_top + box.height, box.image_left : box.image_left + box.width
     ]
@@ -128,6 +135,7 @@ class Draws:
     mirror: bool
     left: int  # into the image when it is wider than the crop, else into the container
     top: int
+    brightness: float = 1.0  # factor of the pixels' values
 
     @classmethod
     def draw(
@@ -136,24 +144,37 @@ class Draws:
         size: tuple[int, int],
         *,
         long_side: tuple[int, int] = LONG_SIDE,
-        crop_size: int = CROP_SIZE,
+        crop_size: CropSize = CROP_SIZE,
+        brightness: float = 0.0,
     ) -> Draws:
-        """Draw for an image of `size` = (H, W): long side, mirror, left, top, in this order."""
+        """Draw for an image of `size` = (H, W): long side, mirror, left, top and brightness, in this order.
+
+        `brightness` is the most that values may grow or fall, as a share; 0 draws nothing.
+        """
         side = rng.randint(*long_side)
         height, width = scaled_size(size, side / max(size))
+        tall, wide = both_sides(crop_size)
         mirror = draw_mirror(rng)
-        left = draw_offset(rng, width, crop_size)
-        return cls(side, mirror, left, draw_offset(rng, height, crop_size))
+        left = draw_offset(rng, width, wide)
+        top = draw_offset(rng, height, tall)
+        return cls(side, mirror, left, top, rng.uniform(1 - brightness, 1 + brightness) if brightness else 1.0)
 
 
-def augment(image: np.ndarray, draws: Draws, crop_size: int = CROP_SIZE) -> np.ndarray:
-    """Make a training sample (3, crop_size, crop_size) float32 of (H, W, 3) uint8.
+def brightened(image: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply (H, W, 3) uint8 by `factor`, rounded and cut off at 255."""
+    return np.clip(np.rint(image * np.float32(factor)), 0, 255).astype(np.uint8)
 
-    Resize, mirror, normalise, crop; padding is zero after normalisation, that is, the mean colour.
+
+def augment(image: np.ndarray, draws: Draws, crop_size: CropSize = CROP_SIZE) -> np.ndarray:
+    """Make a training sample (3, crop_size, crop_size) or (3, *crop_size) float32 of (H, W, 3) uint8.
+
+    Resize, mirror, brighten, normalise, crop; padding is zero after normalisation, that is, the mean colour.
     """
     resized = resize_long(image, draws.long_side)
     if draws.mirror:
         resized = resized[:, ::-1]
+    if draws.brightness != 1.0:
+        resized = brightened(resized, draws.brightness)
     box = crop_box((resized.shape[0], resized.shape[1]), crop_size, draws.left, draws.top)
     return _channels_first(crop(normalise(resized), box, crop_size))
 
@@ -196,6 +217,21 @@ def joint_augment(
     box = draw_crop_box((mask.shape[0], mask.shape[1]), crop_size, rng)
     sample = _channels_first(crop(normalise(image), box, crop_size))
     return sample, crop(mask, box, crop_size, IGNORED)
+
+
+def without_edges(mask: np.ndarray, width: int) -> np.ndarray:
+    """Return the mask (H, W) uint8 with 255 where a pixel of another value lies within `width` pixels (a square)."""
+    highest = lowest = mask
+    for axis in (0, 1):
+        highest = _around(highest, width, axis).max(axis=-1)
+        lowest = _around(lowest, width, axis).min(axis=-1)
+    return np.where(highest == lowest, mask, np.uint8(IGNORED))
+
+
+def _around(values: np.ndarray, width: int, axis: int) -> np.ndarray:
+    """The values within `width` places along an axis, (H, W, 2 * width + 1); the border repeats its last value."""
+    padding = [(width, width) if side == axis else (0, 0) for side in range(values.ndim)]
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, padding, mode="edge"), 2 * width + 1, axis=axis)
 
 
 def _channels_first(image: np.ndarray) -> np.ndarray:

@@ -37,6 +37,11 @@ def plain(text: str) -> str:
     return " ".join(re.split(r"[\s_\-.]+", text.casefold())).strip()
 
 
+def labelmap_name(name: str) -> str:
+    """Return a class as labelmap.txt calls it, where a ':' separates fields: it becomes a space."""
+    return " ".join(name.replace(":", " ").split())
+
+
 def is_empty(cell: str) -> bool:
     """Tell whether a cell is empty as people, pandas, JSON and spreadsheets write it."""
     return cell.strip().casefold() in _EMPTY

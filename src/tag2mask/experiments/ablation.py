@@ -69,8 +69,12 @@ def load_grid(path: Path | str, start: LocalizeConfig) -> Grid:
     if not isinstance(values.get("rows"), dict) or not values["rows"]:
         raise ConfigError(f"{path}: 'rows' is missing; give a mapping from names to settings")
     base = with_changes(to_mapping(start), values.get("base") or {})
-    _checked(values.get("base") or {}, path, lines, ("base",))
-    rows = [_row(str(key), dict(more or {}), base, path, lines) for key, more in values["rows"].items()]
+    places = _lines_below(lines, ("base",))
+    build(LocalizeConfig, base, source=str(path), lines=places)
+    rows = [
+        _row(str(key), dict(more or {}), base, path, places | _lines_below(lines, ("rows", str(key))))
+        for key, more in values["rows"].items()
+    ]
     rows = [dataclasses.replace(row, against=row.against or rows[0].name) for row in rows]
     names = [row.name for row in rows]
     for row in rows:
@@ -92,14 +96,12 @@ def _row(name: str, more: dict[str, Any], base: dict[str, Any], path: Path, line
     if not name or any(character in name for character in "/\\") or name.startswith("."):
         raise ConfigError(f"{path}: '{name}' can't name a folder; use letters, digits, spaces, - and _")
     against = str(more.pop("against", ""))
-    _checked(more, path, lines, ("rows", name))
-    return GridRow(name, build(LocalizeConfig, with_changes(base, more), source=str(path)), against)
+    return GridRow(name, build(LocalizeConfig, with_changes(base, more), source=str(path), lines=lines), against)
 
 
-def _checked(values: Mapping[str, Any], path: Path, lines: Lines, place: tuple[str, ...]) -> None:
-    """Check the keys and types of a part, so that a mistake is reported with its own line."""
-    own = {key[len(place) :]: line for key, line in lines.items() if key[: len(place)] == place}
-    build(LocalizeConfig, values, source=str(path), lines=own)
+def _lines_below(lines: Lines, place: tuple[str, ...]) -> Lines:
+    """The lines of the settings of one part of a grid, by their keys there; of the part itself, for the rest."""
+    return {key[len(place) :]: line for key, line in lines.items() if key[: len(place)] == place}
 
 
 @dataclass

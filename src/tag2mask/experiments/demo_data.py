@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
+from tag2mask.common.errors import DataError, MissingExtraError
 from tag2mask.common.files import atomic_write, read_json, write_json
 from tag2mask.common.seeding import rng_for, seed_for
+from tag2mask.config import Range, SettingError, Settings
 from tag2mask.data.masks import write_mask
 
 # --- scenes of digits --------------------------------------------------------------------------------
@@ -45,31 +46,26 @@ Grey = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class SceneSettings:
+class SceneSettings(Settings):
     """Everything the scenes depend on; stored in `scenes.json`."""
 
-    images: int = 240  # training scenes
-    val_images: int = 80  # scenes of digits written by hand that no training scene shows
-    size: int = 128  # pixels; scenes are square
-    smallest: float = 0.36  # share of `size`; height of the smallest digit
-    largest: float = 0.54  # share of `size`; height of the largest digit
-    most_digits: int = 3  # digits in a scene, 1 to this many, of different classes
-    clutter: int = 9  # strokes, arcs and blobs in a scene that are no digits
-    seed: int = 0
+    images: Annotated[int, Range(ge=1, le=1_000_000)] = 240  # training scenes
+    # scenes of digits written by hand that no training scene shows
+    val_images: Annotated[int, Range(ge=0, le=1_000_000)] = 80
+    size: Annotated[int, Range(ge=32, le=4096, note="pixels")] = 128  # scenes are square
+    smallest: Annotated[float, Range(gt=0, le=0.9, note="of the size")] = 0.36  # height of the smallest digit
+    largest: Annotated[float, Range(gt=0, le=0.9, note="of the size")] = 0.54  # height of the largest digit
+    # digits in a scene, 1 to this many, of different classes
+    most_digits: Annotated[int, Range(ge=1, le=len(CLASSES))] = 3
+    clutter: Annotated[int, Range(ge=0, le=10_000)] = 9  # strokes, arcs and blobs in a scene that are no digits
+    seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError on settings that can't work."""
-        if self.images < 1 or self.val_images < 0 or self.size < 32 or self.clutter < 0:
-            raise ConfigError(
-                f"images {self.images}, val_images {self.val_images}, size {self.size}, clutter {self.clutter}: "
-                "need at least 1 image, no negative number and a size of 32 or more"
-            )
-        if not 8 / self.size <= self.smallest <= self.largest <= 0.9:
-            raise ConfigError(
-                f"digit heights {self.smallest}..{self.largest} of the size must rise within {8 / self.size:.2f}..0.9"
-            )
-        if not 1 <= self.most_digits <= len(CLASSES):
-            raise ConfigError(f"most_digits is {self.most_digits}; it must be in 1..{len(CLASSES)}")
+    def check_relations(self) -> None:
+        """Raise ConfigError for digits that are too small to be read, or smaller at most than at least."""
+        if not self.smallest * self.size >= 8:
+            raise SettingError(self, ("smallest", "size"), f"{8 / self.size:.2f} or more, 8 pixels of {self.size}")
+        if self.smallest > self.largest:
+            raise SettingError(self, ("smallest", "largest"), f"at most largest, {self.largest}")
 
 
 DEFAULT_SCENES = SceneSettings()

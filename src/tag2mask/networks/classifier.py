@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from tag2mask.networks.backbones import Backbone, keep_batch_norm_in_eval
+from tag2mask.networks.pooling import Pooling
+
+Tuned = Literal["head", "all"]
+BatchNorm = Literal["fixed", "trained"]
 
 
 class CAMClassifier(nn.Module):
     """Frozen trunk, tuned head, and a bias-free 1x1 convolution to C classes (RIB, section 3; CAM, CVPR 2016).
 
-    Batch norm always stays in evaluation mode with the pretrained statistics; `train()` doesn't change that.
+    Batch norm stays in evaluation mode with the pretrained statistics, and the trunk frozen, whatever `train()` is
+    asked; `learn` can change both for the training of the classifier itself. `pooling` joins positions to logits.
     """
 
-    def __init__(self, backbone: Backbone, n_classes: int) -> None:
+    def __init__(self, backbone: Backbone, n_classes: int, pooling: Pooling | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.pooling = pooling or Pooling()
+        self.learning: tuple[Tuned, BatchNorm] = ("head", "fixed")
         self.classifier = nn.Conv2d(backbone.channels, n_classes, kernel_size=1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
         backbone.trunk.requires_grad_(False)
@@ -30,10 +37,19 @@ class CAMClassifier(nn.Module):
         return self.classifier.out_channels
 
     def train(self, mode: bool = True) -> CAMClassifier:
-        """Set training mode, except for batch norm."""
+        """Set training mode, except for batch norm with fixed statistics."""
         super().train(mode)
-        keep_batch_norm_in_eval(self)
+        if self.learning[1] == "fixed":
+            keep_batch_norm_in_eval(self)
+        elif self.learning[0] == "head":
+            keep_batch_norm_in_eval(self.backbone.trunk)
         return self
+
+    def learn(self, tuned: Tuned = "head", batch_norm: BatchNorm = "fixed") -> CAMClassifier:
+        """Choose what the coming training changes; `learn()` goes back to the frozen trunk and fixed batch norm."""
+        self.learning = (tuned, batch_norm)
+        self.backbone.trunk.requires_grad_(tuned == "all")
+        return self.train(self.training)
 
     def trunk_features(self, images: Tensor) -> Tensor:
         """Frozen features (B, c, H/8, W/8) of ImageNet-normalised images (B, 3, H, W); no gradient."""
@@ -45,11 +61,19 @@ class CAMClassifier(nn.Module):
         return self.classifier(self.backbone.head(features))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C): global average pooling first, then the 1x1 convolution."""
-        features = self.backbone.head(self.trunk_features(images))
-        pooled = features.mean(dim=(2, 3), keepdim=True)  # (B, channels, 1, 1)
-        return self.classifier(pooled).flatten(1)
+        """Logits (B, C): for the reference, global average pooling first, then the 1x1 convolution."""
+        trunk = self.backbone.trunk if self.learning[0] == "all" else self.trunk_features
+        features = self.backbone.head(trunk(images))
+        if self.pooling.of_features:
+            return self.classifier(self.pooling(features)[:, :, None, None]).flatten(1)
+        return self.pooling(self.classifier(features))
+
+    def learned_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The two groups that the classifier's own training changes, as `learn` chose: pretrained and new."""
+        if self.learning[0] == "head":
+            return self.tuned_parameters()
+        return list(self.backbone.parameters()), self.tuned_parameters()[1]
 
     def tuned_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The two groups that are tuned: the head's (learning rate as given) and the classifier's (10x)."""
+        """The two groups that RIB tunes: the head's (learning rate as given) and the classifier's (10x)."""
         return list(self.backbone.head.parameters()), [cast(nn.Parameter, self.classifier.weight)]

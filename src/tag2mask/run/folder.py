@@ -6,11 +6,13 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import digest_value, read_json, write_json
+from tag2mask.common.values import as_dict, as_list, as_number, as_text
 
 if TYPE_CHECKING:
     from tag2mask.data import ImageRecord
@@ -41,9 +43,16 @@ class StageFolder:
     """
 
     def __init__(
-        self, path: Path, stage: str, *, config: dict[str, Any], seed: int, inputs: dict[str, str],
-        absent: Mapping[str, Any] | None = None, free: Collection[str] = (),
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        stage: str,
+        *,
+        config: dict[str, Any],
+        seed: int,
+        inputs: dict[str, str],
+        absent: Mapping[str, Any] | None = None,
+        free: Collection[str] = (),
+    ) -> None:
         self.path = path
         self.started = time.monotonic()
         self.failures: dict[str, str] = {}
@@ -130,9 +139,13 @@ class StageFolder:
 
 
 def refuse_other(
-    path: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, absent: Mapping[str, Any] | None = None,
+    path: Path,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    *,
+    absent: Mapping[str, Any] | None = None,
     free: Collection[str] = (),
-) -> None:  # fmt: skip
+) -> None:
     """Raise ConfigError, naming the first difference, unless manifest `old` in `path` is of the stage `new` asks for.
 
     Compares those of stage, config, seed and inputs that `new` has; `absent` and `free` as in `StageFolder`.
@@ -177,6 +190,37 @@ def read_manifest(folder: Path, stage: str, *, unfinished: bool = False) -> dict
     if not unfinished and not manifest.get("finished"):
         raise ConfigError(f"{folder}: '{stage}' is not finished there; run {stage} to its end first")
     return manifest
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json as those who look at a whole run use it; what isn't there or of another type is absent."""
+
+    stage: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    finished: bool = False
+    done: int = 0  # images
+    failed: dict[str, str] = field(default_factory=dict)  # what is wrong with an image, by its id
+    warnings: tuple[str, ...] = ()  # of a training
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_manifest(value: Any) -> Manifest:
+    """Read the value of a manifest.json, as far as it is one."""
+    found = as_dict(value)
+    states = {name: as_dict(state) for name, state in as_dict(found.get("images")).items()}
+    failed = {name: state for name, state in states.items() if state.get("status") == "failed"}
+    return Manifest(
+        as_text(found.get("stage")),
+        as_dict(found.get("config")),
+        as_number(found.get("seconds")),
+        bool(found.get("finished")),
+        sum(state.get("status") == "done" for state in states.values()),
+        {name: as_text(state.get("error")) or "failed" for name, state in failed.items()},
+        tuple(filter(None, map(as_text, (*as_list(found.get("warnings")), found.get("warning"))))),
+        found,
+    )
 
 
 def is_finished(folder: Path) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import yaml
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.common.values import as_count, as_dict, as_list, as_numbers, as_text
 from tag2mask.data import Dataset
-from tag2mask.run.folder import versions
+from tag2mask.run.folder import parse_manifest, versions
+from tag2mask.run.index import index_of
 
 KEPT = ("versions", "machine", "started", "seconds", "failures")  # of an earlier call, until there is something new
 
@@ -26,10 +29,73 @@ def read_info(out: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.is_file() else {}
 
 
+@dataclass(frozen=True)
+class Step:
+    """A stage in a run, as run.json names it for those who read the run's folder."""
+
+    folder: str  # in the run's
+    stage: str
+    title: str
+    per_image: bool = True  # works image by image, so seconds an image mean something
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """run.json as its readers use it; what isn't there or of another type is absent."""
+
+    name: str = ""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    started: str = ""
+    finished: bool = False
+    data: str = ""  # name of the data set
+    classes: tuple[str, ...] = ()
+    train_images: int | None = None
+    val_images: int | None = None
+    limited_to: int | None = None
+    stages: tuple[Step, ...] = ()  # what the run is made of, in its order
+    seconds: dict[str, float] = field(default_factory=dict)  # by folder
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+
+
+def parse_info(value: Any) -> RunInfo:
+    """Read the value of a run.json, as far as it is one."""
+    found = as_dict(value)
+    data, recipe = as_dict(found.get("data")), as_dict(found.get("recipe"))
+    return RunInfo(
+        as_text(found.get("name")) or as_text(recipe.get("name")),
+        recipe,
+        as_count(found.get("seed")),
+        as_text(found.get("started")),
+        bool(found.get("finished")),
+        as_text(data.get("root_name")),
+        tuple(map(str, as_list(data.get("classes")))),
+        as_count(data.get("train_images")),
+        as_count(data.get("val_images")),
+        as_count(data.get("limited_to")),
+        tuple(_steps(found.get("stages"))),
+        as_numbers(found.get("seconds")),
+        as_dict(found.get("machine")),
+        as_dict(found.get("versions")),
+    )
+
+
+def _steps(rows: Any) -> Iterable[Step]:
+    for row in map(as_dict, as_list(rows)):
+        folder, stage, title = (as_text(row.get(key)) for key in ("folder", "stage", "title"))
+        if folder and folder == Path(folder).name != "..":
+            yield Step(folder, stage, title or folder, row.get("per_image") is not False)
+
+
 def describe_run(
-    name: str, recipe: Mapping[str, Any], train: Dataset, val: Dataset | None, limited_to: int | None,
+    name: str,
+    recipe: Mapping[str, Any],
+    train: Dataset,
+    val: Dataset | None,
+    limited_to: int | None,
     old: Mapping[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What run.json says before the work begins; what an earlier call, whose run.json is `old`, has done stays."""
     info = {
         "name": name,
@@ -71,28 +137,14 @@ def _in_words(info: Mapping[str, Any]) -> str:
     )
 
 
-def write_start(out: Path, info: Mapping[str, Any], parts: Sequence[Dataset]) -> None:
-    """Write what the run is; `parts` are its training and its held-out images."""
+def write_start(out: Path, info: dict[str, Any], steps: Iterable[Step], parts: Sequence[Dataset]) -> None:
+    """Write what the run is; `steps` are its stages, which `info` is told, `parts` training and held-out images."""
+    info["stages"] = [asdict(step) for step in steps]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "run.json", info)
     with atomic_write(out / "recipe.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(info["recipe"], sort_keys=False, allow_unicode=True), "utf-8")
-    write_json(out / "index.json", _index(parts))
-
-
-def _index(parts: Sequence[Dataset]) -> dict[str, Any]:
-    images = {
-        record.id: {
-            "path": str(record.path),
-            "labels": [dataset.classes[label] for label in record.labels],
-            "split": record.split,
-            "mask": str(record.mask_path) if record.mask_path else None,
-        }
-        for dataset in parts
-        for record in dataset.records
-    }
-    lut = [int(value) for value in parts[0].mask_lut]
-    return {"classes": list(parts[0].classes), "images": images, "mask_lut": lut}
+    write_json(out / "index.json", index_of(parts))
 
 
 def machine() -> dict[str, Any]:
@@ -122,8 +174,7 @@ def manifests_of(out: Path) -> dict[str, dict[str, Any]]:
 def failures_of(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """What is wrong with which image, by "STAGE/ID"."""
     return {
-        f"{folder}/{image_id}": state["error"]
+        f"{folder}/{image_id}": error
         for folder in sorted(manifests)
-        for image_id, state in manifests[folder].get("images", {}).items()
-        if state["status"] == "failed"
+        for image_id, error in parse_manifest(manifests[folder]).failed.items()
     }

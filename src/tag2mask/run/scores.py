@@ -5,13 +5,14 @@ Terminal, report and results page all take their rows from here.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tag2mask.common.files import read_json, write_json
+from tag2mask.common.values import as_count, as_dict, as_list, as_number, as_numbers, as_text
 
 SEEDS, PSEUDO_MASKS = "class maps (seed)", "pseudo-masks"  # tasks: what rows must share to be compared
 FROM_TAGS, FROM_MASKS = "segmentation from image labels", "segmentation from true masks"
@@ -40,14 +41,29 @@ ROWS = [  # in the order of the chain
         "pseudo_mask", "pseudo-mask", "refined seeds: what the segmenter learns from", PSEUDO_MASKS, 0.75, family=True
     ),
     Row(
-        "segmentation_val", "segmentation", "network trained on the pseudo-masks, from tags only", FROM_TAGS,
+        "final_mask",
+        "final mask",
+        "the network's answer among each image's own tags",
+        PSEUDO_MASKS,
+        0.9,
         network="segmenter",
     ),
     Row(
-        "supervised_val", "upper bound", "same network trained on true masks; not reachable from tags", FROM_MASKS,
-        network="supervised", upper_bound=True,
+        "segmentation_val",
+        "segmentation",
+        "network trained on the pseudo-masks, from tags only",
+        FROM_TAGS,
+        network="segmenter",
     ),
-]  # fmt: skip
+    Row(
+        "supervised_val",
+        "upper bound",
+        "same network trained on true masks; not reachable from tags",
+        FROM_MASKS,
+        network="supervised",
+        upper_bound=True,
+    ),
+]
 
 
 def kind_of(key: str) -> Row:
@@ -76,17 +92,31 @@ class ScoreRow:
     split: str
     threshold: float | None
     chosen_on: str
-    curve: list[tuple[float, float]] = field(default_factory=list)
+    curve: list[tuple[float, float]] = field(default_factory=list)  # (threshold, mIoU)
     interval: tuple[float, float] | None = None  # 95 % bootstrap interval over the images
     made_by: str = ""  # what refined a pseudo-mask, e.g. "RIB+IRN"
+    saliency: str = ""  # where it came from, "" without
+    count_ignored: bool = False  # as in the reference's slip on COCO
     remarks: tuple[str, ...] = ()  # what has to be said besides the threshold
-    raw: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         """What the row is called: "CAM seed", "pseudo-mask RIB+IRN"."""
-        name = self.made_by or self.key.removeprefix(self.kind.key).strip("_")
-        return f"{self.kind.title} {name}".strip() if self.kind.family else self.kind.title
+        return f"{self.kind.title} {self._name}".strip() if self.kind.family else self.kind.title
+
+    @property
+    def short_title(self) -> str:
+        """The same where there is little room: comparisons by what makes them differ."""
+        return self._name if self.comparison else self.kind.title
+
+    @property
+    def _name(self) -> str:
+        return self.made_by or self.key.removeprefix(self.kind.key).strip("_")
+
+    @property
+    def about(self) -> str:
+        """What the row is, in a few words."""
+        return "refined otherwise; only scored" if self.comparison else self.kind.about
 
     @property
     def comparison(self) -> bool:
@@ -103,23 +133,38 @@ class ScoreRow:
         """The bootstrap interval in percent as "48.9-52.3", "" without one."""
         return "" if self.interval is None else "-".join(f"{100 * end:.1f}" for end in self.interval)
 
+    @property
+    def threshold_text(self) -> str:
+        """The threshold with two decimals, or a third one where it has it; "" without one."""
+        return "" if self.threshold is None else f"{self.threshold:.3f}".removesuffix("0")
+
     def describe(self) -> str:
         """One line: the figure, on which images, at which threshold chosen how."""
         interval = f" ({100 * LEVEL:.0f} %: {self.interval_text})" if self.interval else ""
         text = f"mIoU {100 * self.miou:.1f}{interval} on {self.images} {self.split} images"
         if self.threshold is not None:
-            text += f", threshold {self.threshold:.2f}, {self.chosen_on}"
+            text += f", threshold {self.threshold_text}, {self.chosen_on}"
         return ", ".join([text, *self.remarks])
 
 
 def chosen_on_truth(text: str) -> bool:
     """Whether a description of how a threshold was chosen says that true masks were used."""
-    import re
-
     text = text.casefold()
     if re.search(r"\b(no|not|without|never)\b[^.;]*\b(truth|masks?)\b", text):
         return False
     return bool(re.search(r"truth|true mask|oracle|\bgt\b", text))
+
+
+def threshold_marks(rows: Iterable[ScoreRow]) -> dict[str, str]:
+    """The ways in which thresholds were chosen, each with a letter that points to it from a table."""
+    texts = dict.fromkeys(row.chosen_on for row in rows if row.threshold is not None and row.chosen_on)
+    return {text: letter(number) for number, text in enumerate(texts)}
+
+
+def letter(number: int) -> str:
+    """The mark of the note `number`, counted from 0: "a" to "z", then "aa", "ab" and so on."""
+    before, place = divmod(number, 26)
+    return (letter(before - 1) if before else "") + "abcdefghijklmnopqrstuvwxyz"[place]
 
 
 @dataclass
@@ -152,29 +197,34 @@ def rows_of(stored: Mapping[str, Any]) -> list[ScoreRow]:
     return [row for row in rows if row is not None]
 
 
+def not_scored(rows: Iterable[ScoreRow]) -> list[str]:
+    """Titles of the rows of a whole chain that are not among `rows`."""
+    keys = {row.key for row in rows}
+    return [kind.title for kind in ROWS if kind.key not in keys]
+
+
 def read_row(key: str, stored: Any) -> ScoreRow | None:
     """One stored row; None where it has no mIoU. Whatever else is missing or of the wrong type is taken as absent."""
-    entry = stored if isinstance(stored, dict) else {}
+    entry = as_dict(stored)
     miou = as_number(entry.get("miou"))
     if miou is None:
         return None
-    per_class = {str(name): as_number(value) for name, value in _dict(entry.get("per_class")).items()}
-    ends = [as_number(_dict(entry.get("interval")).get(end)) for end in ("low", "high")]
-    images = as_number(entry.get("images"))
+    low, high = (as_number(as_dict(entry.get("interval")).get(end)) for end in ("low", "high"))
     return ScoreRow(
         key,
         kind_of(key),
         miou,
-        {name: value for name, value in per_class.items() if value is not None},
-        None if images is None else int(images),
-        str(entry.get("split") or ""),
+        as_numbers(entry.get("per_class")),
+        as_count(entry.get("images")),
+        as_text(entry.get("split")),
         as_number(entry.get("threshold")),
-        str(entry.get("threshold_chosen_on") or ""),
+        as_text(entry.get("threshold_chosen_on")),
         sorted(_points(entry.get("curve"))),
-        None if None in ends else (ends[0], ends[1]),  # type: ignore[arg-type]
-        str(entry.get("title") or ""),
+        None if low is None or high is None else (low, high),
+        as_text(entry.get("title")),
+        as_text(entry.get("saliency")),
+        bool(entry.get("count_ignored")),
         tuple(_remarks(entry)),
-        entry,
     )
 
 
@@ -190,18 +240,7 @@ def _remarks(entry: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _points(value: Any) -> Iterable[tuple[float, float]]:
-    for pair in value if isinstance(value, list) else []:
+    for pair in as_list(value):
         x, y = map(as_number, pair) if isinstance(pair, list) and len(pair) == 2 else (None, None)
         if x is not None and y is not None:
             yield x, y
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def as_number(value: Any) -> float | None:
-    """Return `value` as a finite float, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if math.isfinite(value) else None

@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tag2mask.common.errors import ConfigError, MissingExtraError
+from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
-from tag2mask.data import Dataset, ImageRecord, load_maps, read_image, write_mask
+from tag2mask.config import Free, Range, SettingError, Settings
+from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, load_maps, read_image, write_mask
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.images import Work, process_count, run_images
-from tag2mask.refine.crf import crf_available
+from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels
 from tag2mask.run.folder import StageFolder, read_manifest
 from tag2mask.stages.carry_over import carried_over
@@ -21,22 +22,23 @@ from tag2mask.stages.stage import Context, Planned, Stage
 
 
 @dataclass(frozen=True)
-class ConfidentConfig:
+class ConfidentConfig(Settings):
     """When a pixel counts as known; defaults are the RIB reference's for VOC 2012."""
 
-    foreground: float = 0.35  # background score, 0..1, over which a class is taken (reference)
-    background: float = 0.17  # background score, 0..1, under which background is taken (reference)
+    # background scores: over the first a class is taken, under the second background (reference)
+    foreground: Annotated[float, Range(ge=0, le=1)] = 0.35
+    background: Annotated[float, Range(ge=0, le=1)] = 0.17
     # cam: the two scores are CAM's; other maps get the scores at which they cover as much of the images
     scale: Literal["own", "cam"] = "own"
-    refinement: Literal["auto", "crf", "pamr", "none"] = "auto"  # auto: dense CRF where installed, else PAMR
+    # auto: dense CRF where installed, else PAMR
+    refinement: Annotated[str, Free("a name in METHODS or auto, checked below")] = "auto"
 
-    def __post_init__(self) -> None:
+    def check_relations(self) -> None:
         """Raise ConfigError for scores in the wrong order."""
-        if not 0 <= self.background <= self.foreground <= 1:
-            raise ConfigError(
-                f"confident: background {self.background} and foreground {self.foreground}; "
-                "expected 0 <= background <= foreground <= 1"
-            )
+        if self.background > self.foreground:
+            raise SettingError(self, ("background", "foreground"), f"at most foreground, {self.foreground}")
+        if self.refinement not in ("auto", *METHODS):
+            raise SettingError(self, ("refinement",), f"one of auto, {', '.join(METHODS)}")
 
 
 def confident(
@@ -48,7 +50,7 @@ def confident(
     `localization` is the folder that `localize` wrote, `maps` which of its two kinds is used. Resumes; broken images
     are noted in the manifest, and tried again by a later call. Raises ConfigError, MissingExtraError.
     """
-    config = dataclasses.replace(config, refinement=edge_method(config.refinement, "refine.confident.refinement"))
+    config = dataclasses.replace(config, refinement=method_named(config.refinement, "refine.confident.refinement"))
     execution = execution or Execution()
     made = read_manifest(localization, "localize")
     inputs = {"dataset": dataset.digest(), "maps": made["inputs"]["classifier"], "maps_config": str(made["config"])}
@@ -57,7 +59,7 @@ def confident(
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
-    config = _on_own_scale(config, localization, maps, folder, list(records), seed)
+    config = _on_own_scale(config, localization, maps, folder, [i for i in records if records[i].labels], seed)
     run_images(todo, make_work, (records, localization / maps, out / "masks", config), folder,
                processes=process_count(execution.processes, len(todo)), total=len(records),
                description=f"confident labels of {maps} ({config.refinement})",
@@ -83,24 +85,12 @@ def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: 
 
     def work(image_id: str) -> None:
         image = read_image(records[image_id])
-        found = load_maps(maps / f"{image_id}.npz").at_size(image.shape[:2])
+        found = maps_of(records[image_id], maps).at_size(image.shape[:2])
         labels = confident_labels(image, found.full(), found.classes, foreground=config.foreground,
                                   background=config.background, method=config.refinement)  # fmt: skip
         write_mask(masks / f"{image_id}.png", labels)
 
     return work
-
-
-def edge_method(asked: str, setting: str) -> Literal["crf", "pamr", "none"]:
-    """Replace "auto" by what this installation has, so that the manifest says what was used.
-
-    MissingExtraError names `setting` when it asks for the dense CRF and that isn't installed.
-    """
-    if asked == "crf" and not crf_available():
-        raise MissingExtraError("pydensecrf2", "crf", f"{setting}: crf")
-    if asked == "auto":
-        return "crf" if crf_available() else "pamr"
-    return "crf" if asked == "crf" else "pamr" if asked == "pamr" else "none"
 
 
 def as_made(folder: Path, setting: str, asked: Any) -> Any:
@@ -109,23 +99,28 @@ def as_made(folder: Path, setting: str, asked: Any) -> Any:
     if asked != "auto":
         return asked
     made = read_json(path)["config"].get(setting, "auto") if path.is_file() else "auto"
-    return edge_method("auto", setting) if made == "auto" else made
+    return method_named("auto", setting) if made == "auto" else made
 
 
 def _check(config: ConfidentConfig) -> None:
-    edge_method(config.refinement, "refine.confident.refinement")
+    method_named(config.refinement, "refine.confident.refinement")
 
 
 def records_with_maps(dataset: Dataset, maps: Path, folder: StageFolder) -> dict[str, ImageRecord]:
-    """Records by id that have a file in `maps`; the others are noted as failed in `folder`."""
+    """Records by id that have a file in `maps` or need none, since they have no tag; others fail in `folder`."""
     there = {path.name for path in maps.glob("*.npz")} if maps.is_dir() else set()
     if not there:
         raise ConfigError(f"{maps}: no maps there; run localize first, with localize.method: {maps.name}")
-    records = {record.id: record for record in dataset.records if f"{record.id}.npz" in there}
+    records = {r.id: r for r in dataset.records if not r.labels or f"{r.id}.npz" in there}
     for record in dataset.records:
         if record.id not in records:
             folder.fail(record.id, "has no maps (its localisation failed)")
     return records
+
+
+def maps_of(record: ImageRecord, maps: Path) -> LocalizationMaps:
+    """The maps of an image in the folder `maps`; of a negative, an image without any tag, maps of no class."""
+    return load_maps(maps / f"{record.id}.npz") if record.labels else LocalizationMaps.none(image_size(record.path))
 
 
 def _entries(context: Context) -> Iterable[Planned]:

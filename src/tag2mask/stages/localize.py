@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write, digest_file, digest_value, read_json, write_json
 from tag2mask.common.seeding import rng_for
+from tag2mask.config import Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, read_image, save_maps
 from tag2mask.data.partners import PartnerIndex
 from tag2mask.data.transforms import Draws, augment, rescale, to_tensor
@@ -48,22 +49,31 @@ Batch = tuple[TrunkFeatures, Tensor]
 
 
 @dataclass(frozen=True)
-class LocalizeConfig:
+class LocalizeConfig(Settings):
     """What is computed for every image."""
 
     method: Literal["rib", "cam"] = "rib"  # rib writes both: its first step is plain CAM
     rib: RIBConfig = dataclasses.field(default_factory=RIBConfig)
     # Relative growth of the target's logits in the first step, at the median training image: sets rib.learning_rate
     # for backbones other than ResNet-50, whose published 8e-6 doesn't carry over. null = rib.learning_rate as given.
-    growth: float | None = None
-    partner_long_side_min: int = 320  # pixels; partner images are augmented as in the classifier's training
-    partner_long_side_max: int = 640
-    partner_crop_size: int = 512
-    partner_cache: int = 1024  # MiB a process for frozen features of partner images, which are computed once
+    growth: Annotated[float | None, Range(gt=0, le=1000)] = None
+    # partner images are augmented as in the classifier's training
+    partner_long_side_min: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 320
+    partner_long_side_max: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 640
+    partner_crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 512
+    # a process, for frozen features of partner images, which are computed once
+    partner_cache: Annotated[int, Range(ge=0, le=1_048_576, note="MiB")] = 1024
     # Partners are drawn from as many images, class-balanced, as fit into the cache. false: from all of them, as in
     # the reference; where they don't fit, most are decoded and passed again and again.
     partner_bank: bool = True
-    gradient_images: int = 16  # a class, for the expected gradient of partners "amortised"
+    # a class, for the expected gradient of partners "amortised"
+    gradient_images: Annotated[int, Range(ge=1, le=1_000_000)] = 16
+
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of sizes."""
+        if self.partner_long_side_min > self.partner_long_side_max:
+            keys = ("partner_long_side_min", "partner_long_side_max")
+            raise SettingError(self, keys, f"at most partner_long_side_max, {self.partner_long_side_max}")
 
 
 FREE = ("rib.partner_chunk", "rib.channels_last", "rib.fold_batch_norm")  # time and memory; the maps up to round-off

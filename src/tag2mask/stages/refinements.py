@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
-from tag2mask.config import Lines, build, to_mapping, with_changes
+from tag2mask.config import Lines, build, to_mapping, where, with_changes
 from tag2mask.stages.confident import as_made
 from tag2mask.stages.refine import RefineConfig, check, title_of
 from tag2mask.stages.stage import Context, has_masks
@@ -153,7 +153,6 @@ def expanded(values: dict[str, Any], source: str, lines: Lines) -> dict[str, Any
     build(RefineConfig, base, source=source, lines=lines, place=("refine",))
     whole = {}
     for name, changes in comparisons.items():
-        line = lines.get(("comparisons", str(name)))
-        check_name(str(name), f"{source} line {line}: comparisons" if line else f"{source}: comparisons")
+        check_name(str(name), f"{where(source, lines, ('comparisons', str(name)))}: comparisons")
         whole[str(name)] = with_changes(base, changes) if isinstance(changes, Mapping) else changes
     return values | {"comparisons": whole}

@@ -12,6 +12,7 @@ from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
 from tag2mask.run.folder import StageFolder, refuse_other, started_without
+from tag2mask.run.info import Step
 from tag2mask.run.scores import Score
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class Planned:
     def settings(self) -> dict[str, Any]:
         """What decides the results, as the manifest has it."""
         return {**self.stage.used(self.config), **self.more}
+
+    @property
+    def step(self) -> Step:
+        """What run.json says of it."""
+        return Step(self.folder, self.stage.name, self.title or self.stage.title, self.stage.per_image)
 
     def refuse_other(self, context: Context) -> None:
         """Raise ConfigError, naming the difference, where its folder was made with other settings."""

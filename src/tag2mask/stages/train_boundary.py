@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import atomic_write, digest_value
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges
+from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, joint_augment, read_image, read_mask
 from tag2mask.data.maps import strided_size
 from tag2mask.data.transforms import resize, to_tensor
@@ -31,36 +31,39 @@ STRIDE = 4  # image pixels a position of the network's output
 
 
 @dataclass(frozen=True)
-class BoundaryConfig:
+class BoundaryConfig(Settings):
     """Settings of the boundary network; defaults are the RIB reference's for VOC 2012."""
 
-    backbone: str | None = None  # timm name; null = the classifier's
-    weights: str | None = None  # "auto", "none" or a file's path; null = what the classifier started from
-    epochs: int = 3  # reference
-    batch_size: int = 32  # images, of all processes together (reference)
+    # timm name; null = the classifier's
+    backbone: Annotated[str | None, Free("timm's names; built once before anything is computed")] = None
+    # "auto", "none" or a file's path; null = what the classifier started from
+    weights: Annotated[str | None, Free("a path; loaded once before anything is computed")] = None
+    epochs: Annotated[int, Range(ge=0, le=100_000)] = 3  # reference
+    batch_size: Annotated[int, Range(ge=1, le=8192)] = 32  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.1  # of the edge branch (reference)
-    displacement_multiplier: float = 10.0  # the displacement branch learns at 1.0 (reference)
-    weight_decay: float = 1e-4  # reference
-    momentum: float = 1e-4  # the reference passes its weight decay as momentum: in effect none
-    power: float = 0.9  # of the polynomial decay (reference)
-    crop_size: int = 512  # pixels (reference)
-    scale_min: float = 0.5  # random scale of the image (reference)
-    scale_max: float = 1.5
-    radius: int = 10  # positions of 4 pixels; pairs nearer than this are compared (reference)
+    learning_rate: Annotated[float, Range(gt=0, le=1000)] = 0.1  # of the edge branch (reference)
+    # the displacement branch learns at 1.0 (reference)
+    displacement_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 1e-4  # reference
+    # the reference passes its weight decay as momentum: in effect none
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 1e-4
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of the polynomial decay (reference)
+    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 512  # reference
+    scale_min: Annotated[float, Range(gt=0, le=8)] = 0.5  # random scale of the image (reference)
+    scale_max: Annotated[float, Range(gt=0, le=8)] = 1.5
+    # positions of 4 pixels; pairs nearer than this are compared (reference)
+    radius: Annotated[int, Range(ge=2, le=64, note="(a smaller one reaches no neighbour)")] = 10
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("boundary", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of scales and for crops without a single pair of pixels."""
         if self.scale_min > self.scale_max:
-            raise ConfigError(f"boundary.scale_min is {self.scale_min}; expected at most scale_max, {self.scale_max}")
+            raise SettingError(self, ("scale_min", "scale_max"), f"at most scale_max, {self.scale_max}")
+        side = 2 * self.radius - 1  # positions that the pairs of one pixel span
+        if -(-self.crop_size // STRIDE) < side:
+            needed = f"{STRIDE * (side - 1) + 1} or more pixels with radius {self.radius}"
+            raise SettingError(self, ("crop_size", "radius"), needed)
 
 
-_RANGES: Ranges = {
-    **TRAINING_RANGES,
-    "radius": (lambda v: v >= 2, "2 or more: a smaller one reaches no neighbour"),
-    "scale_min": (lambda v: v > 0, "above 0"),
-}
 NO_LABELS = "has no confident labels"
 
 

@@ -2,60 +2,89 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.functional.classification import binary_average_precision
 
-from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.progress import track
+from tag2mask.common.errors import DataError
 from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges
-from tag2mask.data import Dataset, ImageRecord, read_image
-from tag2mask.data.transforms import Draws, augment, resize_long, to_tensor
+from tag2mask.config import Free, Range, SettingError, Settings
+from tag2mask.data import Dataset, ImageRecord, image_size, read_image
+from tag2mask.data.transforms import Draws, augment, scaled_size
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
+from tag2mask.networks.classifier import BatchNorm, Tuned
+from tag2mask.networks.pooling import Kind, Pooling
 from tag2mask.run.folder import read_manifest
+from tag2mask.stages.learned_tags import warnings_of
 from tag2mask.stages.stage import Context, Planned, Stage
+from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
+
+CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at after every epoch
+DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
+DOUBTED_SHOWN = 24  # tags in the manifest
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(Settings):
     """Settings of the classifier; defaults are the RIB reference's for VOC 2012."""
 
-    backbone: str = "resnet50"  # timm name
-    weights: str = "auto"  # "auto", "none" (random) or a file's path
-    epochs: int = 5  # reference
-    batch_size: int = 16  # images, of all processes together (reference)
+    backbone: Annotated[str, Free("timm's names; the first thing that a run builds")] = "resnet50"
+    # "auto", "none" (random) or a file's path
+    weights: Annotated[str, Free("a path; the first thing that a run loads")] = "auto"
+    epochs: Annotated[int, Range(ge=0, le=100_000)] = 5  # reference
+    batch_size: Annotated[int, Range(ge=1, le=8192)] = 16  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.1  # of the backbone's head (reference)
-    new_layers_multiplier: float = 10.0  # the 1x1 convolution learns at 1.0 (reference)
-    weight_decay: float = 1e-4  # reference
-    momentum: float = 1e-4  # the reference passes its weight decay as momentum: in effect none
-    power: float = 0.9  # of the polynomial decay (reference)
-    long_side_min: int = 320  # pixels, long side drawn from this range (reference)
-    long_side_max: int = 640
-    crop_size: int = 512  # pixels (reference)
+    learning_rate: Annotated[float, Range(gt=0, le=1000)] = 0.1  # of the backbone's head (reference)
+    # the 1x1 convolution learns at 1.0 (reference)
+    new_layers_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 1e-4  # reference
+    # the reference passes its weight decay as momentum: in effect none
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 1e-4
+    schedule: Literal["poly", "one_cycle"] = "poly"  # of the learning rates: polynomial decay (reference)
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of the polynomial decay (reference)
+    # How positions are joined to a logit; the parameter of each and its source: networks/pooling.py
+    pooling: Kind = "average"  # reference
+    # null = the pooling's own default
+    pooling_parameter: Annotated[float | None, Range(gt=0, le=1000)] = None
+    tuned: Tuned = "head"  # stages up to stride 8 are frozen (reference), or all are tuned
+    batch_norm: BatchNorm = "fixed"  # to the pretrained statistics (reference), or trained with the rest
+    # 0: every photo once an epoch (reference). 1: photos are drawn so that each class, and photos without any, come
+    # equally often; between them: as far towards that as a power of the counts says.
+    balance: Annotated[float, Range(ge=0, le=1)] = 0.0
+    # most that pixels' values grow or fall, as a share, drawn for each sample
+    brightness: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    # long side drawn from this range (reference)
+    long_side_min: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 320
+    long_side_max: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 640
+    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 512  # reference
+    # "square": crop_size x crop_size (reference). "fit": no larger than the set's photos need, so that photos of one
+    # shape cost no padding.
+    crop: Literal["square", "fit"] = "square"
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("classifier", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of sizes."""
         if self.long_side_min > self.long_side_max:
-            raise ConfigError(
-                f"classifier.long_side_min is {self.long_side_min}; expected at most long_side_max, "
-                f"{self.long_side_max}"
+            raise SettingError(
+                self, ("long_side_min", "long_side_max"), f"at most long_side_max, {self.long_side_max}"
+            )
+        if self.pooling in ("top-share", "ranking") and (self.pooling_parameter or 0) > 1:
+            raise SettingError(
+                self, ("pooling_parameter", "pooling"), f"at most 1 for {self.pooling}, as a share of the positions"
             )
 
-
-_RANGES: Ranges = {**TRAINING_RANGES, "long_side_min": (lambda v: v >= 1, "1 or more pixels")}
+    def pooled(self) -> Pooling:
+        """The pooling with its parameter."""
+        return Pooling.of(self.pooling, self.pooling_parameter)
 
 
 def train_classifier(
@@ -64,8 +93,10 @@ def train_classifier(
 ) -> CAMClassifier:  # fmt: skip
     """Train on the images and labels of `dataset`; write weights.safetensors, log.jsonl and a manifest to `out`.
 
-    Masks are never read. Resumes from the last whole epoch. `validation`, where given, is only for reporting the
-    mean average precision of the tags. Raises ConfigError, DataError, WeightsError.
+    Masks are never read. Resumes from the last whole epoch. `validation`, where given, is only for reporting: the
+    average precision of its tags by class, after each epoch and at the end. The manifest also has the tags that the
+    classifier contradicts most and warnings of classes that it can't have learned. Raises ConfigError, DataError,
+    WeightsError.
     """
     execution = execution or Execution()
     inputs = {"dataset": dataset.digest()}
@@ -74,20 +105,97 @@ def train_classifier(
         return load_classifier(out)
     classifier = build_classifier(config.backbone, len(dataset.classes), config.weights, seed=seed)
     classifier = classifier.to(memory_format=torch.channels_last)
-    settings = FitSettings.of(config)
-    load = Samples(dataset.records, len(dataset.classes), config, seed)
+    classifier.pooling = config.pooled()
+    classifier.learn(config.tuned, config.batch_norm)
+    validation = validation if validation is not None and len(validation) else None
+    curve = Curve(validation.limit(CURVE_IMAGES, seed), config.long_side_max) if validation is not None else None
     names = [record.id for record in dataset.records]
-    fit(classifier, classifier.tuned_parameters(), classification_loss, load, names, settings, folder,
-        seed=seed, execution=execution, blank=-1)  # fmt: skip
+    fit(
+        classifier,
+        classifier.learned_parameters(),
+        classification_loss,
+        Samples.of(dataset, config, seed),
+        names,
+        FitSettings.of(config),
+        folder,
+        seed=seed,
+        execution=execution,
+        blank=-1,
+        weights=balanced_weights(dataset.label_matrix(), config.balance),
+        after_epoch=curve,
+    )
+    classifier.learn()
     save_module(classifier, out / "weights.safetensors")
-    more: dict[str, object] = {"classes": list(dataset.classes)}
-    if validation is not None and len(validation):
-        device = resolve_device(execution.device)
-        more["validation_map"] = mean_average_precision(classifier, validation, config.long_side_max, device)
-        more["validation_images"] = len(validation)
-    folder.finish((name for name in names if name not in folder.failures), **more)
+    learned = what_was_learned(classifier, dataset, validation, config, seed, resolve_device(execution.device))
+    folder.finish((name for name in names if name not in folder.failures), classes=list(dataset.classes), **learned)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return classifier
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Held-out mean average precision after an epoch; a class, so that it can be handed to other processes."""
+
+    validation: Dataset
+    long_side: int
+
+    def __call__(self, module: nn.Module) -> dict[str, float | None]:
+        """A figure for the log's row: `val_map` 0..1, null where no photo can be read."""
+        scores = tag_scores(cast(CAMClassifier, module), self.validation, self.long_side)
+        return {"val_map": _figure(mean_of(scores.average_precision()))}
+
+
+def what_was_learned(
+    classifier: CAMClassifier,
+    dataset: Dataset,
+    validation: Dataset | None,
+    config: ClassifierConfig,
+    seed: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Figures on held-out photos, tags to doubt, and warnings, for the manifest; computed in float32 on `device`.
+
+    `classifier` comes back in float32 on the CPU.
+    """
+    classifier = classifier.float().to(device)
+    parts = {"train": tag_scores(classifier, dataset.limit(DOUBTED_IMAGES, seed), config.long_side_max)}
+    if validation is not None:
+        parts["val"] = tag_scores(classifier, validation, config.long_side_max)
+    classifier.to("cpu")
+    held_out = parts.get("val")
+    found = _held_out_figures(held_out) if held_out is not None else {}
+    doubted = [row | {"split": split} for split, part in parts.items() for row in part.most_wrong(DOUBTED_SHOWN)]
+    doubted.sort(key=lambda row: row["score"] if row["tagged"] else 1 - row["score"])
+    return found | {
+        "doubted_tags": doubted[:DOUBTED_SHOWN],
+        "warnings": warnings_of(dataset.classes, dataset.label_matrix(), held_out),
+    }
+
+
+def _held_out_figures(scores: TagScores) -> dict[str, Any]:
+    precision = scores.average_precision()
+    return {
+        "validation_map": _figure(mean_of(precision)),
+        "validation_ap": {name: _figure(value) for name, value in precision.items()},
+        "validation_images": len(scores.ids),
+    }
+
+
+def _figure(value: float) -> float | None:
+    return None if value != value else round(value, 6)
+
+
+def balanced_weights(labels: np.ndarray, balance: float) -> tuple[float, ...]:
+    """How often each photo is drawn, from labels (N, C) bool: as its rarest class asks, to the power of `balance`.
+
+    Photos without any class count as one class more. Empty for 0: each photo once.
+    """
+    if balance == 0:
+        return ()
+    groups = np.column_stack([labels, ~labels.any(axis=1)])  # (N, C + 1)
+    counts = groups.sum(axis=0)
+    rarest = np.where(groups, counts, len(labels)).min(axis=1)  # (N,)
+    return tuple((len(labels) / rarest) ** balance)
 
 
 def classification_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -114,23 +222,51 @@ class Samples:
     records: tuple[ImageRecord, ...]
     n_classes: int
     config: ClassifierConfig
+    crop: tuple[int, int]  # (H, W) of a sample
     seed: int
 
+    @classmethod
+    def of(cls, dataset: Dataset, config: ClassifierConfig, seed: int) -> Samples:
+        """Take the photos of a data set, and their shapes where crops shall fit them."""
+        return cls(dataset.records, len(dataset.classes), config, crop_of(dataset.records, config), seed)
+
     def __call__(self, epoch: int, index: int) -> Sample:
-        """Image (3, crop, crop) and labels (C,)."""
-        return load_sample(self.records[index], self.n_classes, self.config, self.seed, epoch)
+        """Image (3, *crop) and labels (C,)."""
+        record = self.records[index]
+        return load_sample(record, self.config, self.crop, self.seed, epoch), label_vector(record, self.n_classes)
 
 
-def load_sample(record: ImageRecord, n_classes: int, config: ClassifierConfig, seed: int, epoch: int) -> Sample:
-    """Decode and augment one image; the draws depend on seed, epoch and the image's id alone."""
+def load_sample(
+    record: ImageRecord, config: ClassifierConfig, crop: tuple[int, int], seed: int, epoch: int
+) -> Tensor:
+    """Decode and augment one image (3, *crop); the draws depend on seed, epoch and the image's id alone."""
     image = read_image(record)
     rng = rng_for(seed, "augment", epoch, record.id)
     sides = (config.long_side_min, config.long_side_max)
-    draws = Draws.draw(rng, (image.shape[0], image.shape[1]), long_side=sides, crop_size=config.crop_size)
-    return torch.from_numpy(augment(image, draws, config.crop_size)), label_vector(record, n_classes)
+    size = (image.shape[0], image.shape[1])
+    draws = Draws.draw(rng, size, long_side=sides, crop_size=crop, brightness=config.brightness)
+    return torch.from_numpy(augment(image, draws, crop))
 
 
-@torch.no_grad()
+def crop_of(records: Sequence[ImageRecord], config: ClassifierConfig) -> tuple[int, int]:
+    """Sides (H, W) of the training samples: the square, or of it what the largest of the photos fill."""
+    square = (config.crop_size, config.crop_size)
+    if config.crop == "square":
+        return square
+    sizes = [size for size in map(_size_in_training, records, repeat(config.long_side_max)) if size is not None]
+    if not sizes:
+        return square
+    return min(config.crop_size, max(h for h, _ in sizes)), min(config.crop_size, max(w for _, w in sizes))
+
+
+def _size_in_training(record: ImageRecord, long_side: int) -> tuple[int, int] | None:
+    try:
+        size = image_size(record.path)
+    except DataError:
+        return None  # reported when its turn comes
+    return scaled_size(size, long_side / max(size))
+
+
 def mean_average_precision(
     classifier: CAMClassifier, dataset: Dataset, long_side: int, device: torch.device | None = None
 ) -> float:
@@ -139,23 +275,9 @@ def mean_average_precision(
     Over the classes that occur there; NaN when no image can be read. Computed on `device` (default: the CPU) in
     float32, whatever the training's precision; `classifier` comes back in float32 on the CPU.
     """
-    device = device or torch.device("cpu")
-    classifier = classifier.float().to(device)
-    logits, labels = [], []
-    for record in track(dataset.records, total=len(dataset), description="tags of held-out images"):
-        try:
-            image = resize_long(read_image(record), long_side)
-        except DataError:
-            continue  # reported where the image is used; here it only lacks from an average
-        logits.append(classifier(to_tensor(image)[None].to(device))[0].cpu())
-        labels.append(label_vector(record, len(dataset.classes)).int())
+    scores = tag_scores(classifier.float().to(device or torch.device("cpu")), dataset, long_side)
     classifier.to("cpu")
-    if not logits:
-        return math.nan
-    present = torch.stack(labels).any(dim=0)
-    scores, truth = torch.stack(logits), torch.stack(labels)
-    found = [binary_average_precision(scores[:, c], truth[:, c]) for c in present.nonzero().flatten()]
-    return float(torch.stack(found).mean())
+    return mean_of(scores.average_precision())
 
 
 def load_classifier(folder: Path) -> CAMClassifier:
@@ -163,7 +285,13 @@ def load_classifier(folder: Path) -> CAMClassifier:
     manifest = read_manifest(folder, "train-classifier")
     classifier = build_classifier(manifest["config"]["backbone"], len(manifest["classes"]), "none")
     load_module(classifier, folder / "weights.safetensors")
+    classifier.pooling = pooling_of(manifest["config"])
     return classifier.to(memory_format=torch.channels_last)
+
+
+def pooling_of(settings: Mapping[str, Any]) -> Pooling:
+    """The pooling that a manifest's settings name; earlier ones name none and mean the average."""
+    return Pooling.of(settings.get("pooling", "average"), settings.get("pooling_parameter"))
 
 
 def _entries(context: Context) -> Iterable[Planned]:
@@ -173,14 +301,11 @@ def _entries(context: Context) -> Iterable[Planned]:
 
 
 def _run(entry: Planned, context: Context) -> None:
-    train_classifier(
-        context.train,
-        context.out / entry.folder,
-        entry.config,
-        seed=context.seed,
-        execution=context.execution,
-        validation=context.val,
-    )
+    out = context.out / entry.folder
+    seed, execution = context.seed, context.execution
+    train_classifier(context.train, out, entry.config, seed=seed, execution=execution, validation=context.val)
+    for warning in read_manifest(out, STAGE.name).get("warnings", ()):
+        context.say(f"! {warning}")
 
 
 STAGE = Stage(

@@ -192,17 +192,22 @@ def _lines(path: Path) -> list[str]:
 def _stem(line: str, images: Path | None = None) -> str:
     """Return the image's name: all of the line, without a trailing -1, 0, 1 or mask and without suffix.
 
-    A folder stays where `images` has it.
+    A folder stays where `images` has it, and a trailing number that belongs to an image's name there.
     """
     image, _, mask = line.strip().rpartition(" ")
     if image.lower().endswith(".jpg") and mask.lower().endswith(".png"):  # lists of pairs, as SBD's often come
         line = image
     text, _, flag = line.strip().rpartition(" ")
-    name = text.strip() if text and flag in ("-1", "0", "1") else line.strip()
+    flagged = text and flag in ("-1", "0", "1") and not _has_image(images, line.strip())
+    name = text.strip() if flagged else line.strip()
     folder, _, name = name.replace("\\", "/").rpartition("/")
     name = name[: -len(".jpg")] if name.lower().endswith((".jpg", ".png")) else name
     relative = inside(folder) if folder and images is not None else None
     return f"{relative}/{name}" if relative and images is not None and (images / relative).is_dir() else name
+
+
+def _has_image(images: Path | None, name: str) -> bool:
+    return images is not None and any((images / f"{name}{suffix}").is_file() for suffix in (".jpg", ".png"))
 
 
 def _fill_labels(

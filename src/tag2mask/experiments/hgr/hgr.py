@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -19,6 +19,7 @@ from torch import Tensor
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json
 from tag2mask.common.progress import track
+from tag2mask.config import Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
 from tag2mask.engine.execution import cpu_threads, resolve_device
 from tag2mask.experiments.hgr.ratio import THRESHOLD, high_gradient_ratio, share_of_maximum
@@ -32,26 +33,21 @@ from tag2mask.stages.train_classifier import load_classifier
 
 
 @dataclass(frozen=True)
-class HGRConfig:
+class HGRConfig(Settings):
     """What is measured; the classifier, the data and RIB's settings are the run's."""
 
-    images: int = 24  # class-balanced, out of those with a mask
-    split: str = "train"  # "train" or "val"
-    steps: int | None = None  # RIB's K; None = the run's
-    threshold: float = THRESHOLD  # paper
-    # Pixels, odd: magnitudes are averaged over a box of this width before their maximum is taken. Gradients of deep
-    # networks are noise from pixel to pixel; 1, the toy experiment's way, is always measured as well.
-    smoothing: int = 15
+    images: Annotated[int, Range(ge=1, le=1_000_000)] = 24  # class-balanced, out of those with a mask
+    split: Literal["train", "val"] = "train"
+    steps: Annotated[int | None, Range(ge=2, le=10_000)] = None  # RIB's K; None = the run's
+    threshold: Annotated[float, Range(gt=0, lt=1)] = THRESHOLD  # paper
+    # Magnitudes are averaged over a box of this width before their maximum is taken. Gradients of deep networks are
+    # noise from pixel to pixel; 1, the toy experiment's way, is always measured as well.
+    smoothing: Annotated[int, Range(ge=1, le=9999, note="pixels, odd")] = 15
 
-    def __post_init__(self) -> None:
-        if self.images < 1 or (self.steps is not None and self.steps < 2):
-            raise ConfigError(f"images {self.images}, steps {self.steps}: need 1 image or more, 2 steps or more")
-        if self.split not in ("train", "val"):
-            raise ConfigError(f"split: '{self.split}' is not allowed; it must be train or val")
-        if self.smoothing < 1 or self.smoothing % 2 == 0 or not 0 < self.threshold < 1:
-            raise ConfigError(
-                f"smoothing {self.smoothing}, threshold {self.threshold}: need an odd width and 0 < threshold < 1"
-            )
+    def check_relations(self) -> None:
+        """Raise ConfigError for a box without a middle."""
+        if self.smoothing % 2 == 0:
+            raise SettingError(self, ("smoothing",), "an odd number")
 
 
 class Ratio(NamedTuple):

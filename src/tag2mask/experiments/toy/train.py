@@ -17,6 +17,7 @@ from tag2mask.experiments.toy.data import Pictures
 from tag2mask.experiments.toy.endings import Ending, of_class
 from tag2mask.experiments.toy.network import SixStages
 from tag2mask.rib import PolySGD, RIBConfig, calibrated_learning_rate, gndrp
+from tag2mask.rib import rib_loss as loss_of_present
 
 Batch = tuple[Tensor, Tensor]  # images (N, 1, S, S), labels (N,)
 Loss = Callable[[SixStages, Tensor, Tensor], Tensor]  # network, images (N, 1, S, S), labels (N,) -> scalar
@@ -63,7 +64,7 @@ def rib_loss(network: SixStages, images: Tensor, labels: Tensor) -> Tensor:
 
     The paper's ceiling min(m, logit) is left out: ten steps don't come near it.
     """
-    return -of_class(network(images), labels).sum()
+    return loss_of_present(network(images), F.one_hot(labels, len(DIGITS)))
 
 
 def opposed_loss(network: SixStages, images: Tensor, labels: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ def opposed_loss(network: SixStages, images: Tensor, labels: Tensor) -> Tensor:
 def gndrp_loss(network: SixStages, images: Tensor, labels: Tensor) -> Tensor:
     """RIB's loss on logits pooled by GNDRP: positions that made the decision are left out of the mean."""
     maps = network.class_maps(images)  # (N, 2, s, s)
-    return -of_class(gndrp(maps, F.one_hot(labels, len(DIGITS)), RIBConfig().tau), labels).sum()
+    present = F.one_hot(labels, len(DIGITS))
+    return loss_of_present(gndrp(maps, present, RIBConfig().tau), present)
 
 
 def margin(network: SixStages, images: Tensor, labels: Tensor) -> Tensor:

@@ -12,17 +12,17 @@ import pytest
 import torch
 from refine_world import make_world
 
-from tag2mask import pipeline
 from tag2mask.chain import Chain, open_chain
 from tag2mask.common.errors import ConfigError, MissingExtraError, WeightsError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
-from tag2mask.recipe import DataConfig, Recipe, Splits, read_splits
+from tag2mask.recipe import DataConfig, Recipe, read_splits
 from tag2mask.stages import train_classifier as classifier_stage
 from tag2mask.stages.evaluate import EvaluateConfig
 from tag2mask.stages.refine import RefineConfig, WalkConfig, refine
+from tag2mask.stages.stage import Context
 from tag2mask.stages.train_boundary import BoundaryConfig
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 from tag2mask.stages.train_segmenter import NO_MASK, SegmenterConfig, train_segmenter
@@ -47,7 +47,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Pat
                                         mask_path=tmp_path / "photos" / r.mask_path.name)  # type: ignore[union-attr]
                     for r in dataset.records)  # fmt: skip
     dataset = dataclasses.replace(dataset, records=records)
-    monkeypatch.setattr(pipeline, "read_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr("tag2mask.recipe.read_dataset", lambda *_, **__: dataset)
     made = {"localization": ("localize", RECIPE.localize), "classifier": ("train-classifier", RECIPE.classifier)}
     for folder, (stage, config) in made.items():
         manifest = {"stage": stage, "config": to_mapping(config), "seed": 0, "inputs": {"classifier": "0"}}
@@ -94,7 +94,7 @@ def test_what_has_no_stage_yet_may_change(world: tuple[Dataset, Path]) -> None:
     rib = recipe.localize.rib.replace(channels_last=True)  # only memory and time
     recipe = dataclasses.replace(recipe, localize=dataclasses.replace(recipe.localize, rib=rib),
                                  comparisons={"low": dataclasses.replace(RECIPE.refine, threshold=0.2)})  # fmt: skip
-    opened(out, recipe).refine()
+    opened(out, recipe).run_stage("refine")
     assert "resamples: 7" in (out / "recipe.yaml").read_text()
     other = {"low": dataclasses.replace(RECIPE.refine, threshold=0.1)}
     with pytest.raises(ConfigError, match=r"pseudo_masks_low: .*threshold: 0.2 there, 0.1 now"):
@@ -106,7 +106,7 @@ def test_automatic_methods_are_what_was_there(world: tuple[Dataset, Path], monke
     manifest = read_json(out / "pseudo_masks" / "manifest.json")
     manifest["config"]["method"] = "pamr"
     write_json(out / "pseudo_masks" / "manifest.json", manifest | {"title": "RIB+PAMR"})
-    monkeypatch.setattr("tag2mask.stages.confident.crf_available", lambda: True)
+    monkeypatch.setattr("tag2mask.refine.methods.crf_available", lambda: True)
     scores = opened(out, changed(refine={"method": "auto"})).evaluate()
     assert scores["pseudo_mask"]["title"] == "RIB+PAMR"
 
@@ -114,14 +114,14 @@ def test_automatic_methods_are_what_was_there(world: tuple[Dataset, Path], monke
 def test_scores_name_the_settings_that_made_the_masks(world: tuple[Dataset, Path]) -> None:
     dataset, out = world
     other = dataclasses.replace(RECIPE, refine=RefineConfig(method="irn", walk=WalkConfig(threshold=0.3)))
-    row = Chain(other, Splits(dataset, None, None), out, {}, HERE, [].append).evaluate()["pseudo_mask"]
+    row = Chain(Context(other, dataset, None, out, HERE, [].append), {}).evaluate()["pseudo_mask"]
     assert (row["threshold"], row["threshold_chosen_on"], row["title"]) == (0.45, "a guess", "RIB+threshold")
 
 
 def test_a_folder_keeps_its_limit(world: tuple[Dataset, Path], tmp_path: Path) -> None:
     out, said = tmp_path / "limited", []
-    assert len(opened(out, limit=3).train) == 3
-    assert len(opened(out, said=said).train) == 3
+    assert len(opened(out, limit=3).context.train) == 3
+    assert len(opened(out, said=said).context.train) == 3
     assert "--limit 3, as" in said[0]
     with pytest.raises(
         ConfigError, match=r"on 3 training \(--limit 3\) .*on 4 training \(--limit 4\).*another --out"
@@ -142,7 +142,7 @@ def test_steps_finish_a_run_and_leave_it_finished(world: tuple[Dataset, Path]) -
     info = read_json(out / "run.json")
     assert not info["finished"]
     assert info["seconds"]["classifier"] == 2.5
-    opened(out).train_segmenter()
+    opened(out).run_stage("train-segmenter")
     info = read_json(out / "run.json")
     assert info["finished"]
     assert set(info["failures"]) == {"pseudo_masks/image 5", "segmenter/image 5"}
@@ -154,7 +154,7 @@ def test_steps_finish_a_run_and_leave_it_finished(world: tuple[Dataset, Path]) -
     more = dataclasses.replace(RECIPE, comparisons={"low": dataclasses.replace(RECIPE.refine, threshold=0.2)})
     opened(out, more).evaluate()
     assert not read_json(out / "run.json")["finished"]
-    opened(out, more).refine()
+    opened(out, more).run_stage("refine")
     opened(out, more).evaluate()
     assert read_json(out / "run.json")["finished"]
 
@@ -175,9 +175,9 @@ def test_an_image_that_works_by_now_stops_no_trained_network(world: tuple[Datase
     dataset.records[5].path.write_bytes(dataset.records[3].path.read_bytes())
     said: list[str] = []
     chain = opened(out, said=said)
-    chain.refine()
+    chain.run_stage("refine")
     assert (out / "pseudo_masks" / "masks" / "image 5.png").is_file()
-    chain.train_segmenter()
+    chain.run_stage("train-segmenter")
     assert (out / "segmenter" / "weights.safetensors").stat().st_mtime_ns == weights
     assert any("trained without 1 images that failed then and work by now, e.g. image 5" in line for line in said)
     (out / "pseudo_masks" / "masks" / "image 2.png").unlink()
@@ -212,7 +212,7 @@ def test_a_classifier_that_was_killed_after_training_is_not_trained_again(
 
     half = dataclasses.replace(HERE, precision="bf16-true")
     with monkeypatch.context() as patch:
-        patch.setattr(classifier_stage, "mean_average_precision", stop)
+        patch.setattr(classifier_stage, "what_was_learned", stop)
         with pytest.raises(KeyboardInterrupt):
             train_classifier(dataset, out, config, execution=half, validation=dataset)
     weights = (out / "weights.safetensors").read_bytes()
@@ -245,11 +245,11 @@ def test_what_a_later_step_lacks_shows_before_the_first(
     recipe: Recipe, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, _ = make_world(tmp_path, images=2)
-    for module in ("confident", "predict"):
-        crf = module == "confident"  # for predict.crf alone it is missing
-        monkeypatch.setattr(f"tag2mask.stages.{module}.crf_available", lambda crf=crf: crf)
+    for module in ("refine.methods", "stages.predict"):
+        crf = module == "refine.methods"  # for predict.crf alone it is missing
+        monkeypatch.setattr(f"tag2mask.{module}.crf_available", lambda crf=crf: crf)
     said: list[str] = []
-    chain = Chain(recipe, Splits(dataset, dataset, None), tmp_path / "run", {}, HERE, said.append)
+    chain = Chain(Context(recipe, dataset, dataset, tmp_path / "run", HERE, said.append), {})
     with pytest.raises(error, match=message):
         chain.run()
     assert said == []
@@ -261,7 +261,7 @@ def test_a_finished_run_checks_no_network_again(world: tuple[Dataset, Path], mon
     finish_segmenter(dataset, out)
     recipe = dataclasses.replace(RECIPE, supervised=False)
     monkeypatch.setattr("tag2mask.stages.train_segmenter.build_segmenter", None)
-    Chain(recipe, Splits(dataset, None, None), out, {}, HERE, [].append).check()
+    Chain(Context(recipe, dataset, None, out, HERE, [].append), {}).check()
 
 
 # --- splits --------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_images_without_a_split(
     dataset, _ = make_world(tmp_path)
     records = tuple(dataclasses.replace(r, split=name) for r, name in zip(dataset.records, names, strict=True))
     read: Callable[..., Dataset] = lambda *_, **__: dataclasses.replace(dataset, records=records)  # noqa: E731
-    monkeypatch.setattr(pipeline, "read_dataset", read)
+    monkeypatch.setattr("tag2mask.recipe.read_dataset", read)
     found = read_splits(Recipe("x"), tmp_path)
     assert (len(found.train), len(found.val or ()), found.unassigned) == (train, val, unassigned)
     said: list[str] = []
