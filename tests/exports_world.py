@@ -69,7 +69,7 @@ def make_world(root: Path, classes: tuple[str, ...] = CLASSES) -> World:
     paths = {image_id: photos / name for image_id, name in NAMES.items()} | {"failed": photos / "failed.jpg"}
     records = tuple(ImageRecord(i, path, (0,), "val" if i == UNSURE else "train") for i, path in paths.items())
     dataset = Dataset("photos", classes, records)
-    write_start(run, describe_run("tiny", {"seed": 0}, dataset, None, None, {}), [dataset])
+    write_start(run, describe_run("tiny", {"seed": 0}, dataset, None, None, {}), [], [dataset])
     write_step(run / "pseudo_masks", masks, {"failed": "is empty"})
     write_step(run / "predictions", {UNSURE: np.zeros((16, 15), np.uint8)})
     return World(run, photos, masks)

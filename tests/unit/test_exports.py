@@ -323,7 +323,9 @@ def test_cvat_takes_classes_as_objects_where_there_are_too_many(world: World) ->
     np.testing.assert_array_equal(objects, mask)
 
 
-@pytest.mark.parametrize(("classes", "reason"), [(("a:b", "a b"), "written like 'a:b'"), (("#1",), "a comment")])
+@pytest.mark.parametrize(
+    ("classes", "reason"), [(("a:b", "a_b"), "written like 'a:b'"), (("#1", "_1"), "written like '#1'")]
+)
 def test_cvat_refuses_classes_that_it_cannot_name(
     tmp_path: Path, classes: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -513,7 +515,7 @@ def test_overlays_lie_over_the_upright_photo(world: World) -> None:
         mask = world.masks[image_id]
         assert found.shape == photo.shape
         wanted = np.where(mask[..., None] > 0, (photo + voc_palette()[mask]) / 2, photo)
-        assert np.abs(found - wanted).mean() < 6  # JPEG; a mask that lies elsewhere gives 20
+        assert np.abs(found - wanted).mean() < 9  # JPEG; a mask that lies elsewhere gives 20
     world.photos.rename(world.photos.with_name("moved"))
     with pytest.raises(DataError, match="does not exist"):
         write_masks(open_source(world.run), world.run.parent / "missing", "overlay")

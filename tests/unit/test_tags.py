@@ -62,7 +62,7 @@ def test_unknown_classes_and_photos_are_named(photos: Path, tmp_path: Path) -> N
 
 def test_class_files(tmp_path: Path) -> None:
     write_class_files(tmp_path, ("cat", "a: b"))
-    assert (tmp_path / "classes.txt").read_text("utf-8") == "background\ncat\na: b\n"
+    assert (tmp_path / "classes.txt").read_text("utf-8") == "cat\na: b\n"
     lines = (tmp_path / "labelmap.txt").read_text("utf-8").splitlines()
-    assert lines == ["# label:color_rgb:parts:actions", "background:0,0,0::", "cat:128,0,0::", "a b:0,128,0::"]
+    assert lines == ["# label:color_rgb:parts:actions", "background:0,0,0::", "cat:128,0,0::", "a_ b:0,128,0::"]
     assert all(line.count(":") == 3 for line in lines)

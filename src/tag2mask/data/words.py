@@ -38,8 +38,9 @@ def plain(text: str) -> str:
 
 
 def labelmap_name(name: str) -> str:
-    """Return a class as labelmap.txt calls it, where a ':' separates fields: it becomes a space."""
-    return " ".join(name.replace(":", " ").split())
+    """Return a class's name as a label map can have it: ':' separates its fields, '#' begins a comment."""
+    plain_name = " ".join(name.replace(":", "_").split())
+    return f"_{plain_name[1:]}" if plain_name.startswith("#") else plain_name
 
 
 def is_empty(cell: str) -> bool:

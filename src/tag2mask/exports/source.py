@@ -16,6 +16,7 @@ from tag2mask import __version__
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
 from tag2mask.common.files import read_json
 from tag2mask.common.progress import track
+from tag2mask.data.classes import read_list
 from tag2mask.data.images import image_size
 from tag2mask.data.masks import read_mask
 from tag2mask.data.records import IGNORED, BadFileError, printable
@@ -207,11 +208,12 @@ def _states(masks: Path) -> dict[str, dict[str, Any]]:
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    """The classes beside masks of photos: line v + 1 of classes.txt names the value v."""
+    """The classes beside masks of photos, as classes.txt names them."""
     path = folder / "classes.txt"
-    if not path.is_file():
+    found = read_list(path) if path.is_file() else None
+    if found is None:
         raise ConfigError(f"{folder}: {_no_run(None)}")
-    return tuple(path.read_text(encoding="utf-8").rstrip("\n").split("\n")[1:])
+    return tuple(found.names)
 
 
 def _placed(paths: Sequence[Path], root: Path, photos: Path | str | None) -> list[tuple[Path, str]]:
