@@ -62,11 +62,17 @@ BOX = "0.5 0.5 0.1 0.1"
     ],
 )
 def test_yolo(write: Write, paths: str) -> None:
-    root = write({
-        "data.yaml": paths + "names:\n  0: dog\n  1: cat\n", "images/train/a.jpg": None, "images/train/b.jpg": None,
-        "images/val/c.jpg": None, "labels/train/a.txt": f"1 {BOX}\n1 0.1 0.1 0.2 0.2 0.3 0.3\n0 {BOX}\n",
-        "labels/train/b.txt": "", "labels/val/c.txt": f"0 {BOX}\n",
-    })  # fmt: skip
+    root = write(
+        {
+            "data.yaml": paths + "names:\n  0: dog\n  1: cat\n",
+            "images/train/a.jpg": None,
+            "images/train/b.jpg": None,
+            "images/val/c.jpg": None,
+            "labels/train/a.txt": f"1 {BOX}\n1 0.1 0.1 0.2 0.2 0.3 0.3\n0 {BOX}\n",
+            "labels/train/b.txt": "",
+            "labels/val/c.txt": f"0 {BOX}\n",
+        }
+    )
     dataset = read_dataset(root)
     assert dataset.classes == ("dog", "cat")
     assert list(labels(dataset).values()) == [["dog", "cat"], [], ["dog"]]
@@ -86,15 +92,26 @@ def test_yolo_of_roboflow_with_lists_and_missing_labels(write: Write) -> None:
     assert splits(dataset) == ["train"] * 3 + ["val"]
     assert labels(dataset)["train__images__2"] == []
     assert [str(p) for p in dataset.problems if p.kind == "no-label-file"] != []
-    root = write({"data.yaml": "train: train.txt\nval: valid/images\nnames: [cat]\n",
-                  "train.txt": "./train/images/0.jpg\n/elsewhere/train/images/1.jpg\ngone.jpg\n"})  # fmt: skip
+    root = write(
+        {
+            "data.yaml": "train: train.txt\nval: valid/images\nnames: [cat]\n",
+            "train.txt": "./train/images/0.jpg\n/elsewhere/train/images/1.jpg\ngone.jpg\n",
+        }
+    )
     assert problems(read_dataset(root)) == ["missing-image"]
     assert len(read_dataset(root)) == 3
 
 
 def test_yolo_without_yaml_and_with_wrong_files(write: Write) -> None:
-    root = write({"images/a.jpg": None, "images/b.jpg": None, "labels/a.txt": f"1 {BOX}\n", "labels/b.txt": "cat 1 2\n",
-                  "labels/classes.txt": "dog\ncat\n"})  # fmt: skip
+    root = write(
+        {
+            "images/a.jpg": None,
+            "images/b.jpg": None,
+            "labels/a.txt": f"1 {BOX}\n",
+            "labels/b.txt": "cat 1 2\n",
+            "labels/classes.txt": "dog\ncat\n",
+        }
+    )
     dataset = read_dataset(root)
     assert labels(dataset) == {"images__a": ["cat"]}
     assert problems(dataset) == ["bad-annotation"]
@@ -103,8 +120,14 @@ def test_yolo_without_yaml_and_with_wrong_files(write: Write) -> None:
 
 
 def test_yolo_never_leaves_its_folder(write: Write, tmp_path: Path) -> None:
-    root = write({"set/data.yaml": "train: ../../outside\nnames: [cat]\n", "outside/a.jpg": None,
-                  "set/images/b.jpg": None, "set/labels/b.txt": f"0 {BOX}\n"})  # fmt: skip
+    root = write(
+        {
+            "set/data.yaml": "train: ../../outside\nnames: [cat]\n",
+            "outside/a.jpg": None,
+            "set/images/b.jpg": None,
+            "set/labels/b.txt": f"0 {BOX}\n",
+        }
+    )
     dataset = read_dataset(root / "set")
     assert problems(dataset) == ["missing-split"]
     assert [record.path.name for record in dataset.records] == ["b.jpg"]
@@ -116,7 +139,7 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
 {extra}<annotations><version>1.1</version><meta><job><labels>
 <label><name>dog</name><attributes><attribute><name>old</name></attribute></attributes></label>
 <label><name>cat &amp; co</name></label></labels></job></meta>
-<image id="0" name="a.jpg" subset="Train" width="8" height="6"><tag label="dog" source="manual"><attribute name="old">x
+<image id="0" name="a.jpg" subset="Train" width="8" height="6"><tag label="dog"><attribute name="old">x
 </attribute></tag><box label="cat &amp; co" xtl="1"></box></image>
 <image id="1" name="sub/b.jpg" subset="Validation"><polygon label="dog" points="1,1"></polygon></image>
 <image id="2" name="c.jpg" subset="Train"></image></annotations>"""
@@ -148,9 +171,14 @@ def test_cvat_files_that_cannot_be_used(write: Write, text: str, words: str) -> 
 
 @pytest.mark.parametrize("listed", ["default", "Train", "my list"])
 def test_cvat_segmentation_masks(write: Write, listed: str) -> None:
-    root = write({"JPEGImages/day 1/a.jpg": None, "JPEGImages/b.jpg": None, "labelmap.txt":
-                  "# label:color_rgb:parts:actions\ncat:9,200,9::\nbackground:0,0,0::\ndog:200,9,9::\n",
-                  f"ImageSets/Segmentation/{listed}.txt": "day 1/a\nb\n"})  # fmt: skip
+    root = write(
+        {
+            "JPEGImages/day 1/a.jpg": None,
+            "JPEGImages/b.jpg": None,
+            "labelmap.txt": "# label:color_rgb:parts:actions\ncat:9,200,9::\nbackground:0,0,0::\ndog:200,9,9::\n",
+            f"ImageSets/Segmentation/{listed}.txt": "day 1/a\nb\n",
+        }
+    )
     for name, colour in (("day 1/a", (200, 9, 9)), ("b", (9, 200, 9))):
         path = root / "SegmentationClass" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,26 +194,44 @@ def test_cvat_segmentation_masks(write: Write, listed: str) -> None:
 
 
 def coco(names: list[str], annotations: list[tuple[int, int]], categories: list[dict], crowd: int = 0) -> str:
-    return json.dumps({
-        "info": {}, "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
-        "annotations": [{"id": k, "image_id": i, "category_id": c, "iscrowd": crowd} for k, (i, c) in enumerate(annotations)],
-        "categories": categories,
-    })  # fmt: skip
+    return json.dumps(
+        {
+            "info": {},
+            "images": [{"id": i, "file_name": name} for i, name in enumerate(names)],
+            "annotations": [
+                {"id": k, "image_id": i, "category_id": c, "iscrowd": crowd} for k, (i, c) in enumerate(annotations)
+            ],
+            "categories": categories,
+        }
+    )
 
 
-PETS = [{"id": 0, "name": "pets", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "pets"},
-        {"id": 2, "name": "dog", "supercategory": "pets"}]  # fmt: skip
+PETS = [
+    {"id": 0, "name": "pets", "supercategory": "none"},
+    {"id": 1, "name": "cat", "supercategory": "pets"},
+    {"id": 2, "name": "dog", "supercategory": "pets"},
+]
 
 
 @pytest.mark.parametrize(
     ("file", "images"),
-    [("train/_annotations.coco.json", "train"), ("_annotations.coco.json", ""), ("result.json", "images"),
-     ("annotations/instances_default.json", "images"), ("annotations/instances_Train.json", "images/Train"),
-     ("labels.json", "data"), ("train/anything.json", "train/images")],
-)  # fmt: skip
+    [
+        ("train/_annotations.coco.json", "train"),
+        ("_annotations.coco.json", ""),
+        ("result.json", "images"),
+        ("annotations/instances_default.json", "images"),
+        ("annotations/instances_Train.json", "images/Train"),
+        ("labels.json", "data"),
+        ("train/anything.json", "train/images"),
+    ],
+)
 def test_coco_exports(write: Write, file: str, images: str) -> None:
-    root = write({file: coco(["a.jpg", "b.jpg", "c.jpg"], [(0, 2), (0, 2), (1, 1)], PETS),
-                  **{f"{images}/{name}.jpg".lstrip("/"): None for name in "abc"}})  # fmt: skip
+    root = write(
+        {
+            file: coco(["a.jpg", "b.jpg", "c.jpg"], [(0, 2), (0, 2), (1, 1)], PETS),
+            **{f"{images}/{name}.jpg".lstrip("/"): None for name in "abc"},
+        }
+    )
     dataset = read_dataset(root)
     assert dataset.classes == ("cat", "dog")
     assert list(labels(dataset).values()) == [["dog"], ["cat"], []]
@@ -195,11 +241,16 @@ def test_coco_exports(write: Write, file: str, images: str) -> None:
 
 
 def test_coco_roots_that_bear_a_class_name_or_are_used(write: Write) -> None:
-    same = [{"id": 0, "name": "cat", "supercategory": "none"}, {"id": 1, "name": "cat", "supercategory": "cat"},
-            {"id": 2, "name": "dog", "supercategory": "cat"}]  # fmt: skip
+    same = [
+        {"id": 0, "name": "cat", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "cat"},
+        {"id": 2, "name": "dog", "supercategory": "cat"},
+    ]
     names = {"a.jpg": None, "b.jpg": None}
     assert read_dataset(write({"x.json": coco(["a.jpg", "b.jpg"], [(0, 1), (1, 2)], same), **names})).classes == (
-        "cat", "dog")  # fmt: skip
+        "cat",
+        "dog",
+    )
     root = write({"x.json": coco(["a.jpg", "b.jpg"], [(0, 0), (1, 2)], PETS)})
     assert read_dataset(root).classes == ("pets", "cat", "dog")  # it owns an annotation
     flat = [{"id": 1, "name": "cat", "supercategory": "cat"}, {"id": 2, "name": "dog"}]
@@ -219,9 +270,15 @@ def test_coco_crowds_are_no_negatives_and_paths_are_found(write: Write) -> None:
 
 
 def test_masks_of_roboflow(write: Write) -> None:
-    root = write({"train/a.jpg": None, "train/b.jpg": None, "valid/c.jpg": None,
-                  "train/_classes.csv": "Pixel Value, Class\n0, background\n1, cat\n2, dog\n",
-                  "valid/_classes.csv": "Pixel Value, Class\n0, background\n1, cat\n2, dog\n"})  # fmt: skip
+    root = write(
+        {
+            "train/a.jpg": None,
+            "train/b.jpg": None,
+            "valid/c.jpg": None,
+            "train/_classes.csv": "Pixel Value, Class\n0, background\n1, cat\n2, dog\n",
+            "valid/_classes.csv": "Pixel Value, Class\n0, background\n1, cat\n2, dog\n",
+        }
+    )
     for name, value in (("train/a", 2), ("train/b", 0), ("valid/c", 1)):
         write_mask(root / f"{name}_mask.png", np.full((6, 8), value))
     dataset = read_dataset(root)
@@ -232,8 +289,14 @@ def test_masks_of_roboflow(write: Write) -> None:
 
 
 def test_images_and_masks_with_a_class_file(write: Write) -> None:
-    root = write({"images/train/a.jpg": None, "images/val/b.jpg": None, "images/val/c.jpg": None,
-                  "data.yaml": "masks_dir: masks\nnames: {0: background, 1: cat, 2: dog}\n"})  # fmt: skip
+    root = write(
+        {
+            "images/train/a.jpg": None,
+            "images/val/b.jpg": None,
+            "images/val/c.jpg": None,
+            "data.yaml": "masks_dir: masks\nnames: {0: background, 1: cat, 2: dog}\n",
+        }
+    )
     write_mask(root / "masks" / "train" / "a.png", np.array([[1, 2]]).repeat(6, 0).repeat(4, 1))
     write_mask(root / "masks" / "val" / "b.png", np.zeros((6, 8)))
     dataset = read_dataset(root)
@@ -260,9 +323,16 @@ def test_xml_for_each_image(write: Write, place: str) -> None:
 
 
 def test_voc_annotation_without_objects_is_a_negative(write: Write) -> None:
-    root = write({"JPEGImages/a.jpg": None, "JPEGImages/b.jpg": None, "JPEGImages/c.jpg": None,
-                  "Annotations/a.xml": xml("crack"), "Annotations/b.xml": xml(),
-                  "ImageSets/Main/train.txt": "a\nb\nc\n"})  # fmt: skip
+    root = write(
+        {
+            "JPEGImages/a.jpg": None,
+            "JPEGImages/b.jpg": None,
+            "JPEGImages/c.jpg": None,
+            "Annotations/a.xml": xml("crack"),
+            "Annotations/b.xml": xml(),
+            "ImageSets/Main/train.txt": "a\nb\nc\n",
+        }
+    )
     dataset = read_dataset(root)
     assert labels(dataset) == {"a": ["crack"], "b": []}
     assert problems(dataset) == ["no-label"]  # of c.jpg nothing is known
