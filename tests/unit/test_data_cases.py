@@ -50,8 +50,11 @@ def fatal(dataset: Dataset) -> list[str]:
 @pytest.mark.parametrize(
     ("case", "classes", "expected"),
     [
-        ("words", ("cat", "golden retriever", "traffic light"),
-         {"a": ["golden retriever"], "b": ["traffic light"], "c": ["cat"]}),
+        (
+            "words",
+            ("cat", "golden retriever", "traffic light"),
+            {"a": ["golden retriever"], "b": ["traffic light"], "c": ["cat"]},
+        ),
         ("list_literals", ("cat", "dog"), THREE),
         ("nan", ("cat", "dog"), THREE | {"3": []}),
         ("row_a_label", ("cat", "dog"), THREE),
@@ -60,7 +63,7 @@ def fatal(dataset: Dataset) -> list[str]:
         ("labelmap", ("cat", "dog"), THREE),
         ("mask_names", ("cat", "dog"), THREE),
     ],
-)  # fmt: skip
+)
 def test_labels(cases: Path, case: str, classes: tuple[str, ...], expected: Labels) -> None:
     dataset = read_set(cases / case, DataConfig())
     assert dataset.classes == classes
@@ -145,7 +148,8 @@ def test_masks_under_other_names(cases: Path) -> None:
     dataset = read_set(cases / "mask_names", DataConfig())
     assert [r.mask_path and r.mask_path.name for r in dataset.records] == ["0_mask.png", "1.jpg.png", None]
     assert [str(problem) for problem in dataset.problems] == [
-        "masks/nobody.png: is the mask of no image; name it as its image, or delete it"]  # fmt: skip
+        "masks/nobody.png: is the mask of no image; name it as its image, or delete it"
+    ]
 
 
 def test_twelve_bits_have_contrast(cases: Path) -> None:

@@ -13,9 +13,10 @@ from tag2mask.common.errors import DataError
 from tag2mask.data import Dataset, check_dataset, read_dataset, read_mask, write_mask
 from tag2mask.data.agreement import compare, findings
 from tag2mask.data.class_files import write_class_files
-from tag2mask.data.classes import find_class_list, labelmap_name
+from tag2mask.data.classes import find_class_list
 from tag2mask.data.findings import before_training, grouped
 from tag2mask.data.records import Problem
+from tag2mask.data.words import labelmap_name
 
 SIZE = (40, 50)
 Make = Callable[..., Path]
@@ -118,7 +119,8 @@ def test_unnamed_values_are_said_before_a_run(make: Make) -> None:
     write_mask(root / "masks" / "a.png", mask)
     problems = before_training(read_dataset(root), None)
     assert [str(p) for p in problems if p.kind == "mask-values"] == [
-        f"{root.name}: mask value(s) 77 (in 1 masks) name no class; ignored; name them in data.mask_classes"]  # fmt: skip
+        f"{root.name}: mask value(s) 77 (in 1 masks) name no class; ignored; name them in data.mask_classes"
+    ]
 
 
 def test_masks_drawn_before_exif_turned_the_photos(tmp_path: Path) -> None:
@@ -164,10 +166,24 @@ def test_wrong_mask_classes(make: Make) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["masks/a.png", "masks/a_mask.png", "masks/a.jpg.png", "masks/a-mask.png", "masks/a_seg.png", "masks/mask_a.png",
-     "masks/a.jpg_mask.png", "Masks/a.png", "mask/a.png", "SegmentationClass/a.png", "SegmentationClassPNG/a.png",
-     "masks/a.tif", "masks/a_labelIds.png", "a_mask.png", "masks/a.PNG"],
-)  # fmt: skip
+    [
+        "masks/a.png",
+        "masks/a_mask.png",
+        "masks/a.jpg.png",
+        "masks/a-mask.png",
+        "masks/a_seg.png",
+        "masks/mask_a.png",
+        "masks/a.jpg_mask.png",
+        "Masks/a.png",
+        "mask/a.png",
+        "SegmentationClass/a.png",
+        "SegmentationClassPNG/a.png",
+        "masks/a.tif",
+        "masks/a_labelIds.png",
+        "a_mask.png",
+        "masks/a.PNG",
+    ],
+)
 def test_names_of_masks(tmp_path: Path, name: str) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg")
     (tmp_path / "labels.csv").write_text("image,labels\na.jpg,cat\n")
@@ -188,7 +204,10 @@ def test_masks_of_no_image_and_of_two(tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path)
     assert [r.mask_path and r.mask_path.name for r in dataset.records] == [None, "b.png"]
     assert [(p.kind, p.note) for p in dataset.problems] == [
-        ("ambiguous-mask", False), ("orphan-mask", False), ("unlisted", True)]  # fmt: skip
+        ("ambiguous-mask", False),
+        ("orphan-mask", False),
+        ("unlisted", True),
+    ]
 
 
 def test_a_class_called_mask(tmp_path: Path) -> None:
@@ -222,17 +241,30 @@ def test_masks_beside_photos_in_class_folders(tmp_path: Path) -> None:
         ("labels.txt", "0 dog\n1 golden retriever\n", ("dog", "golden retriever"), {1: "dog", 2: "golden retriever"}),
         ("labels.txt", "0: background\n1: dog\n5: cat\n", ("dog", "cat"), {0: "background", 1: "dog", 5: "cat"}),
         ("masks/classes.txt", "dog\ncat\n", ("dog", "cat"), {1: "dog", 2: "cat"}),
-        ("labelmap.txt", "# label:color_rgb:parts:actions\ncat:250,50,83::\nbackground:0,0,0::\n", ("cat",), {1: "cat"}),
+        (
+            "labelmap.txt",
+            "# label:color_rgb:parts:actions\ncat:250,50,83::\nbackground:0,0,0::\n",
+            ("cat",),
+            {1: "cat"},
+        ),
         ("class_dict.csv", "name,r,g,b\nvoid,9,9,9\ncat,250,50,83\n", ("cat",), {1: "cat"}),
-        ("_classes.csv", "Pixel Value, Class\n0, background\n1, dog\n3, cat\n", ("dog", "cat"),
-         {0: "background", 1: "dog", 3: "cat"}),
-        ("classes.csv", "value,name,red,green,blue\n0,background,0,0,0\n1,'=cat,128,0,0\n255,ignored,224,224,192\n",
-         ("=cat",), {0: "background", 1: "=cat", 255: "ignored"}),
+        (
+            "_classes.csv",
+            "Pixel Value, Class\n0, background\n1, dog\n3, cat\n",
+            ("dog", "cat"),
+            {0: "background", 1: "dog", 3: "cat"},
+        ),
+        (
+            "classes.csv",
+            "value,name,red,green,blue\n0,background,0,0,0\n1,'=cat,128,0,0\n255,ignored,224,224,192\n",
+            ("=cat",),
+            {0: "background", 1: "=cat", 255: "ignored"},
+        ),
         ("data.yaml", "names: [dog, cat]\nnc: 2\n", ("dog", "cat"), {1: "dog", 2: "cat"}),
         ("data.yaml", "names:\n  0: dog\n  1: cat\n", ("dog", "cat"), {1: "dog", 2: "cat"}),
         ("data.yaml", "names: {0: background, 1: dog}\n", ("dog",), {0: "background", 1: "dog"}),
     ],
-)  # fmt: skip
+)
 def test_class_files(tmp_path: Path, name: str, text: str, names: tuple[str, ...], values: dict[int, str]) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text, encoding="utf-8", newline="")
@@ -343,12 +375,14 @@ def test_class_files_beside_masks_read_back(tmp_path: Path, classes: tuple[str, 
 
 
 def test_twenty_equal_findings_are_one_line() -> None:
-    problems = [Problem("missing-image", "labels.csv", f"line {i}", f"image '{i}.jpg' is not on disk", "add it")
-                for i in range(20)]  # fmt: skip
+    problems = [
+        Problem("missing-image", "labels.csv", f"line {i}", f"image '{i}.jpg' is not on disk", "add it")
+        for i in range(20)
+    ]
     problems += [Problem("missing-image", "labels.csv", "line 30", "another text", "add it")]
     assert grouped(problems) == [
-        "20 x missing-image: labels.csv line 0: image '0.jpg' is not on disk | labels.csv line 1: image '1.jpg' is not "
-        "on disk | labels.csv line 2: image '2.jpg' is not on disk | and 17 more; add it",
+        "20 x missing-image: labels.csv line 0: image '0.jpg' is not on disk | labels.csv line 1: image '1.jpg' is "
+        "not on disk | labels.csv line 2: image '2.jpg' is not on disk | and 17 more; add it",
         "labels.csv line 30: another text; add it",
     ]
 

@@ -19,9 +19,19 @@ from tag2mask.data.settings import DataConfig, read_set
 RNG = np.random.default_rng(0)
 
 
-def write_tiff(path: Path, values: np.ndarray, *, extra: tuple[int, ...] = (), order: str = "<", compression: int = 1,
-               apart: bool = False, photometric: int = 1, orientation: int = 1, tile: int = 0,
-               predictor: int = 1) -> None:  # fmt: skip
+def write_tiff(
+    path: Path,
+    values: np.ndarray,
+    *,
+    extra: tuple[int, ...] = (),
+    order: str = "<",
+    compression: int = 1,
+    apart: bool = False,
+    photometric: int = 1,
+    orientation: int = 1,
+    tile: int = 0,
+    predictor: int = 1,
+) -> None:
     """Write (H, W, B) as a TIFF with strips of 16 rows or square tiles, bands together or apart."""
     height, width, bands = values.shape
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
@@ -44,11 +54,24 @@ def write_tiff(path: Path, values: np.ndarray, *, extra: tuple[int, ...] = (), o
     for part in data:
         offsets.append(at)
         at += len(part)
-    places = {324: offsets, 325: [len(p) for p in data], 322: [tile], 323: [tile]} if tile else {
-        273: offsets, 279: [len(p) for p in data], 278: [16]}  # fmt: skip
-    tags = {256: [width], 257: [height], 258: [values.dtype.itemsize * 8] * bands, 259: [compression],
-            262: [photometric], 274: [orientation], 277: [bands], 284: [2 if apart else 1], 317: [predictor],
-            339: [kind] * bands, **places}  # fmt: skip
+    places = (
+        {324: offsets, 325: [len(p) for p in data], 322: [tile], 323: [tile]}
+        if tile
+        else {273: offsets, 279: [len(p) for p in data], 278: [16]}
+    )
+    tags = {
+        256: [width],
+        257: [height],
+        258: [values.dtype.itemsize * 8] * bands,
+        259: [compression],
+        262: [photometric],
+        274: [orientation],
+        277: [bands],
+        284: [2 if apart else 1],
+        317: [predictor],
+        339: [kind] * bands,
+        **places,
+    }
     if extra:
         tags[338] = list(extra)
     entries, after, base = b"", b"", at + 2 + 12 * len(tags) + 4
@@ -67,9 +90,16 @@ def bands(count: int, dtype: type = np.uint8, top: int = 256) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"order": ">"}, {"apart": True}, {"compression": 8}, {"tile": 16}, {"compression": 8, "predictor": 2},
-     {"apart": True, "tile": 16, "compression": 8}],
-)  # fmt: skip
+    [
+        {},
+        {"order": ">"},
+        {"apart": True},
+        {"compression": 8},
+        {"tile": 16},
+        {"compression": 8, "predictor": 2},
+        {"apart": True, "tile": 16, "compression": 8},
+    ],
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_five_bands(tmp_path: Path, how: dict, dtype: type) -> None:
     if dtype is np.float32 and "predictor" in how:

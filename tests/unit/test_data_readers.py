@@ -109,7 +109,8 @@ def test_csv_each_wrong_row_is_named_and_the_rest_goes_on(csv_set: Callable[...,
     assert labels(dataset) == {"a": ["cat"], "c": [], "d": ["horse"]}
     found = {problem.place: problem for problem in dataset.problems}
     assert {place: problem.kind for place, problem in found.items() if not problem.note} == {
-        "line 3": "missing-image", "line 4": "unknown-class", "line 5": "duplicate", "line 7": "unsafe-path", "line 8": "unsafe-path", "line 9": "unknown-split", "line 10": "bad-row",
+        "line 3": "missing-image", "line 4": "unknown-class", "line 5": "duplicate",
+        "line 7": "unsafe-path", "line 8": "unsafe-path", "line 9": "unknown-split", "line 10": "bad-row",
         "line 11": "missing-image",
     }  # fmt: skip
     assert str(found["line 4"]).startswith(

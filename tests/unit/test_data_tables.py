@@ -64,10 +64,32 @@ def problems(dataset: Dataset) -> list[str]:
         ("cat\ndog", ["cat", "dog"]),
         ("it's a cat", ["it's a cat"]),
         ("(unripe) apple", ["(unripe) apple"]),
-        *((empty, []) for empty in ("", " ", "nan", "NaN", "None", "null", "NA", "N/A", "<NA>", "[]", "[None]", "[nan]",
-                                    "{}", "-", "#N/A", '{"choices": []}', "['']", "null;", "[ ]")),
+        *(
+            (empty, [])
+            for empty in (
+                "",
+                " ",
+                "nan",
+                "NaN",
+                "None",
+                "null",
+                "NA",
+                "N/A",
+                "<NA>",
+                "[]",
+                "[None]",
+                "[nan]",
+                "{}",
+                "-",
+                "#N/A",
+                '{"choices": []}',
+                "['']",
+                "null;",
+                "[ ]",
+            )
+        ),
     ],
-)  # fmt: skip
+)
 def test_cells(cell: str, names: list[str]) -> None:
     assert split_labels(cell) == names
 
@@ -165,7 +187,9 @@ def test_rows_are_joined(folder: Write) -> None:
 
 def test_labels_that_go_on_in_further_cells(folder: Write) -> None:
     assert labels(read_dataset(folder("image,labels\na.png,cat,dog\nb.png,['cat', 'cow']\n", "a.png", "b.png"))) == {
-        "a": ["cat", "dog"], "b": ["cat", "cow"]}  # fmt: skip
+        "a": ["cat", "dog"],
+        "b": ["cat", "cow"],
+    }
 
 
 @pytest.mark.parametrize(
@@ -271,8 +295,12 @@ TOOL = "annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at\
 
 
 def test_exports_of_label_studio_as_csv(folder: Write) -> None:
-    rows = ['1,1,cat,x,1,/data/upload/1/0a1b2c3d-a.png,2.5,x', '2,1,"{""choices"":[""cat"",""dog""]}",x,2,b.png,1,x',
-            "3,1,,x,3,c.png,1,x", "4,2,dog,x,1,/data/upload/1/0a1b2c3d-a.png,9,x"]  # fmt: skip
+    rows = [
+        "1,1,cat,x,1,/data/upload/1/0a1b2c3d-a.png,2.5,x",
+        '2,1,"{""choices"":[""cat"",""dog""]}",x,2,b.png,1,x',
+        "3,1,,x,3,c.png,1,x",
+        "4,2,dog,x,1,/data/upload/1/0a1b2c3d-a.png,9,x",
+    ]
     dataset = read_dataset(folder(TOOL + "\n".join(rows) + "\n", "a.png", "b.png", "c.png"))
     assert labels(dataset) == {"a": ["dog"], "b": ["cat", "dog"], "c": []}
     assert problems(dataset) == ["contradiction"]  # two people, two answers: the last counts
@@ -299,13 +327,20 @@ def test_json_of_choices(folder: Write) -> None:
         return {"was_cancelled": cancelled, "result": result}
 
     box = {"result": [{"type": "rectanglelabels", "value": {"x": 1, "rectanglelabels": ["dog"]}}]}
-    tasks = [task("a.png", answer("cat"), answer("cat", "dog"), answer("cow", cancelled=True)), task("b.png", answer()),
-             task("c.png"), task("d.png", box)]  # fmt: skip
+    tasks = [
+        task("a.png", answer("cat"), answer("cat", "dog"), answer("cow", cancelled=True)),
+        task("b.png", answer()),
+        task("c.png"),
+        task("d.png", box),
+    ]
     (root / "export.json").write_text(json.dumps(tasks))
     dataset = read_dataset(root)
     assert labels(dataset) == {"a": ["cat", "dog"], "b": [], "d": ["dog"]}
     assert problems(dataset) == ["no-label"]
-    short = [{"image": "a.png", "choice": "cat", "annotation_id": 1}, {"image": "b.png", "annotation_id": 2},
-             {"image": "d.png", "choice": {"choices": ["cat", "dog"]}, "annotation_id": 3}]  # fmt: skip
+    short = [
+        {"image": "a.png", "choice": "cat", "annotation_id": 1},
+        {"image": "b.png", "annotation_id": 2},
+        {"image": "d.png", "choice": {"choices": ["cat", "dog"]}, "annotation_id": 3},
+    ]
     (root / "export.json").write_text(json.dumps(short))
     assert labels(read_dataset(root)) == {"a": ["cat"], "b": [], "d": ["cat", "dog"]}

@@ -150,9 +150,9 @@ def read_labelmap(path: Path) -> ClassList:
 def _labelmap_colours(path: Path) -> Iterable[tuple[str, str, Colour]]:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         text = line.strip()
-        if not text or text.startswith("#"):
-            continue
         name, _, rest = text.partition(":")
+        if not text or (text.startswith("#") and not rest[:1].isdecimal()):  # else a class whose name begins so
+            continue
         yield f"line {number}", nfc(name.strip()), _colour(path, number, rest.partition(":")[0].split(","))
 
 

@@ -338,7 +338,7 @@ def _is_deep_png(picture: Image.Image) -> bool:
 
 
 def _deep_png(path: Path) -> np.ndarray:
-    """Return (H, W, 3) of a colour PNG of 16 bits a band: Pillow gives one byte of each value, so it is asked twice."""
+    """Return (H, W, 3) of a colour PNG of 16 bits a band: Pillow gives one byte of each value, asked twice."""
     halves = []
     for order in ("B", "L"):
         with Image.open(path, formats=["PNG"]) as picture:

@@ -70,7 +70,7 @@ def read_dataset(
     root: a folder, or a label file (.csv). reader: "csv", "voc", "coco", "folders", "prepared", or "auto" (what is
     there); what `tag2mask data prepare` wrote comes before VOC's and COCO's own files. Folders that don't look like
     classes are refused by "auto", not by "folders". classes: the wanted classes in order; None takes those of
-    classes.txt, labelmap.txt or data.yaml, else all that are found, sorted (COCO: by category id). mask_classes: names
+    classes.txt, labelmap.txt or data.yaml, else all found, sorted (COCO: by category id). mask_classes: names
     of the mask values 1..N, or by value, "voc", or "binary" for one class in 0/255; None takes the class file's
     numbering, VOC's for VOC folders and VOC names, else that of the dataset's classes. split: keep "train" or "val"
     only. negatives: False leaves images without any class out; names are labels or folders that mean none of the
@@ -83,8 +83,8 @@ def read_dataset(
     if not folder.exists():
         raise DataError(f"{root}: there is no such file or folder; give the dataset's folder or its label file")
     listed = _listed(folder)
-    query = Query(_names(classes, "classes"), mask_values(mask_classes), split, listed, _negatives(negatives), pattern,
-                  background)  # fmt: skip
+    wanted, values = _names(classes, "classes"), mask_values(mask_classes)
+    query = Query(wanted, values, split, listed, _negatives(negatives), pattern, background)
     chosen, folder = _choose(folder, reader, query)
     if chosen is READERS["prepared"]:
         query = replace(query, listed=None)  # the index says its classes and how its masks are numbered
