@@ -70,10 +70,14 @@ class SettingError(ConfigError):
 
     def __init__(self, config: object, keys: tuple[str, ...], expected: str) -> None:
         self.keys = keys
-        value = functools.reduce(getattr, keys[0].split("."), config)
+        value = functools.reduce(_of_section, keys[0].split("."), config)
         self.problem = f"is {_plain(value)!r}; expected {expected}"
         section = re.sub("(Config|Settings|Parameters)$", "", type(config).__name__).lower()
         super().__init__(f"{section}.{keys[0]} {self.problem}")
+
+
+def _of_section(section: Any, key: str) -> Any:
+    return section[key] if isinstance(section, dict) else getattr(section, key)
 
 
 class Settings:

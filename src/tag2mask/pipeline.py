@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError, Tag2MaskError, did_you_mean
 from tag2mask.common.files import read_json, write_json
-from tag2mask.config import Free, Range, Settings, build, load_yaml, to_mapping, with_overrides
+from tag2mask.config import Free, Range, SettingError, Settings, build, load_yaml, to_mapping, with_overrides
 from tag2mask.data import Dataset, ImageRecord, check_masks, read_dataset
 from tag2mask.data.photos import photos_dataset
 from tag2mask.data.readers.prepared import matches as prepared_before
@@ -74,6 +74,14 @@ class Recipe(Settings):
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     supervised: bool = True  # also train on true masks where there are any: the upper bound
+
+    def check_relations(self) -> None:
+        """Raise ConfigError for a refinement of maps that the localization doesn't make."""
+        refinements = {"refine": self.refine} | {f"comparisons.{name}": one for name, one in self.comparisons.items()}
+        for place, one in refinements.items():
+            if one.maps not in localize_stage.kinds_of(self.localize):
+                expected = f"{self.localize.method}, the maps of localize.method: {self.localize.method}"
+                raise SettingError(self, (f"{place}.maps", "localize.method"), expected)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -153,6 +154,7 @@ class FakeSession:
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     fake = ModuleType("onnxruntime")
+    fake.__spec__ = ModuleSpec("onnxruntime", None)
     fake.SessionOptions = SimpleNamespace  # type: ignore[attr-defined]
     fake.InferenceSession = FakeSession  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
