@@ -38,8 +38,22 @@ class Row:
 ROWS = [  # in the order of the chain
     Row("seed_cam", "CAM seed", "class activation maps, thresholded", SEEDS, 0.35),
     Row("seed_rib", "RIB seed", "maps summed over the RIB steps, thresholded", SEEDS, 0.55),
-    Row("seed_cam_affinity", "CAM + affinity", "CAM averaged over what looks alike, thresholded", SEEDS, 0.4, always=False),
-    Row("seed_rib_affinity", "RIB + affinity", "RIB averaged over what looks alike, thresholded", SEEDS, 0.6, always=False),
+    Row(
+        "seed_cam_affinity",
+        "CAM + affinity",
+        "CAM averaged over what looks alike, thresholded",
+        SEEDS,
+        0.4,
+        always=False,
+    ),
+    Row(
+        "seed_rib_affinity",
+        "RIB + affinity",
+        "RIB averaged over what looks alike, thresholded",
+        SEEDS,
+        0.6,
+        always=False,
+    ),
     Row(
         "pseudo_mask", "pseudo-mask", "refined seeds: what the segmenter learns from", PSEUDO_MASKS, 0.75, family=True
     ),

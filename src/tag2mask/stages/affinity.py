@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -102,12 +102,18 @@ class Follower:
     def __call__(self, image_id: str) -> None:
         """Follow the maps of one image; the file that marks it as done comes last."""
         image = read_image(self.records[image_id])
+        stored = [load_maps(self.localization / kind / f"{image_id}.npz") for kind in self.kinds]
+        for kind, maps in zip(self.kinds, self.followed(image, stored), strict=True):
+            save_maps(self.out / kind / f"{image_id}.npz", maps)
+
+    def followed(self, image: np.ndarray, stored: Sequence[LocalizationMaps]) -> list[LocalizationMaps]:
+        """Several maps of one image (H, W, 3) uint8, averaged over what looks alike in it."""
         looks, grid = self.looks(image)
-        for kind in self.kinds:
-            maps = load_maps(self.localization / kind / f"{image_id}.npz")
+        found = []
+        for maps in stored:
             values = spread(torch.from_numpy(maps.on_grid(grid)).to(self.device), looks, self.config)
-            sums = [values.cpu().numpy()]
-            save_maps(self.out / kind / f"{image_id}.npz", dataclasses.replace(maps, scales=(1.0,), sums=sums))
+            found.append(dataclasses.replace(maps, scales=(1.0,), sums=[values.cpu().numpy()]))
+        return found
 
     def looks(self, image: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
         """What each position of a grid (h, w) over an image (H, W, 3) looks like: (h * w, C), and the grid."""

@@ -17,8 +17,8 @@ from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels
 from tag2mask.run.folder import StageFolder, read_manifest
-from tag2mask.stages.carry_over import carried_over
 from tag2mask.stages.stage import Context, Planned, Stage
+from tag2mask.stages.thresholds import carried_over
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
-from tag2mask.run.folder import read_manifest
+from tag2mask.run.folder import StageFolder, read_manifest
 from tag2mask.run.scores import Score
 from tag2mask.stages.affinity import maps_folder
 from tag2mask.stages.confident import ConfidentConfig, maps_of, records_with_maps
@@ -43,6 +43,7 @@ from tag2mask.stages.saliency import (
     without_map,
 )
 from tag2mask.stages.stage import Context, Planned, Stage
+from tag2mask.stages.thresholds import FOUND, automatic_threshold
 from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary, with_mirror
 
 
@@ -70,8 +71,9 @@ class RefineConfig(Settings):
     # irn: boundary network and random walk; auto: dense CRF where installed, else PAMR
     method: Annotated[str, Free("irn, auto or a name in METHODS, checked below")] = "auto"
     # background score against the normalised maps; irn has its own, walk.threshold
-    threshold: Annotated[float, Range(ge=0, le=1)] = 0.25
-    # how that value was found; goes into scores.json
+    # auto: found for the set, without masks
+    threshold: Annotated[float | Literal["auto"], Range(ge=0, le=1)] = 0.25
+    # how that value was found, where it isn't "auto"; goes into scores.json
     threshold_chosen_on: Annotated[str, Free("any words")] = "fixed in the recipe"
     # half-width around the threshold within which a pixel is left unsure (255); 0 = none
     unsure: Annotated[float, Range(ge=0, lt=0.5)] = 0.0
@@ -84,7 +86,7 @@ class RefineConfig(Settings):
         """Raise ConfigError where the unsure scores around the threshold leave 0..1."""
         if self.method not in ("auto", "irn", *METHODS):
             raise SettingError(self, ("method",), f"one of auto, irn, {', '.join(METHODS)}")
-        threshold, _ = self.background
+        threshold = 0.5 if self.threshold == "auto" and self.method != "irn" else self.background[0]
         if self.unsure and not self.unsure < min(threshold, 1 - threshold):
             name = "walk.threshold" if self.method == "irn" else "threshold"
             raise SettingError(self, ("unsure", name), f"below {name}, {threshold}, and below 1 - {name}")
@@ -94,6 +96,7 @@ class RefineConfig(Settings):
         """The background score that this method uses, and how it was chosen, in words."""
         if self.method == "irn":
             return self.walk.threshold, self.walk.threshold_chosen_on
+        assert self.threshold != "auto"  # it was found for the set
         return self.threshold, self.threshold_chosen_on
 
     def used(self) -> dict[str, Any]:
@@ -104,9 +107,12 @@ class RefineConfig(Settings):
         return values if self.saliency.source is None else values | {"saliency": self.saliency.used()}
 
 
-def background_of(made: Mapping[str, Any]) -> tuple[float, str]:
-    """The background score that pseudo-masks were made with and how it was chosen, from their manifest's config."""
+def background_of(manifest: Mapping[str, Any]) -> tuple[float, str]:
+    """The background score that pseudo-masks were made with and how it was chosen, from their manifest."""
+    made = manifest["config"]
     section = made["walk"] if made["method"] == "irn" else made
+    if section["threshold"] == "auto":
+        return float(manifest["threshold"]), FOUND
     return float(section["threshold"]), str(section["threshold_chosen_on"])
 
 
@@ -134,10 +140,11 @@ def title_of(config: RefineConfig) -> str:
 
 def refine(
     dataset: Dataset, localization: Path, out: Path, config: RefineConfig, *, boundary: Path | None = None,
-    seed: int = 0, execution: Execution | None = None,
+    cam: Path | None = None, seed: int = 0, execution: Execution | None = None,
 ) -> None:  # fmt: skip
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image that has maps.
 
+    `cam` is a folder of plain CAM, by which threshold "auto" is found (default: that beside the maps).
     `boundary` is the folder that `train_boundary` wrote, for method "irn"; of `execution.trace` images the edges and
     the walked maps are kept in `out`/steps/ID.npz. Resumes; broken images are noted in the manifest, and tried again
     by a later call. Raises ConfigError, MissingExtraError.
@@ -150,6 +157,7 @@ def refine(
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
+    config = _with_threshold(config, cam or localization / "cam", localization / config.maps, folder, records, seed)
     traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
     device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
     arguments = (records, localization / config.maps, out, config, boundary, traced, str(device))
@@ -161,6 +169,18 @@ def refine(
         missing = without_map(config.saliency, list(records))
         more |= {"saliency": source_about(config.saliency), "without_saliency": missing}
     folder.finish((i for i in records if i not in folder.failures), **more)
+
+
+def _with_threshold(
+    config: RefineConfig, cam: Path, maps: Path, folder: StageFolder, records: Mapping[str, ImageRecord], seed: int
+) -> RefineConfig:
+    """The settings with the threshold that "auto" means for this set, found once and noted in the manifest."""
+    if config.threshold != "auto" or config.method == "irn":
+        return config
+    if "threshold" not in folder.manifest:
+        ids = [image_id for image_id, record in records.items() if record.labels]
+        folder.save(threshold=automatic_threshold(cam, maps, ids, seed))
+    return dataclasses.replace(config, threshold=folder.manifest["threshold"], threshold_chosen_on=FOUND)
 
 
 def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config: RefineConfig) -> dict[str, str]:
@@ -265,6 +285,7 @@ def _run(entry: Planned, context: Context) -> None:
         out,
         entry.config,
         boundary=context.out / boundary if boundary else None,
+        cam=context.out / "localization" / "cam",
         seed=context.seed,
         execution=dataclasses.replace(context.execution, trace=0) if entry.quiet else context.execution,
     )
@@ -275,7 +296,7 @@ def _run(entry: Planned, context: Context) -> None:
 
 def _score(entry: Planned, context: Context) -> dict[str, Score]:
     made = read_json(context.out / entry.folder / "manifest.json")  # which may be of other settings than these
-    threshold, chosen_on = background_of(made["config"])
+    threshold, chosen_on = background_of(made)
     score = score_masks(
         context.train,
         context.out / entry.folder / "masks",
