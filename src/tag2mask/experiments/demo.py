@@ -34,8 +34,8 @@ PHOTOS = ("chelsea", "coffee", "motorcycle_left", "rocket")
 TEXT = (
     "One tag a photo goes in. The classifier is EfficientNet-Lite0 with its own 1,000-class ImageNet head; no mask "
     "and no training is involved. CAM shows what the classifier looks at, RIB what it knows after a few steps "
-    "without its last activation. The mask is RIB's map, averaged over what looks alike in the photo, over a background "
-    "score of {threshold}, refined by {method}."
+    "without its last activation. The mask is RIB's map, averaged over what looks alike in the photo, over a "
+    "background score of {threshold}, refined by {method}."
 )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import digest_value
 from tag2mask.config import Free
-from tag2mask.data import Dataset, ImageRecord, load_maps, read_image, save_maps
+from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, load_maps, read_image, save_maps
 from tag2mask.data.maps import strided_up_size
 from tag2mask.data.transforms import resize, scaled_size, to_tensor
 from tag2mask.engine.execution import Execution, resolve_device
