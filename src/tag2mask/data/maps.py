@@ -88,6 +88,8 @@ class LocalizationMaps:
 
     def on_grid(self, grid: tuple[int, int]) -> np.ndarray:
         """Return (n, h, w) float32 in 0..1 at a grid over the image, its sides raised to multiples of 16."""
+        import torch
+
         return _normalised(_joined([torch.from_numpy(s) for s in self.sums], grid)).numpy()
 
     def at_stride4(self) -> np.ndarray:
