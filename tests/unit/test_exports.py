@@ -21,7 +21,7 @@ from PIL import Image
 from exports_world import CLASSES, NAMES, UNSURE, World, make_world, speckled, write_step
 from tag2mask.cli import main
 from tag2mask.common.errors import DataError
-from tag2mask.data import READERS, image_size, read_dataset, read_mask, voc_palette
+from tag2mask.data import image_size, read_dataset, read_mask, voc_palette
 from tag2mask.data.class_files import write_class_files
 from tag2mask.data.classes import find_class_list
 from tag2mask.data.coco_masks import polygon_mask, semantic_mask
@@ -323,9 +323,7 @@ def test_cvat_takes_classes_as_objects_where_there_are_too_many(world: World) ->
     np.testing.assert_array_equal(objects, mask)
 
 
-@pytest.mark.parametrize(
-    ("classes", "reason"), [(("a:b", "a_b"), "written like 'a:b'"), (("#1", "_1"), "written like '#1'")]
-)
+@pytest.mark.parametrize(("classes", "reason"), [(("a:b", "a b"), "written like 'a:b'"), (("#1",), "a comment")])
 def test_cvat_refuses_classes_that_it_cannot_name(
     tmp_path: Path, classes: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -355,7 +353,6 @@ def test_yolo_polygons_give_the_same_pixels(world: World) -> None:
         np.testing.assert_array_equal(mask, world.expected(image_id))
 
 
-@pytest.mark.skipif("yolo" not in READERS, reason="no reader of YOLO's folders")
 def test_yolo_is_read_by_our_reader(world: World) -> None:
     out = export(world, "yolo")
     dataset = read_dataset(out)
@@ -501,10 +498,9 @@ def test_masks_are_read_by_our_reader(tmp_path: Path, kind: str) -> None:
         assert Image.open(path).mode == {"grey": "L", "palette": "P"}[kind]
         np.testing.assert_array_equal(read_mask(path), world.masks[image_id])
         np.testing.assert_array_equal(np.array(Image.open(path)), world.masks[image_id])
-    if "image_masks" in READERS or "masks" in READERS:
-        shutil.copytree(world.photos, out / "images")
-        dataset = read_dataset(out)
-        assert (dataset.classes, len(dataset)) == (classes, 4)
+    shutil.copytree(world.photos, out / "images")
+    dataset = read_dataset(out)
+    assert (dataset.classes, len(dataset)) == (classes, 4)
 
 
 def test_overlays_lie_over_the_upright_photo(world: World) -> None:
@@ -514,8 +510,11 @@ def test_overlays_lie_over_the_upright_photo(world: World) -> None:
         photo = decode_image(world.photos / name).astype(float)
         mask = world.masks[image_id]
         assert found.shape == photo.shape
-        wanted = np.where(mask[..., None] > 0, (photo + voc_palette()[mask]) / 2, photo)
-        assert np.abs(found - wanted).mean() < 9  # JPEG; a mask that lies elsewhere gives 20
+        right, turned = (
+            np.where(shown[..., None] > 0, (photo + voc_palette()[shown]) / 2, photo) for shown in (mask, mask[::-1])
+        )
+        assert np.abs(found - right).mean() < 8  # for JPEG
+        assert not mask.any() or np.abs(found - turned).mean() > 20
     world.photos.rename(world.photos.with_name("moved"))
     with pytest.raises(DataError, match="does not exist"):
         write_masks(open_source(world.run), world.run.parent / "missing", "overlay")
