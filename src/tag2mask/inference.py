@@ -17,6 +17,7 @@ from tag2mask.data.photos import photos_dataset
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import load_recipe
 from tag2mask.run.folder import parse_manifest, read_manifest
+from tag2mask.run.info import read_info
 from tag2mask.stages.predict import PredictConfig, predict
 from tag2mask.stages.train_segmenter import SegmenterConfig, load_segmenter
 
@@ -43,7 +44,8 @@ def predict_photos(
     run_folder, out = Path(run_folder), Path(out)
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
     recipe = load_recipe(run_folder / "recipe.yaml")
-    dataset = photos_dataset(photos, classes, tags).at_most(recipe.data.long_side)
+    reading = recipe.data.reading_again(read_info(run_folder).get("data", {}))
+    dataset = photos_dataset(photos, classes, tags).at_most(recipe.data.long_side).read_as(reading)
     config = dataclasses.replace(config or recipe.predict, restrict=tags is not None)
     predict(dataset, run_folder / "segmenter", out, config, execution=execution)
     write_class_files(out, classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,6 +66,11 @@ class DataConfig(Settings):
         """Return how pictures are read, as far as the settings say it."""
         given = None if self.value_range is None else (self.value_range[0], self.value_range[1])
         return Reading(self.max_pixels, self.bands, given)
+
+    def reading_again(self, facts: Mapping[str, Any]) -> Reading:
+        """Return how the pictures of a finished run were read, for new ones; `facts` are run.json's on its data."""
+        reading, found = self.reading(), facts.get("value_range")
+        return reading if found is None else replace(reading, value_range=(float(found[0]), float(found[1])))
 
     def applied(self, dataset: Dataset, seed: int) -> Dataset:
         """Return a data set that was read, with its pictures read as set and what is to be held out held out."""
