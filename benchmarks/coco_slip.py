@@ -29,21 +29,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from tag2mask.ablation import Seeds, map_correlation, score_seeds
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.common.progress import track
 from tag2mask.common.seeding import seed_for
 from tag2mask.data import Dataset, decode_image, load_maps, read_dataset, read_mask, write_mask
-from tag2mask.data.transforms import resize
+from tag2mask.data.transforms import resize, to_tensor
+from tag2mask.engine.execution import Execution
+from tag2mask.experiments.ablation import Seeds, map_correlation, score_seeds
 from tag2mask.metrics import SegmentationScore, bootstrap_difference, class_iou, mean_iou
 from tag2mask.networks import build_backbone
-from tag2mask.pipeline import Recipe, load_recipe, read_splits
+from tag2mask.recipe import Recipe, load_recipe, read_splits
 from tag2mask.refine.threshold import labels_from_maps
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig, localize
 from tag2mask.stages.train_classifier import train_classifier
-from tag2mask.stages.training import Execution, to_tensor
 
 SIDE = 224  # pixels, of the photos whose features are clustered
 ROUNDS = 50  # of k-means at most

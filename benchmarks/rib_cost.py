@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from reference_model import plain_rib  # noqa: E402
-from tag2mask.common.cost import counted_flops  # noqa: E402
 from tag2mask.common.memory import keep_freed_memory  # noqa: E402
 from tag2mask.data.partners import PartnerIndex  # noqa: E402
+from tag2mask.engine.cost import counted_flops  # noqa: E402
 from tag2mask.networks import CAMClassifier, build_classifier  # noqa: E402
 from tag2mask.networks.folding import fold_trunk  # noqa: E402
 from tag2mask.networks.precision import computing_in  # noqa: E402
@@ -282,7 +282,7 @@ def print_in_flight(options: argparse.Namespace) -> None:
 
 def print_fidelity(options: argparse.Namespace) -> None:
     """Print what each rung is worth on real photos."""
-    from tag2mask.ablation import ablate, markdown
+    from tag2mask.experiments.ablation import ablate, markdown
 
     if options.data is None:
         sys.exit("--run needs --data DIR, the run's data set")

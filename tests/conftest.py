@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import tiny_run
+
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
@@ -34,3 +36,9 @@ def animals_dir(shared_dir: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no photos at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny finished run, as its stages wrote it; tests that change anything take a copy."""
+    return tiny_run.make_run(tmp_path_factory.mktemp("tiny"))

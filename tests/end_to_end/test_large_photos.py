@@ -11,7 +11,7 @@ from PIL import Image
 from tag2mask.cli import main
 from tag2mask.common.files import read_json
 from tag2mask.data import load_maps, read_mask
-from tag2mask.demo_data import digit_scenes
+from tag2mask.experiments.demo_data import digit_scenes
 
 pytest.importorskip("sklearn")
 

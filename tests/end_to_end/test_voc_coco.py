@@ -191,7 +191,7 @@ def test_voc12_rib_sal(photos: list[tuple[Path, Path]], voc: Path, tmp_path: Pat
 @pytest.mark.parametrize("recipe", ["voc12-cam-irn", "coco14-cam-irn"])
 def test_baselines_are_the_same_but_for_the_maps(recipe: str) -> None:
     from tag2mask.config import to_mapping
-    from tag2mask.pipeline import load_recipe
+    from tag2mask.recipe import load_recipe
 
     ours, baseline = (to_mapping(load_recipe(name)) for name in (recipe.replace("cam-irn", "rib"), recipe))
     assert baseline["localize"]["method"] == "cam"

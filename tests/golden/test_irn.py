@@ -14,7 +14,7 @@ from tag2mask.networks import BoundaryNetwork, boundary_loss, build_boundary_net
 from tag2mask.networks.boundary import _Pairs
 from tag2mask.networks.paths import destinations
 from tag2mask.refine.affinity import affinities
-from tag2mask.rib.optimiser import PolySGD
+from tag2mask.rib import PolySGD
 
 OUTPUTS = 2e-5  # of logits and displacements of about 1
 EDGES = 2e-6
@@ -121,8 +121,11 @@ def trained(request, golden, make) -> Iterator[tuple[str, BoundaryNetwork, list,
     case, network = request.param, make().train()
     optimiser = PolySGD(
         [(group, by) for group, by in zip(network.parameter_groups(), (1, 10), strict=True)],
-        learning_rate=0.1, total_steps=10, weight_decay=1e-4, momentum=1e-4,
-    )  # fmt: skip
+        learning_rate=0.1,
+        total_steps=10,
+        weight_decay=1e-4,
+        momentum=1e-4,
+    )
     losses, norms = [], {}
     images, labels = torch.tensor(golden[f"{case}_x"]), torch.tensor(golden[f"{case}_seg"]).long()
     for _ in range(2):

@@ -23,10 +23,11 @@ from torch import Tensor
 
 from tag2mask.data.images import decode_image
 from tag2mask.data.maps import at_full, at_stride4
+from tag2mask.data.records import VOC_CLASSES
 from tag2mask.data.transforms import Draws, augment, normalise, rescale
 from tag2mask.networks import CAMClassifier, build_classifier, load_state
 from tag2mask.rib import RIBConfig, RIBResult, gap, gndrp, merge_mirror, rib, rib_loss, stack_with_mirror
-from tag2mask.rib.guard import covered_share, runs_away
+from tag2mask.rib.step import covered_share, runs_away
 
 FIRST_MAPS = 2e-5  # of a map's maximum, step 0
 LATER_MAPS = 5e-3  # of a map's maximum, one later step
@@ -45,10 +46,6 @@ RUNS = {
     "gap_2007_000032": "finished",
     "stopneg_2007_000063": "early-stop",
 }
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 
 
 @dataclass
@@ -132,7 +129,7 @@ def batches(recorded: dict, golden: dict[str, np.ndarray], golden_dir: Path) -> 
             image = decode_image(golden_dir / "data/VOC/JPEGImages" / f"{sample['name']}.jpg")
             draws = Draws(long_side=long_side, mirror=bool(mirror), left=left, top=top)
             images.append(torch.from_numpy(augment(image, draws, 512)))
-            labels[row, [CLASSES.index(name) for name in names[sample["name"]]]] = 1
+            labels[row, [VOC_CLASSES.index(name) for name in names[sample["name"]]]] = 1
         batch = torch.stack(images)
         if f"step{step}_batch_sub" in golden:
             np.testing.assert_allclose(batch[:, :, 13::64, 13::64], golden[f"step{step}_batch_sub"], atol=1e-6)

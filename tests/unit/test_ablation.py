@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tag2mask.ablation import grid_folder, load_grid, map_correlation, markdown, score_seeds
-from tag2mask.common.cost import counted_flops
 from tag2mask.common.errors import ConfigError
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, save_maps, write_mask
+from tag2mask.engine.cost import counted_flops
+from tag2mask.experiments.ablation import grid_folder, load_grid, map_correlation, markdown, score_seeds
 from tag2mask.metrics import bootstrap_difference
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig
@@ -41,7 +41,12 @@ def test_rows_change_the_base_and_the_base_changes_the_recipe(tmp_path):
         ("name: x", "'rows' is missing"),
         ("rows:\n  a: {}\n  b: {against: c}", "no row 'c'"),
         ("rows: {../a: {}}", "can't name a folder"),
-        ("rows: {a: {rib: {tau: 2}}}", "tau: 2"),
+        ("rows:\n  a: {rib:\n    {tau: 2}}", "line 3: rib.tau is 2.0; expected above 0, at most 1"),
+        (
+            "base: {partner_long_side_min: 700}\nrows: {a: {}}",
+            "line 1: partner_long_side_min is 700; expected at most",
+        ),
+        ("rows:\n  a: {}\n  b: {growth: -1}", "line 3: growth is -1.0; expected above 0"),
     ],
 )
 def test_mistakes_in_a_grid_are_named(tmp_path, text, message):

@@ -15,14 +15,13 @@ from refine_world import make_world
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset, decode_image, read_mask
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.images import run_images
 from tag2mask.networks import boundary_loss
 from tag2mask.refine.pseudo import confident_labels, refined_labels
-from tag2mask.stages import confident as confident_stage
 from tag2mask.stages import train_boundary as stage
 from tag2mask.stages.confident import ConfidentConfig, confident
-from tag2mask.stages.parallel import run_images
 from tag2mask.stages.train_boundary import BoundaryConfig, Samples, load_boundary, train_boundary, with_mirror
-from tag2mask.stages.training import Execution
 
 HERE = Execution(device="cpu", workers=0, processes=1)
 SMALL = BoundaryConfig("resnet18", "none", epochs=2, batch_size=2, learning_rate=0.02, crop_size=48, radius=4)
@@ -73,7 +72,7 @@ def test_the_stage_writes_labels_and_names_broken_images(world: tuple[Dataset, P
 
 
 def test_refinement_auto_is_what_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(confident_stage, "crf_available", lambda: False)
+    monkeypatch.setattr("tag2mask.refine.methods.crf_available", lambda: False)
     dataset, localization = make_world(tmp_path, images=2)
     confident(dataset, localization, tmp_path / "out", ConfidentConfig(), execution=HERE)
     assert read_json(tmp_path / "out" / "manifest.json")["config"]["refinement"] == "pamr"
@@ -85,7 +84,7 @@ def test_refinement_auto_is_what_is_installed(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_scores_in_the_wrong_order() -> None:
-    with pytest.raises(ConfigError, match="background <= foreground"):
+    with pytest.raises(ConfigError, match=r"confident.background is 0.2; expected at most foreground, 0.1"):
         ConfidentConfig(foreground=0.1, background=0.2)
 
 

@@ -11,9 +11,9 @@ from refine_world import make_world
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
 from tag2mask.data import LocalizationMaps, load_maps, read_mask, save_maps
+from tag2mask.engine.execution import Execution
 from tag2mask.stages.carry_over import carried_over
 from tag2mask.stages.confident import ConfidentConfig, confident
-from tag2mask.stages.training import Execution
 
 HERE = Execution(device="cpu", processes=1)
 CAM = ConfidentConfig(foreground=0.5, background=0.2, scale="cam", refinement="none")

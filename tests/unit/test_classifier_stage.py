@@ -16,6 +16,7 @@ from refine_world import make_world
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.data import Dataset, ImageRecord
+from tag2mask.engine.execution import Execution
 from tag2mask.networks.pooling import Pooling
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig, Localizer
@@ -27,7 +28,6 @@ from tag2mask.stages.train_classifier import (
     load_sample,
     train_classifier,
 )
-from tag2mask.stages.training import Execution
 
 HERE = Execution(device="cpu", workers=0, processes=1)
 TINY = {
@@ -44,7 +44,7 @@ LOCALIZING = {
     "pooling": "log-sum-exp",
     "tuned": "all",
     "optimiser": "adamw",
-    "schedule": "one-cycle",
+    "schedule": "one_cycle",
     "learning_rate": 1e-3,
     "weight_decay": 0.01,
     "brightness": 0.2,

@@ -9,7 +9,7 @@ import pytest
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError
 from tag2mask.config import to_mapping, with_changes
-from tag2mask.pipeline import Recipe, find_recipe, load_recipe, recipe_folder
+from tag2mask.recipe import Recipe, find_recipe, load_recipe, recipe_folder
 from tag2mask.rib import RIBConfig
 
 
@@ -35,27 +35,31 @@ def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("classifier: {epochs: many}", r"'classifier.epochs' is 'many'; expected a whole number"),
-        ("classifier: {epochs: true}", r"'classifier.epochs' is True; expected a whole number"),
-        ("classifier: {epochs: 1.5}", r"'classifier.epochs' is 1.5"),
+        ("classifier: {epochs: many}", r"line 2: classifier.epochs is 'many'; expected a whole number"),
+        ("classifier: {epochs: true}", r"classifier.epochs is True; expected a whole number"),
+        ("classifier: {epochs: 1.5}", r"classifier.epochs is 1.5"),
         ("classifier: {optimiser: adam}", r"expected one of 'sgd', 'adamw'"),
-        ("data: {classes: cat}", r"'data.classes' is 'cat'; expected a list of text or null"),
-        ("localize: {rib: {tau: 2}}", r"tau: 2.0 is not allowed"),
-        ("classifier: 3", r"'classifier' is 3; expected a section"),
-        ("seed: [1]", r"'seed' is \[1\]"),
+        ("data: {classes: cat}", r"data.classes is 'cat'; expected a list of text or null"),
+        ("localize: {rib: {tau: 2}}", r"line 2: localize.rib.tau is 2.0; expected above 0, at most 1$"),
+        ("classifier: 3", r"classifier is 3; expected a section"),
+        ("seed: [1]", r"seed is \[1\]"),
         ("name: 'x", "not valid YAML"),
         ("name: 2024-13-45", "not valid YAML"),
-        ("classifier: {batch_size: 0}", r"classifier.batch_size is 0; expected 1 or more"),
+        (f"classifier: {{learning_rate: 1{400 * '0'}}}", r"classifier.learning_rate is 10+; expected a number"),
+        ("classifier: {batch_size: 0}", r"line 2: classifier.batch_size is 0; expected 1 or more, at most 8192$"),
+        ("classifier:\n  learning_rate: .nan", r"line 3: classifier.learning_rate is nan; expected above 0"),
+        ("evaluate: {threshold: .inf}", r"evaluate.threshold is inf; expected 0 or more, at most 1, or null$"),
         ("classifier: {long_side_min: 700}", r"classifier.long_side_min is 700; expected at most long_side_max, 640"),
         ("segmenter: {batch_size: 0}", r"segmenter.batch_size is 0"),
-        ("segmenter: {output_stride: 32}", r"segmenter.output_stride is 32; expected 8 or 16"),
-        ("segmenter: {iterations: 0}", r"segmenter.iterations is 0; expected 1 or more, or null"),
+        ("segmenter: {output_stride: 32}", r"segmenter.output_stride is 32; expected one of 8, 16"),
+        ("segmenter: {output_stride: 8.0}", r"segmenter.output_stride is 8.0; expected one of 8, 16"),
+        ("segmenter: {iterations: 0}", r"segmenter.iterations is 0; expected 1 or more, at most \d+, or null"),
         ("segmenter: {scale_min: 3}", r"segmenter.scale_min is 3.0"),
-        ("refine: {boundary: {batch_size: 0}}", r"boundary.batch_size is 0"),
-        ("refine: {boundary: {radius: 1}}", r"boundary.radius is 1; expected 2 or more"),
-        ("refine: {threshold: 2}", r"refine.threshold is 2.0; expected 0..1"),
-        ("refine: {unsure: 0.3}", r"refine.unsure is 0.3; expected 0 <= unsure < threshold 0.25"),
-        ("evaluate: {threshold_step: 0}", r"evaluate.threshold_step is 0.0; expected above 0, at most 0.5"),
+        ("refine: {boundary: {batch_size: 0}}", r"refine.boundary.batch_size is 0"),
+        ("refine: {boundary: {radius: 1}}", r"refine.boundary.radius is 1; expected 2 or more"),
+        ("refine: {threshold: 2}", r"refine.threshold is 2.0; expected 0 or more, at most 1"),
+        ("refine: {unsure: 0.3}", r"refine.unsure is 0.3; expected below threshold, 0.25, and below 1 - threshold"),
+        ("evaluate: {threshold_step: 0}", r"evaluate.threshold_step is 0.0; expected 0.001 or more, at most 0.5"),
         ("- name", "a recipe is a mapping"),
     ],
 )
@@ -123,4 +127,6 @@ def test_a_preset_stands_for_its_whole_section(tmp_path: Path) -> None:
     assert changed.localize.rib == RIBConfig.reference(steps=4)
     with pytest.raises(ConfigError, match=r"localize.rib.preset: there is no preset 'fats'; did you mean 'fast'"):
         load_recipe(recipe, ["localize.rib.preset=fats"])
+    with pytest.raises(ConfigError, match=r"there is no preset \['fast'\]"):
+        load_recipe(recipe, ["localize.rib.preset=[fast]"])
     assert with_changes({"rib": {"steps": 3}}, {"rib": {"preset": "coco"}}) == {"rib": {"preset": "coco"}}

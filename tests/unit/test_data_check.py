@@ -34,7 +34,8 @@ def messy(tmp_path: Path) -> Path:
     shutil.copy(tmp_path / "good0.png", tmp_path / "copy.png")
     rows += ["slip.png,hrose,train", "tiny.png,cat,train", "cut.jpg,cat,train", "zero.jpg,cat,train"]
     rows += ["text.jpg,cat,train", "copy.png,horse,val", "gone.png,cat,train", "good1.png,cat,train"]
-    rows += ["good2.png,,train"]
+    rows += ["good1.png,horse,val", "nothing.png,,train"]
+    photo(tmp_path / "nothing.png", 23)
     (tmp_path / "labels.csv").write_text("image,labels,split\n" + "\n".join(rows) + "\n")
     write_mask(tmp_path / "masks" / "good0.png", np.zeros((40, 50)))
     write_mask(tmp_path / "masks" / "good1.png", np.zeros((50, 40)))
@@ -47,13 +48,14 @@ def test_everything_is_found_and_the_rest_goes_on(messy: Path) -> None:
     dataset = read_dataset(messy)
     report = check_dataset(dataset, progress=False)
     assert {kind: len(problems) for kind, problems in report.by_kind().items()} == {
-        "unreadable-image": 3, "duplicate": 2, "mask-size": 1, "mask-values": 1, "missing-image": 1, "no-label": 1,
-        "small-image": 1, "suspect-class": 1, "unreadable-mask": 1,
+        "unreadable-image": 3, "duplicate": 2, "mask-size": 1, "mask-values": 1, "missing-image": 1, "small-image": 1,
+        "suspect-class": 1, "tags-masks": 1, "unreadable-mask": 1,
     }  # fmt: skip
-    assert report.images == len(dataset) == 12
+    assert report.images == len(dataset) == 13
+    assert report.negatives == {"train": 1, "val": 0}
     assert report.masks == 4
-    assert report.split_sizes == {"train": 11, "val": 1}
-    assert report.counts["train"] == {"cat": 7, "horse": 3, "hrose": 1}
+    assert report.split_sizes == {"train": 12, "val": 1}
+    assert report.counts["train"] == {"cat": 8, "horse": 3, "hrose": 1}
     assert not report.ok
     assert all(problem.remedy and problem.file for problem in report.problems)
 
@@ -61,7 +63,7 @@ def test_everything_is_found_and_the_rest_goes_on(messy: Path) -> None:
 def test_summary_says_what_and_how_many(messy: Path) -> None:
     lines = check_dataset(read_dataset(messy), progress=False).summary()
     text = "\n".join(lines)
-    assert "12 images (train 11, val 1), 3 classes, 4 masks" in lines[0]
+    assert "13 images (train 12, val 1), 3 classes, 4 masks" in lines[0]
     assert "12 problem(s):" in lines
     assert "3 x unreadable-image" in lines
     assert "zero.jpg: is empty (0 bytes); replace the file" in text
@@ -77,7 +79,9 @@ def test_long_lists_are_cut(messy: Path) -> None:
         stream.writelines(f"gone{number}.png,cat,train\n" for number in range(10))
     lines = check_dataset(read_dataset(messy), progress=False).summary()
     assert "11 x missing-image" in lines
-    assert "  ... and 6 more" in lines
+    line = next(line for line in lines if "'gone.png' is not on disk" in line)
+    assert line.count("is not on disk") == 3
+    assert line.endswith("| and 8 more; add the file or delete the row")
 
 
 def test_without_decoding(messy: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tag2mask.common.errors import DataError
 from tag2mask.data import Draws, augment, joint_augment, normalise, random_augment, rescale
-from tag2mask.data.transforms import crop, crop_box, draw_crop_box, resize_long, scaled_size
+from tag2mask.data.transforms import crop, crop_box, draw_crop_box, resize_long, scaled_size, without_edges
 
 
 def photo(height: int = 40, width: int = 60) -> np.ndarray:
@@ -109,3 +109,14 @@ def test_joint_augment_uses_the_whole_range_of_scales() -> None:
 def test_joint_augment_refuses_another_size() -> None:
     with pytest.raises(DataError, match="the mask is 60 x 40 pixels but its image is 40 x 60"):
         joint_augment(photo(), np.zeros((60, 40), np.uint8), random.Random(0), crop_size=64)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_edges_become_unsure_within_a_width(width: int) -> None:
+    mask = np.random.default_rng(0).integers(0, 2, (5, 6)).repeat(6, axis=0).repeat(6, axis=1).astype(np.uint8)
+    found = without_edges(mask, width)
+    for y, x in np.ndindex(mask.shape):
+        around = mask[max(0, y - width) : y + width + 1, max(0, x - width) : x + width + 1]
+        assert found[y, x] == (mask[y, x] if (around == mask[y, x]).all() else 255)
+    assert 0 < (found == 255).sum() < found.size
+    assert (without_edges(np.full((4, 9), 3, np.uint8), width) == 3).all()

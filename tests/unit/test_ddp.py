@@ -15,11 +15,12 @@ from torch.multiprocessing import ProcessRaisedException
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json
-from tag2mask.demo_data import digit_scenes
-from tag2mask.networks import boundary, boundary_loss, deeplab, segmentation_loss
-from tag2mask.stages import training
-from tag2mask.stages.folder import StageFolder
-from tag2mask.stages.training import NO_IMAGE, EpochDataset, Execution, FitSettings, collate, epoch_batches, fit
+from tag2mask.engine import loop
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.loop import NO_IMAGE, EpochDataset, FitSettings, collate, epoch_batches, fit
+from tag2mask.experiments.demo_data import digit_scenes
+from tag2mask.networks import boundary, boundary_loss, losses, segmentation_loss
+from tag2mask.run.folder import StageFolder
 
 NAMES = [f"image{number}" for number in range(6)]
 BROKEN = {3, 5}
@@ -49,7 +50,7 @@ def test_an_error_in_a_process_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         text = "-- Process 1 terminated\nTraceback ...\ntag2mask.common.errors.ConfigError: lower the learning rate\n"
         raise ProcessRaisedException(text, 1, 4711)
 
-    monkeypatch.setattr(training, "_fabric", lambda execution: SimpleNamespace(launch=launch))
+    monkeypatch.setattr(loop, "_fabric", lambda execution: SimpleNamespace(launch=launch))
     with pytest.raises(ConfigError, match=r"^training on 2 devices: lower the learning rate$"):
         train(tmp_path, "cpu", 2)
 
@@ -112,7 +113,7 @@ def test_losses_of_parts_average_to_that_of_the_whole(monkeypatch: pytest.Monkey
     logits = torch.randn(3, 3, 16, 16, generator=generator)
     edge, field = torch.randn(3, 1, 16, 16, generator=generator), torch.randn(3, 2, 16, 16, generator=generator)
     cases = {
-        deeplab: lambda rows: segmentation_loss(logits[rows], labels[rows], balanced=True),
+        losses: lambda rows: segmentation_loss(logits[rows], labels[rows], balanced=True),
         boundary: lambda rows: boundary_loss(edge[rows], field[rows], labels[rows], radius=4).total,
     }
     for module, loss in cases.items():

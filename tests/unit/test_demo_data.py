@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tag2mask import demo_data
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
 from tag2mask.data.masks import read_mask
-from tag2mask.demo_data import CLASSES, DIGITS, IMAGENET_NAMES, SceneSettings, digit_scenes, sample_photos
+from tag2mask.experiments import demo_data
+from tag2mask.experiments.demo_data import CLASSES, DIGITS, IMAGENET_NAMES, SceneSettings, digit_scenes, sample_photos
 
 SMALL = SceneSettings(images=10, val_images=5, size=64, clutter=4, seed=3)
 
@@ -117,11 +117,11 @@ def test_failure_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_settings_that_cannot_work_are_named() -> None:
-    with pytest.raises(ConfigError, match="images 0"):
+    with pytest.raises(ConfigError, match=r"scene.images is 0"):
         SceneSettings(images=0)
     with pytest.raises(ConfigError, match="most_digits is 6"):
         SceneSettings(most_digits=6)
-    with pytest.raises(ConfigError, match="heights"):
+    with pytest.raises(ConfigError, match=r"smallest is 0.6; expected at most largest, 0.54"):
         SceneSettings(smallest=0.6)
 
 

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from rib_tiny import CONFIG, LABELS, N_CLASSES, tiny_batches, tiny_classifier, tiny_views
-from tag2mask.analysis import share_of_maximum
-from tag2mask.analysis.hgr import HGRConfig, HGRResult, Ratio, by_key, change, means, measure
-from tag2mask.analysis.hgr_files import refuse_other, write_hgr
-from tag2mask.analysis.regions import REGIONS, regions_of
-from tag2mask.analysis.taps import gradient_maps, smoothed, taps_of
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.data import Dataset, ImageRecord, write_mask
+from tag2mask.experiments.hgr import share_of_maximum
+from tag2mask.experiments.hgr.hgr import HGRConfig, HGRResult, Ratio, by_key, change, means, measure
+from tag2mask.experiments.hgr.hgr_files import refuse_other, write_hgr
+from tag2mask.experiments.hgr.regions import REGIONS, regions_of
+from tag2mask.experiments.hgr.taps import gradient_maps, smoothed, taps_of
 from tag2mask.networks import build_classifier, save_module
 from tag2mask.reports import write_report
 from tag2mask.rib import PartnerGradients, rib

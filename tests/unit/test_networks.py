@@ -89,8 +89,14 @@ def test_normalisation_converts_between_conventions() -> None:
 def reference_state(classes: int) -> dict[str, torch.Tensor]:
     """A classifier in the reference code's key names, with its copies under other prefixes."""
     network = create_network("resnet50")
-    names = {"conv1": "stage1.0", "bn1": "stage1.1", "layer1": "stage1.4", "layer2": "stage2.0",
-             "layer3": "stage3.0", "layer4": "stage4.0"}  # fmt: skip
+    names = {
+        "conv1": "stage1.0",
+        "bn1": "stage1.1",
+        "layer1": "stage1.4",
+        "layer2": "stage2.0",
+        "layer3": "stage3.0",
+        "layer4": "stage4.0",
+    }
     state = {}
     for key, value in network.state_dict().items():
         first, _, rest = key.partition(".")

@@ -14,8 +14,8 @@ import torch
 
 from ray_work import NoWork
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.stages.folder import StageFolder
-from tag2mask.stages.parallel import process_count, run_images
+from tag2mask.engine.images import process_count, run_images
+from tag2mask.run.folder import StageFolder
 
 IDS = [f"image{number}" for number in range(6)]
 
@@ -86,7 +86,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, sys, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
-        "from multiprocessing import get_context\nfrom tag2mask.stages import parallel\n"
+        "from multiprocessing import get_context\nfrom tag2mask.engine import images as parallel\n"
         "def make():\n    print(os.getpid(), flush=True)\n    return time.sleep\n"
         "if __name__ == '__main__':\n"
         "    pool = ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=parallel._start,\n"

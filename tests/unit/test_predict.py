@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tag2mask.cli import main
@@ -15,12 +16,12 @@ from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, ImageRecord, read_mask
+from tag2mask.engine.execution import Execution
+from tag2mask.inference import predict_photos
 from tag2mask.networks import save_module
-from tag2mask.pipeline import predict_photos
 from tag2mask.stages import predict as stage
 from tag2mask.stages.predict import PredictConfig, check, predict
 from tag2mask.stages.train_segmenter import SegmenterConfig, build_segmenter
-from tag2mask.stages.training import Execution
 
 CONFIG = PredictConfig(scales=(1.0,), mirror=False)
 SEGMENTER = SegmenterConfig(backbone="efficientnet_lite0", weights="none", output_stride=16)
@@ -117,10 +118,9 @@ def test_a_network_that_is_not_there_is_named(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-0.5,), (float("nan"),), (float("inf"),)])
-def test_scales_that_cannot_work_are_found_before_any_work(scales: tuple[float, ...]) -> None:
+def test_scales_that_cannot_work_are_refused(scales: tuple[float, ...]) -> None:
     with pytest.raises(ConfigError, match=r"predict\.scales is \["):
-        check(dataclasses.replace(CONFIG, scales=scales))
-    check(CONFIG)
+        dataclasses.replace(CONFIG, scales=scales)
 
 
 def test_the_crf_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_actors_of_a_cluster_get_the_gpu_that_was_asked_for(
     seen = []
     monkeypatch.setattr(stage, "run_images", lambda *_, cluster, **__: seen.append(cluster))
     execution = Execution(device=device, ray="local")
-    monkeypatch.setattr(stage, "resolve_device", stage.torch.device)  # no GPU needed here
+    monkeypatch.setattr(stage, "resolve_device", torch.device)  # no GPU needed here
     predict(split(tmp_path, "a"), run / "segmenter", tmp_path / "m", CONFIG, execution=execution)
     assert [cluster.gpus for cluster in seen] == [gpus]
 

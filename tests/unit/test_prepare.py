@@ -142,7 +142,7 @@ def test_misspelt_paths_leave_an_index_as_it_is(voc: Path, tmp_path: Path, capsy
     ("text", "words"),
     [
         ("image,labels\nt3,dgo\n", r"more\.csv: line 2: class 'dgo' is not one of VOC's; did you mean 'dog'"),
-        ("name,labels\nt3,dog\n", "no column 'image'"),
+        ("nam,labels\nt3,dog\n", "no column 'image'"),
     ],
 )
 def test_bad_label_files(voc: Path, tmp_path: Path, text: str, words: str) -> None:

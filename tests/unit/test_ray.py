@@ -18,14 +18,14 @@ from ray_work import NoWork, Work
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset, ImageRecord
+from tag2mask.engine import ray_cluster
+from tag2mask.engine.execution import Cluster, Execution
+from tag2mask.engine.images import run_images
+from tag2mask.engine.ray_worker import Checks
 from tag2mask.networks import build_classifier, save_module
 from tag2mask.rib import RIBConfig
-from tag2mask.stages import ray_cluster
-from tag2mask.stages.folder import StageFolder, versions
+from tag2mask.run.folder import StageFolder, versions
 from tag2mask.stages.localize import LocalizeConfig, localize
-from tag2mask.stages.parallel import run_images
-from tag2mask.stages.ray_worker import Checks
-from tag2mask.stages.training import Cluster, Execution
 
 IDS = [f"image{number}" for number in range(8)]
 

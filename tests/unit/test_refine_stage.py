@@ -12,23 +12,24 @@ import yaml
 from PIL import Image
 from refine_world import SIZE, make_world
 
-from tag2mask.cli.scores import remarks, title_of
+from tag2mask.chain import Chain
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, load_maps, read_mask
+from tag2mask.engine.execution import Execution
 from tag2mask.networks import build_boundary_network, save_module
-from tag2mask.pipeline import Chain, Recipe, Splits, load_recipe
+from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.refine.pseudo import walk_scores
-from tag2mask.stages import confident as confident_stage
+from tag2mask.run.scores import rows_of
 from tag2mask.stages.confident import ConfidentConfig
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.refine import RefineConfig, Refiner, WalkConfig, refine
-from tag2mask.stages.refinements import plan
+from tag2mask.stages.refinements import left_out, plan
 from tag2mask.stages.saliency import SaliencyConfig
+from tag2mask.stages.stage import Context
 from tag2mask.stages.train_boundary import BoundaryConfig
 from tag2mask.stages.train_classifier import ClassifierConfig
-from tag2mask.stages.training import Execution
 
 HERE = Execution(device="cpu", processes=1, trace=2)
 IRN = RefineConfig(method="irn", walk=WalkConfig(threshold=0.3))
@@ -136,7 +137,7 @@ def test_unsure_pixels_surround_the_walk(
 def test_irn_needs_a_trained_network(world: tuple[Dataset, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="run train-boundary first"):
         refine(*world, tmp_path / "out", IRN, execution=HERE)
-    with pytest.raises(ConfigError, match=r"unsure is 0.4; expected 0 <= unsure < threshold 0.3"):
+    with pytest.raises(ConfigError, match=r"refine.unsure is 0.4; expected below walk.threshold, 0.3"):
         refine(*world, tmp_path / "out", dataclasses.replace(IRN, unsure=0.4), execution=HERE)
 
 
@@ -207,10 +208,10 @@ def test_saliency_from_files_ends_in_masks_and_scores(world: tuple[Dataset, Path
     assert 0.8 < row["coverage"] < 1
     assert row["miou_decided"] > row["miou"] - 0.05
     row |= {"title": manifest["title"], "saliency": manifest["saliency"]}
-    assert title_of("pseudo_mask_x", row) == "pseudo-mask RIB+threshold+Sal"
-    text = "\n".join(remarks("pseudo_mask_x", row))
-    assert "upper bound" in text
-    assert "scored as background" in text
+    (shown,) = rows_of({"pseudo_mask_x": row})
+    assert shown.title == "pseudo-mask RIB+threshold+Sal"
+    assert "upper bound" in shown.remarks[0]
+    assert "scored as background" in shown.remarks[1]
     (folder / "image 4.png").write_bytes((folder / "image 3.png").read_bytes())
     with pytest.raises(ConfigError, match=r"inputs.saliency"):
         refine(*world, tmp_path / "out", config, execution=HERE)
@@ -242,11 +243,12 @@ def test_comparisons_are_changes_over_refine(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("comparisons:\n  a:\n    walk: {betta: 3}\n", r"line 7: .*'comparisons.a.walk.betta'.*'beta'"),
-        ("comparisons:\n  a: {method: crfs}\n", r"line 6: 'comparisons.a.method' is 'crfs'"),
+        ("comparisons:\n  a: {method: crfs}\n", r"line 6: comparisons.a.method is 'crfs'; expected one of"),
         ("comparisons:\n  a/b: {}\n", r"line 6: comparisons: 'a/b' can't name a folder"),
-        ("comparisons:\n  a: crf\n", r"line 6: 'comparisons.a' is 'crf'; expected a section"),
-        ("comparisons: [cam]\n", r"line 5: 'comparisons' is \['cam'\]; expected names, each with a section"),
-        ("comparisons: {a: {walk: 3}}\n", r"line 5: 'comparisons.a.walk' is 3; expected a section"),
+        ("comparisons:\n  a: crf\n", r"line 6: comparisons.a is 'crf'; expected a section"),
+        ("comparisons: [cam]\n", r"line 5: comparisons is \['cam'\]; expected names, each with a section"),
+        ("comparisons: {a: {walk: 3}}\n", r"line 5: comparisons.a.walk is 3; expected a section"),
+        ("comparisons:\n  a:\n    unsure: 0.3\n", r"line 7: comparisons.a.unsure is 0.3; expected below "),
     ],
 )
 def test_mistakes_in_comparisons_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -291,19 +293,18 @@ def test_the_same_work_is_done_once() -> None:
 def test_a_comparison_that_cannot_run_here_is_left_out(
     world: tuple[Dataset, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confident_stage, "crf_available", lambda: False)
+    monkeypatch.setattr("tag2mask.refine.methods.crf_available", lambda: False)
     said: list[str] = []
-    splits = Splits(world[0], None, None)
     plain, dense = RefineConfig(method="none"), RefineConfig(method="crf")
 
     def chain(own: RefineConfig, other: RefineConfig) -> Chain:
-        return Chain(Recipe("x", refine=own, comparisons={"other": other}), splits, tmp_path, {}, HERE, said.append)
+        recipe = Recipe("x", refine=own, comparisons={"other": other})
+        return Chain(Context(recipe, world[0], None, tmp_path / "run", HERE, said.append), {})
 
     one = chain(plain, dense)
-    one.confident()  # nothing to do, but it looks
-    assert [refinement.name for refinement in one.refinements] == [""]
-    assert "tag2mask[crf]" in said[0]
+    assert [entry.folder for entry in one.plan if entry.stage.name == "refine"] == ["pseudo_masks"]
+    assert "tag2mask[crf]" in next(iter(left_out(one.context)))
     with pytest.raises(MissingExtraError):
-        chain(dense, plain).confident()
+        chain(dense, plain).run_stage("refine")
     with pytest.raises(ConfigError, match="no such folder"):
-        chain(plain, dataclasses.replace(plain, saliency=SaliencyConfig("nowhere"))).refine()
+        chain(plain, dataclasses.replace(plain, saliency=SaliencyConfig("nowhere"))).run_stage("refine")

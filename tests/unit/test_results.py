@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +14,84 @@ import pytest
 from tag2mask.cli import main
 from tag2mask.cli.scores import print_scores
 from tag2mask.common.errors import DataError
-from tag2mask.common.files import write_json
+from tag2mask.common.files import read_json, write_json
 from tag2mask.data import VOC_CLASSES
 from tag2mask.reports import write_report
 from tag2mask.reports.results import Result, filtered, find_runs, own, published, ranked, to_csv, to_json
 from tag2mask.reports.results_page import results_page
+from tiny_run import copy_run, edit
+
+Make = Callable[..., Path]
+DATA = {
+    "root_name": "VOC2012",
+    "classes": list(VOC_CLASSES),
+    "train_images": 10582,
+    "val_images": 1449,
+    "limited_to": None,
+}
 
 
-def write_run(folder: Path, *, name: str = "voc12-rib", miou: float = 0.683, **changes: Any) -> Path:
-    """Write what a run leaves that the table reads; `changes` go into run.json's data or, if "finished", run.json."""
-    folder.mkdir(parents=True)
-    data = {"root_name": "VOC2012", "classes": list(VOC_CLASSES), "train_images": 10582, "val_images": 1449,
-            "limited_to": None}  # fmt: skip
-    images = changes.pop("images", 1449)
-    finished = changes.pop("finished", True)
-    score = changes.pop("score", {})
-    info = {"name": name, "seed": 3, "finished": finished, "started": "2026-05-01 10:00", "data": data | changes,
-            "seconds": {"classifier": 1800.0, "segmenter": 5400.0}, "versions": {"torch": "2.9"},
-            "machine": {"cores": 8, "gpu": "a GPU"},
-            "recipe": {"name": name, "refine": {"maps": "rib", "method": "irn"},
-                       "segmenter": {"backbone": "resnet101"}}}  # fmt: skip
-    row = {"miou": miou, "per_class": {"background": 0.9}, "images": images, "split": "val", "threshold": None,
-           "threshold_chosen_on": "no threshold", "interval": {"low": miou - 0.01, "high": miou + 0.01}}  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(info))
-    (folder / "scores.json").write_text(
-        json.dumps({"segmentation_val": row | score, "seed_rib": row | {"split": "train"}})
-    )
-    return folder
+@pytest.fixture
+def made(finished_run: Path, tmp_path: Path) -> Make:
+    """Makes copies of a run that look as if made in the published setting, but for what a test asks for."""
+
+    def make(
+        name: str = "a", *, miou: float = 0.683, images: int = 1449, score: dict | None = None, **changes: Any
+    ) -> Path:
+        folder = copy_run(finished_run, tmp_path / "made" / name)
+        folder = folder.rename(tmp_path / name)
+        finished, recipe = changes.pop("finished", True), changes.pop("recipe", "voc12-rib")
+        data = DATA | changes
+        seconds = {"classifier": 1800.0, "segmenter": 5400.0}
+        edit(
+            folder / "run.json",
+            lambda info: info | {"name": recipe, "data": data, "finished": finished, "seconds": seconds},
+        )
+        row = {"miou": miou, "images": images, "interval": {"low": miou - 0.01, "high": miou + 0.01}} | (score or {})
+        edit(
+            folder / "scores.json",
+            lambda scores: {
+                "segmentation_val": scores["segmentation_val"] | row,
+                "seed_rib": scores["seed_rib"] | {"miou": miou},
+            },
+        )
+        learned_from(folder / "segmenter", data["train_images"])
+        return folder
+
+    return make
+
+
+def learned_from(network: Path, done: int, failed: int = 0) -> None:
+    """Make the manifest of a network say that it learned from so many images."""
+    images = {str(i): {"status": "done" if i < done else "failed"} for i in range(done + failed)}
+    edit(network / "manifest.json", lambda made: made | {"images": images})
 
 
 def segmentation(folder: Path) -> Result:
     rows, notes = own([folder])
     assert notes == []
     return next(row for row in rows if row.task == "segmentation from image labels")
+
+
+def test_a_run_as_it_is_says_why_it_is_not_comparable(finished_run: Path) -> None:
+    rows, notes = own([finished_run])
+    assert notes == []
+    assert [(row.task, row.model) for row in rows] == [
+        ("class maps (seed)", "CAM seed"),
+        ("class maps (seed)", "RIB seed"),
+        ("pseudo-masks", "RIB+IRN"),
+        ("pseudo-masks", "CAM+threshold (plain_cam)"),
+        ("segmentation from image labels", "RIB+IRN, deeplabv2 (resnet18)"),
+        ("segmentation from true masks", "deeplabv2 (resnet18), true masks"),
+    ]
+    assert [row.beyond_labels for row in rows] == ["", "", "", "", "", "pixel masks"]
+    assert all(row.remarks == ("another data set",) and row.dataset == "farm (3 classes)" for row in rows)
+    scores = read_json(finished_run / "scores.json")
+    assert [row.value for row in rows] == [round(100 * row["miou"], 2) for row in scores.values()]
+    seconds = read_json(finished_run / "run.json")["seconds"]
+    assert rows[0].details["hours"] == round(sum(seconds.values()) / 3600, 3)
+    assert [row.details["training_images"] for row in rows[-2:]] == [8, 8]  # without the broken photo
+    assert (rows[0].details["recipe"], rows[0].details["seed"]) == ("tiny", 3)
 
 
 def test_published_rows_have_sources() -> None:
@@ -56,12 +102,11 @@ def test_published_rows_have_sources() -> None:
     assert rib == [68.3, 68.6, 43.8]
 
 
-def test_a_run_in_the_published_setting_is_ranked_among_the_published(tmp_path: Path) -> None:
-    mine = segmentation(write_run(tmp_path / "a"))
+def test_a_run_in_the_published_setting_is_ranked_among_the_published(made: Make) -> None:
+    mine = segmentation(made())
     assert mine.remarks == ()
     assert (mine.dataset, mine.split, mine.metric, mine.value) == ("PASCAL VOC 2012", "val", "mIoU", 68.3)
-    assert mine.interval == (67.3, 69.3)
-    assert mine.model == "RIB+IRN, DeepLabV2 (resnet101)"
+    assert mine.interval_text == "67.3-69.3"
     assert mine.details["hours"] == 2.0
     assert (mine.details["recipe"], mine.details["seed"]) == ("voc12-rib", 3)
     row = next(row for row in ranked([*published(), mine]) if row.own)
@@ -80,8 +125,8 @@ def test_a_run_in_the_published_setting_is_ranked_among_the_published(tmp_path: 
         ({"score": {"count_ignored": True}}, "ignored pixels counted"),
     ],
 )
-def test_other_settings_are_marked_and_never_ranked(tmp_path: Path, changes: dict, words: str) -> None:
-    mine = segmentation(write_run(tmp_path / "a", miou=0.99, **changes))
+def test_other_settings_are_marked_and_never_ranked(made: Make, changes: dict, words: str) -> None:
+    mine = segmentation(made(miou=0.99, **changes))
     assert any(words in remark for remark in mine.remarks)
     rows = ranked([*published(), mine])
     assert next(row for row in rows if row.own).rank is None
@@ -106,70 +151,75 @@ EIGHTY = [f"c{number}" for number in range(80)]
         (counts(900, 100, classes=EIGHTY, root_name="shop"), "shop (80 classes)"),
     ],
 )
-def test_published_names_are_for_published_sets(tmp_path: Path, changes: dict, name: str) -> None:
-    mine = segmentation(write_run(tmp_path / "a", **changes))
+def test_published_names_are_for_published_sets(made: Make, changes: dict, name: str) -> None:
+    mine = segmentation(made(**changes))
     assert mine.dataset == name
     assert ("another data set" in mine.remarks) == ("classes)" in name)
 
 
 @pytest.mark.parametrize(("val", "name"), [(1449, "PASCAL VOC 2012"), (213, "VOC2012 (20 classes)")])
-def test_a_prepared_set_is_what_its_preparation_found(tmp_path: Path, val: int, name: str) -> None:
-    data, folder = tmp_path / "VOC2012", write_run(tmp_path / "a", **counts(100, 50, limited_to=100))
-    write_json(data / "tag2mask" / "prepared.json", {
-        "kind": "voc2012", "counts": {"train": 10582, "val": val}, "published": {"train": 10582, "val": 1449}
-    })  # fmt: skip
-    write_json(folder / "index.json", {"images": {"a": {"path": str(data / "JPEGImages" / "a.jpg")}}})
+def test_a_prepared_set_is_what_its_preparation_found(made: Make, tmp_path: Path, val: int, name: str) -> None:
+    folder = made(**counts(100, 50, limited_to=100))
+    found, wanted = {"train": 10582, "val": val}, {"train": 10582, "val": 1449}
+    prepared = {"kind": "voc2012", "counts": found, "published": wanted}
+    write_json(tmp_path / "made" / "a" / "farm" / "tag2mask" / "prepared.json", prepared)
     assert segmentation(folder).dataset == name
 
 
 @pytest.mark.parametrize(
-    ("done", "remarks"), [(10582, ()), (1464, ("trained on 1,464 images, published: 10,582",)),
-                          (None, ("trained on an unknown number of images, published: 10,582",))],
-)  # fmt: skip
+    ("done", "remarks"),
+    [
+        (10582, ()),
+        (1464, ("trained on 1,464 images, published: 10,582",)),
+        (None, ("trained on an unknown number of images, published: 10,582",)),
+    ],
+)
 def test_an_upper_bound_counts_the_images_that_had_true_masks(
-    tmp_path: Path, done: int | None, remarks: tuple[str, ...]
+    made: Make, done: int | None, remarks: tuple[str, ...]
 ) -> None:
-    folder = write_run(tmp_path / "a")
-    scores = json.loads((folder / "scores.json").read_text())
-    write_json(folder / "scores.json", {"supervised_val": scores["segmentation_val"]})
-    if done is not None:
-        images = {str(i): {"status": "done" if i < done else "failed"} for i in range(10582)}
-        write_json(folder / "supervised" / "manifest.json", {"stage": "train-segmenter", "images": images})
+    folder = made()
+    edit(folder / "scores.json", lambda scores: {"supervised_val": scores["segmentation_val"]})
+    if done is None:
+        (folder / "supervised" / "manifest.json").unlink()
+    else:
+        learned_from(folder / "supervised", done, 10582 - done)
     (row,), _ = own([folder])
     assert row.remarks == remarks
     assert row.details["training_images"] == done
     assert (next(r for r in ranked([*published(), row]) if r.own).rank is None) == bool(remarks)
 
 
-def test_seeds_have_no_published_row(tmp_path: Path) -> None:
-    rows, _ = own([write_run(tmp_path / "a")])
+def test_seeds_have_no_published_row(made: Make) -> None:
+    rows, _ = own([made()])
     seed = next(row for row in rows if row.task == "class maps (seed)")
     assert seed.remarks == ("no published row of this kind",)
-    assert seed.model == "RIB"
+    assert seed.model == "RIB seed"
 
 
-def test_runs_are_found_below_and_broken_ones_named(tmp_path: Path) -> None:
-    write_run(tmp_path / "one")
-    write_run(tmp_path / "more" / "two")
-    (tmp_path / "three").mkdir()
+def test_runs_are_found_below_and_broken_ones_named(made: Make, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("one", "more/two", "three", "four", "five"):
+        made(name)
     (tmp_path / "three" / "run.json").write_text("{")
-    (tmp_path / "four").mkdir()
-    (tmp_path / "four" / "run.json").write_text("{}")
+    (tmp_path / "four" / "scores.json").unlink()
+    (tmp_path / "five" / "scores.json").write_text("[]")
     found = find_runs([tmp_path, tmp_path / "one"])
-    assert {path.name for path in found} == {"one", "two", "three", "four"}
+    assert {path.name for path in found} == {"one", "two", "three", "four", "five"}
     rows, notes = own(found)
     assert len(rows) == 4
     assert any("three" in note and "can't be read" in note for note in notes)
     assert any("four" in note and "no scores yet" in note for note in notes)
+    assert any("five" in note and "holds no object" in note for note in notes)
     with pytest.raises(DataError, match="no such folder"):
         find_runs([tmp_path / "gone"])
 
 
-def test_exports_hold_own_rows_only(tmp_path: Path) -> None:
-    rows = ranked([*published(), *own([write_run(tmp_path / "a", limited_to=5)])[0]])
+def test_exports_hold_own_rows_only(made: Make) -> None:
+    folder = made(limited_to=5)
+    rows = ranked([*published(), *own([folder])[0]])
     exported = json.loads(to_json(rows))
     assert len(exported) == 2
-    assert exported[0]["versions"] == {"torch": "2.9"}
+    assert exported[0]["versions"] == read_json(folder / "run.json")["versions"]
     assert exported[0]["comparable_with_published"] is False
     table = list(csv.DictReader(to_csv(rows).splitlines()))
     assert [row["value"] for row in table] == ["68.3", "68.3"]
@@ -178,15 +228,24 @@ def test_exports_hold_own_rows_only(tmp_path: Path) -> None:
     assert to_csv(published()).startswith("task,dataset,split,metric,value,model")
 
 
-def test_reports_and_the_terminal_show_the_interval(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folder = write_run(tmp_path / "a", score={"count_ignored": True})
-    page = write_report(folder).read_text(encoding="utf-8")
-    assert "67.3–69.3" in page
-    assert "95 % bootstrap interval" in page
-    print_scores(json.loads((folder / "scores.json").read_text()))
+def test_reports_and_the_terminal_show_the_interval(made: Make, capsys: pytest.CaptureFixture) -> None:
+    folder = made(score={"count_ignored": True})
+    print_scores(read_json(folder / "scores.json"))
+    for shown in (write_report(folder, examples=0).read_text(encoding="utf-8"), capsys.readouterr().out):
+        assert "67.3-69.3" in shown
+        assert "95 % bootstrap interval" in shown
+        assert "ignored pixels counted, as in the reference" in shown
+
+
+def test_the_terminal_has_every_row_with_what_must_be_said(finished_run: Path, capsys: pytest.CaptureFixture) -> None:
+    print_scores(read_json(finished_run / "scores.json"))
     shown = capsys.readouterr().out
-    assert "67.3-69.3" in shown
-    assert "ignored pixels are counted" in shown
+    for title in ("CAM seed", "RIB seed", "pseudo-mask RIB+IRN", "segmentation", "upper bound", "person"):
+        assert title in shown
+    assert "[a] best on the true masks of these images" in shown
+    assert "pseudo-mask RIB+IRN: " in shown
+    print_scores({})
+    assert "no true masks" in capsys.readouterr().out
 
 
 def test_filter_words() -> None:
@@ -194,8 +253,8 @@ def test_filter_words() -> None:
     assert filtered(published(), ["own"]) == []
 
 
-def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
-    rows = ranked([*published(), *own([write_run(tmp_path / "a<b>", name="<script>alert(1)</script>")])[0]])
+def test_the_page_is_self_contained_and_escaped(made: Make) -> None:
+    rows = ranked([*published(), *own([made("a<b>", recipe="<script>alert(1)</script>")])[0]])
     page = results_page(rows, ["runs/x: has no scores yet"])
     assert "<script>alert" not in page
     assert "a&lt;b&gt;" in page
@@ -208,8 +267,9 @@ def test_the_page_is_self_contained_and_escaped(tmp_path: Path) -> None:
         assert f">{column}<span" in page
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_run(tmp_path / "runs" / "mine")
+def test_command_line(made: Make, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "runs").mkdir()
+    made("runs/mine")
     files = [tmp_path / name for name in ("page.html", "own.json", "own.csv")]
     options = [
         part for kind, path in zip(("--html", "--json", "--csv"), files, strict=True) for part in (kind, str(path))

@@ -17,8 +17,10 @@ def test_rungs_are_measured_side_by_side():
     left_out = ["1 exact and lean", "2 bank of partners", "3a amortised"]
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), *options.split(), *left_out],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     fewer = {
         name: float(times) for name, times in re.findall(r"^\| (\w[^|]+) \| [\d.]+ \| ([\d.]+) ", done.stdout, re.M)

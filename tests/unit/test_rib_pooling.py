@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from tag2mask.rib import RIBConfig, gap, gndrp, merge_mirror, rib_loss, stack_with_mirror
-from tag2mask.rib.guard import covered_share, runs_away
-from tag2mask.rib.loss import passes_limit
-from tag2mask.rib.pooling import pool_present
+from tag2mask.rib.step import covered_share, passes_limit, present_loss, runs_away
 
 # one row; class 0: maximum 10; class 1: all negative; class 2: all zero
 MAPS = torch.tensor([[[[10.0, 4.0], [3.0, -1.0]], [[-1.0, -2.0], [-3.0, -4.0]], [[0.0, 0.0], [0.0, 0.0]]]])
@@ -52,7 +50,9 @@ def test_pooling_present_maps_equals_pooling_all(pooling, slip, average):
     labels = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1], [0, 0, 0, 1]])
     row, cls = labels.nonzero(as_tuple=True)
     everything = gap(maps) if pooling == "gap" else gndrp(maps, labels, 0.6, average=average, slip_classes=slip)
-    assert torch.equal(pool_present(maps[row, cls], cls, config), everything[row, cls])
+    logits, loss = present_loss(maps[row, cls], cls, config)
+    assert torch.equal(logits, everything[row, cls])
+    assert torch.equal(loss, rib_loss(everything, labels))
 
 
 def test_loss_is_minus_the_sum_of_present_logits():

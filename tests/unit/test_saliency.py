@@ -122,7 +122,7 @@ def test_confidence_follows_the_background_score() -> None:
 def test_settings_out_of_range() -> None:
     with pytest.raises(ConfigError, match=r"saliency.salient is 50"):
         SaliencyConfig(salient=50)
-    with pytest.raises(ConfigError, match="3 values"):
+    with pytest.raises(ConfigError, match="a list of 3 numbers"):
         OnnxConfig(mean=(0.5,))
 
 
@@ -190,13 +190,13 @@ def test_outputs_are_scaled_as_described(model: Path) -> None:
 
 def test_models_that_cannot_be_used(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"output is 2; it has 2: flat, map"):
-        OnnxSaliency(model, OnnxConfig(output=2))
+        sources.check_source(SaliencyConfig(str(model), onnx=OnnxConfig(output=2)))
     with pytest.raises(DataError, match=r"shape \(1, 5\).*another saliency.onnx.output"):
         OnnxSaliency(model, OnnxConfig(output=0))("a", np.zeros((4, 4, 3), np.uint8))
     other = model.with_name("other.onnx")
     other.write_bytes(b"")
     with pytest.raises(ConfigError, match="not a usable ONNX model"):
-        OnnxSaliency(other, OnnxConfig())
+        sources.check_source(SaliencyConfig(str(other)))
     with pytest.raises(ConfigError, match="no such file"):
         sources.check_source(SaliencyConfig(str(model.with_name("absent.onnx"))))
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)

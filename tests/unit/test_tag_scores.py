@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask.stages.learned import at_chance, warnings_of
+from tag2mask.stages.learned_tags import at_chance, warnings_of
 from tag2mask.stages.tag_scores import TagScores, mean_of
 
 CLASSES = ("ant", "bee", "cow")

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import torch
 
-from tag2mask.analysis import high_gradient_ratio, share_of_maximum
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
 from tag2mask.common.files import read_json, write_json
-from tag2mask.toy.config import QUICK, ToyConfig
-from tag2mask.toy.data import DIGIT, IRRELEVANT, MARK, mark_shape, mnist_shapes, toy_data
-from tag2mask.toy.endings import ENDINGS, ending_of, of_class
-from tag2mask.toy.experiment import WEIGHTS, measure_one
-from tag2mask.toy.measure import WITHOUT, Reading, gradients
-from tag2mask.toy.network import STAGES, SixStages
-from tag2mask.toy.summary import refuse_other
-from tag2mask.toy.train import (
+from tag2mask.experiments.hgr import high_gradient_ratio, share_of_maximum
+from tag2mask.experiments.toy.config import QUICK, ToyConfig
+from tag2mask.experiments.toy.data import DIGIT, IRRELEVANT, MARK, mark_shape, mnist_shapes, toy_data
+from tag2mask.experiments.toy.endings import ENDINGS, ending_of, of_class
+from tag2mask.experiments.toy.experiment import WEIGHTS, measure_one
+from tag2mask.experiments.toy.measure import WITHOUT, Reading, gradients
+from tag2mask.experiments.toy.network import STAGES, SixStages
+from tag2mask.experiments.toy.summary import refuse_other
+from tag2mask.experiments.toy.train import (
     Tuning,
     accuracy,
     as_batch,
@@ -108,7 +108,8 @@ def test_digits_need_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"canvas": 39}, "canvas 39"), ({"mark": 8}, "mark 8"), ({"widths": (1,)}, "five"), ({"images": 5}, "images 5"),
+    [({"canvas": 39}, "toy.canvas is 39; expected digit"), ({"mark": 8}, "mark is 8; expected an odd number"),
+     ({"widths": (1,)}, "widths is .* a list of 5 numbers"), ({"images": 5}, "images is 5"),
      ({"marked_share": 1.0}, "marked_share")],
 )  # fmt: skip
 def test_impossible_settings_are_named(changes: dict, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.stages.folder import StageFolder
-from tag2mask.stages.training import (
-    Execution,
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.loop import (
     FitSettings,
+    averaged,
     epoch_batches,
     fit,
+    learning_rate_factor,
     make_optimiser,
-    one_cycle,
-    resolve_device,
     set_learning_rate,
 )
+from tag2mask.run.folder import StageFolder
 
 SETTINGS = FitSettings(4, 4, 0.1, 10.0, 1e-4, 0.9)
 NAMES = [f"image{number}" for number in range(10)]
@@ -44,7 +45,13 @@ def load(epoch: int, index: int) -> tuple[Tensor, Tensor]:
 
 
 def train(
-    path: Path, *, epochs_to_run: int | None = None, load_sample=load, workers: int = 0, **where: str
+    path: Path,
+    *,
+    epochs_to_run: int | None = None,
+    load_sample=load,
+    workers: int = 0,
+    settings: FitSettings = SETTINGS,
+    **where: str,
 ) -> tuple[Net, StageFolder]:
     net = Net()
     folder = StageFolder(path, "train-classifier", config={}, seed=0, inputs={})
@@ -56,16 +63,18 @@ def train(
             raise KeyboardInterrupt
         return ((module(images) - targets) ** 2).mean()
 
-    fit(net, (list(net.old.parameters()), list(net.new.parameters())), loss_of, load_sample, NAMES, SETTINGS, folder,
+    fit(net, (list(net.old.parameters()), list(net.new.parameters())), loss_of, load_sample, NAMES, settings, folder,
         seed=0, execution=Execution(workers=workers, **{"device": "cpu", **where}))  # fmt: skip
     return net, folder
 
 
-def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
-    whole, folder = train(tmp_path / "whole")
+@pytest.mark.parametrize("changes", [{}, {"schedule": "one_cycle", "average": 0.9, "optimiser": "adamw"}])
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, changes: dict) -> None:
+    settings = dataclasses.replace(SETTINGS, **changes)
+    whole, folder = train(tmp_path / "whole", settings=settings)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "killed", epochs_to_run=2)
-    resumed, _ = train(tmp_path / "killed")
+        train(tmp_path / "killed", epochs_to_run=2, settings=settings)
+    resumed, _ = train(tmp_path / "killed", settings=settings)
     for one, two in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, two)
     assert folder.failures == {"image3": "image3.jpg: broken"}
@@ -147,18 +156,6 @@ def test_polynomial_schedule_and_groups() -> None:
     assert optimiser.param_groups[1]["lr"] == pytest.approx(1.0 * 0.7**0.9)
 
 
-def test_one_cycle_rises_to_the_rate_and_falls_to_nearly_nothing() -> None:
-    shares = [one_cycle(iteration, 100) for iteration in range(100)]
-    assert shares[0] == pytest.approx(1 / 25)
-    assert max(shares) == pytest.approx(1.0)
-    assert shares.index(max(shares)) == 29
-    assert shares[:30] == sorted(shares[:30])
-    assert shares[29:] == sorted(shares[29:], reverse=True)
-    assert 0 < shares[-1] < 0.001
-    assert all(0 < one_cycle(iteration, 3) <= 1 for iteration in range(3))
-    assert one_cycle(0, 1) > 0
-
-
 def test_weights_draw_images_as_often_as_they_say() -> None:
     weights = [3.0, 1.0, 1.0, 1.0, 0.0, 0.5, 0.5, 1.0]  # of 8 draws for a sum of 8
     for epoch in range(20):
@@ -191,3 +188,41 @@ def test_what_is_said_after_an_epoch_goes_into_the_log(tmp_path: Path) -> None:
     assert all(modes)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["val_map"] for row in rows] == [0.5] * 4
+
+
+def test_one_cycle_rises_and_falls_as_torchs_does() -> None:
+    settings = dataclasses.replace(SETTINGS, schedule="one_cycle")
+    total = 1000
+    optimiser = torch.optim.SGD(Net().parameters(), lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=total, cycle_momentum=False)
+    for step in range(total - 1):
+        ours = learning_rate_factor(settings, step / total)
+        assert ours == pytest.approx(reference.get_last_lr()[0], abs=0.01)
+        optimiser.step()
+        reference.step()
+    assert learning_rate_factor(settings, 0.0) == pytest.approx(1 / 25)
+    assert learning_rate_factor(settings, 0.3) == pytest.approx(1)
+    assert learning_rate_factor(settings, 1.0) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_average_follows_the_weights_at_its_decay() -> None:
+    settings = dataclasses.replace(SETTINGS, average=0.5)
+    net = Net()
+    average = averaged(net, settings)
+    assert average is not None
+    assert averaged(net, SETTINGS) is None
+    expected = None
+    for value, decay in ((1.0, 0.0), (2.0, 2 / 11), (3.0, 3 / 12), (5.0, 4 / 13)):  # (1 + n) / (10 + n) after n
+        torch.nn.init.constant_(net.new.bias, value)
+        average.update_parameters(net)
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+    assert float(average.module.new.bias.detach()) == pytest.approx(expected)
+
+
+def test_the_result_is_the_average_where_one_is_kept(tmp_path: Path) -> None:
+    last, _ = train(tmp_path / "last")
+    mean, _ = train(tmp_path / "mean", settings=dataclasses.replace(SETTINGS, average=0.99))
+    assert not torch.equal(last.old.weight, mean.old.weight)
+    kept = torch.load(tmp_path / "mean" / "checkpoint.pt", weights_only=True)
+    assert torch.equal(kept["module"]["old.weight"], last.old.weight)  # training itself is the same
+    assert torch.equal(kept["average"]["module.old.weight"], mean.old.weight)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.common.files import read_json
-from tag2mask.stages.folder import StageFolder
-from tag2mask.stages.training import Execution, FitSettings, fit
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.loop import FitSettings, fit
+from tag2mask.run.folder import StageFolder
 
 
 class Net(nn.Module):

@@ -88,7 +88,7 @@ def test_a_network_of_other_classes_is_refused_before_it_predicts(
 ) -> None:
     manifest = {"stage": "train-segmenter", "finished": True, "classes": ["cat", "dgo"]}
     write_json(tmp_path / "run" / "segmenter" / "manifest.json", manifest)
-    monkeypatch.setattr("tag2mask.pipeline.predict_listed", lambda *_, **__: pytest.fail("predicts"))
+    monkeypatch.setattr("tag2mask.inference.predict_listed", lambda *_, **__: pytest.fail("predicts"))
     arguments = ["export", "voc-server", "--data", str(home), "--expect", "3", "--run", str(tmp_path / "run")]
     assert main(arguments) == 2
     assert "'dgo' is not one of VOC's" in capsys.readouterr().err

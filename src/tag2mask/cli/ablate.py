@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    from tag2mask.ablation import ablate, markdown
+    from tag2mask.experiments.ablation import ablate, markdown
 
     table = ablate(options.run, data_of(options), options.grid, options.out, images=options.images,
                    images_seed=options.images_seed,                   execution=execution_of(options))  # fmt: skip

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tag2mask.common.errors import ConfigError
 
 if TYPE_CHECKING:  # torch takes seconds to import; --help must not
-    from tag2mask.pipeline import Recipe
-    from tag2mask.stages.training import Execution
+    from tag2mask.engine.execution import Execution
+    from tag2mask.recipe import Recipe
 
 DEFAULT_RECIPE = "photos"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -54,7 +54,7 @@ def add_execution_options(command: argparse.ArgumentParser) -> None:
 def execution_of(options: argparse.Namespace) -> Execution:
     """Where and how wide to run, from the options."""
     from tag2mask.common.memory import keep_freed_memory
-    from tag2mask.stages.training import Execution
+    from tag2mask.engine.execution import Execution
 
     keep_freed_memory()
     return Execution(options.device, options.devices, options.precision, options.workers, options.processes,
@@ -63,7 +63,7 @@ def execution_of(options: argparse.Namespace) -> Execution:
 
 def recipe_and_out(options: argparse.Namespace) -> tuple[Recipe, Path]:
     """The recipe asked for, else that of --out, and the run's folder."""
-    from tag2mask.pipeline import load_recipe
+    from tag2mask.recipe import load_recipe
 
     if options.recipe is None and options.out is not None and (options.out / "recipe.yaml").is_file():
         path = options.out / "recipe.yaml"

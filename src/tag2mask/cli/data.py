@@ -16,8 +16,10 @@ def add(commands: Any) -> None:
     inner = data.add_subparsers(required=True, metavar="COMMAND")
     check = add_command(inner, "check", "list what is wrong", _check)
     check.add_argument("dir", type=Path, help="the data set's folder or label file")
-    check.add_argument("--reader", default="auto", help="auto, csv, folders, voc, coco or prepared (default auto)")
+    check.add_argument("--reader", default="auto", help="auto, csv, folders, voc, coco, ... (default auto)")
     check.add_argument("--classes", help="comma-separated class names; labels outside are reported")
+    check.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
+                       help="a setting of a recipe's data section, such as data.mask_classes=binary")  # fmt: skip
     check.add_argument("--no-decode", action="store_true", help="don't open the images (faster)")
     check.add_argument("--all", action="store_true", help="list every problem, one a line")
     prepare = add_command(
@@ -41,10 +43,18 @@ def add(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from tag2mask.data import check_dataset, read_dataset
+    from tag2mask.config import build, with_overrides
+    from tag2mask.data import check_dataset
+    from tag2mask.data.settings import DataConfig, read_set
 
-    classes = [name.strip() for name in options.classes.split(",")] if options.classes else None
-    dataset = read_dataset(options.dir, reader=options.reader, classes=classes)
+    section: dict[str, Any] = {"reader": options.reader}
+    if options.classes:
+        section["classes"] = [name.strip() for name in options.classes.split(",")]
+    values = with_overrides({"data": section}, options.overrides)
+    other = [key for key in values if key != "data"]
+    if other:
+        raise ConfigError(f"--set {other[0]}: data check takes settings of the data section only, as data.KEY=VALUE")
+    dataset = read_set(options.dir, build(DataConfig, values["data"], source="--set", place=("data",)))
     report = check_dataset(dataset, decode=not options.no_decode)
     print("\n".join(report.summary()))
     if options.all:

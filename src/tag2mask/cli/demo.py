@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from tag2mask.demo import demo
+    from tag2mask.experiments.demo import demo
 
     report, scores = demo(options.out, execution=execution_of(options))
     print_scores(scores)

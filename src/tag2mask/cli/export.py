@@ -1,59 +1,34 @@
-"""`tag2mask export`: results in the form that others expect."""
+"""`tag2mask export`: results in the form that others expect, a command for each line of `exports.EXPORTS`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
-from tag2mask.cli.common import add_command, add_execution_options, execution_of
-from tag2mask.common.errors import ConfigError
+from tag2mask.exports import EXPORTS
+
+
+class LateParser(argparse.ArgumentParser):
+    """A command whose module is loaded when it is chosen: --help of the others must not wait for torch."""
+
+    module = ""  # that has `add_options` and `export`; "" once it is loaded
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as usual, with the module's options."""
+        if self.module:
+            export = import_module(self.module)
+            self.module = ""
+            self.set_defaults(command=export.export, resumes=False)
+            export.add_options(self)
+        return super().parse_known_args(args, namespace)
 
 
 def add(commands: Any) -> None:
     """Add `export` and its commands."""
-    inner = commands.add_parser("export", help="results in the form that others expect").add_subparsers(
-        required=True, metavar="COMMAND"
+    text = "results in the form that others expect"
+    inner = commands.add_parser("export", help=text, description=text).add_subparsers(
+        required=True, metavar="COMMAND", parser_class=LateParser
     )
-    text = "the archive for the PASCAL VOC 2012 test server, checked; predicts the test images where needed"
-    server = add_command(inner, "voc-server", text, _voc_server)
-    server.add_argument("--data", type=Path, required=True, help="VOC 2012 with the test archive unpacked into it")
-    server.add_argument("--run", type=Path, help="the run whose network predicts the test images")
-    server.add_argument(
-        "--masks", type=Path, help="instead: a folder with ID.png of every test image, in VOC's numbers"
-    )
-    server.add_argument("--out", type=Path, default=Path("results.tgz"), help="the archive (default results.tgz)")
-    server.add_argument("--check-only", type=Path, metavar="ARCHIVE", help="only check an archive that is there")
-    server.add_argument(
-        "--expect", type=int, default=1456, metavar="N", help="images in the test list (default 1456)"
-    )
-    add_execution_options(server)
-
-
-def _voc_server(options: argparse.Namespace) -> int:
-    from tag2mask.exports.voc_server import check_archive, listed_images, voc_values, write_archive
-
-    images = listed_images(options.data, options.expect)
-    if options.check_only is not None:
-        problems = check_archive(options.check_only, images)
-        for problem in problems[:20]:
-            print(f"! {problem}", file=sys.stderr)
-        print(
-            f"{options.check_only}: " + (f"{len(problems)} problem(s)" if problems else f"fine, {len(images)} masks")
-        )
-        return 1 if problems else 0
-    if (options.run is None) == (options.masks is None):
-        raise ConfigError("export voc-server needs either --run RUN or --masks DIR")
-    masks, values = options.masks, None
-    if options.run is not None:
-        from tag2mask.pipeline import predict_listed
-        from tag2mask.stages.folder import read_manifest
-
-        # before the images are predicted: other classes than VOC's can't be submitted
-        values = voc_values(read_manifest(options.run / "segmenter", "train-segmenter").get("classes", ()))
-        out = options.run / "test_predictions"
-        predict_listed(images, options.run, out, execution=execution_of(options))
-        masks = out / "masks"
-    print(f"{write_archive(masks, images, options.out, values)}: {len(images)} masks, checked; nothing was uploaded")
-    return 0
+    for name, (module, text) in EXPORTS.items():
+        inner.add_parser(name, help=text, description=text[0].upper() + text[1:]).module = module

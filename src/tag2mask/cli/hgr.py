@@ -11,7 +11,7 @@ from tag2mask.cli.common import DEVICES, add_command
 from tag2mask.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tag2mask.analysis.hgr import HGRResult
+    from tag2mask.experiments.hgr.hgr import HGRResult
 
 
 def add(commands: Any) -> None:
@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
 def _hgr(options: argparse.Namespace) -> int:
     if not options.run.is_dir():
         raise ConfigError(f"{options.run}: no such folder; give the folder of a run")
-    from tag2mask.analysis.hgr import HGRConfig, measure_run
-    from tag2mask.analysis.hgr_files import refuse_other, write_hgr
+    from tag2mask.experiments.hgr.hgr import HGRConfig, measure_run
+    from tag2mask.experiments.hgr.hgr_files import refuse_other, write_hgr
 
     config = HGRConfig(options.images, options.split, options.steps, options.threshold, options.smoothing)
     out, data = options.out or options.run / "hgr", options.data.resolve().name
@@ -47,8 +47,8 @@ def _hgr(options: argparse.Namespace) -> int:
 
 def print_hgr(result: HGRResult) -> None:
     """Print ratios by layer before RIB, those of the logit along its steps, and how they changed."""
-    from tag2mask.analysis.hgr import change
-    from tag2mask.analysis.regions import REGIONS
+    from tag2mask.experiments.hgr.hgr import change
+    from tag2mask.experiments.hgr.regions import REGIONS
 
     for width in dict.fromkeys((result.config.smoothing, 1)):
         _print_table(result, width)
@@ -65,8 +65,8 @@ def _print_table(result: HGRResult, width: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tag2mask.analysis.hgr import Mean, means
-    from tag2mask.analysis.regions import REGIONS
+    from tag2mask.experiments.hgr.hgr import Mean, means
+    from tag2mask.experiments.hgr.regions import REGIONS
 
     found, last = means(result), result.steps - 1
     readings = [(step, layer, scalar) for step in (0, last) for layer in result.layers[:-2]

@@ -15,13 +15,13 @@ def add(commands: Any) -> None:
     add_command(inner, "ls", "list the recipes that come with tag2mask", _recipes_ls)
     for name, text, function in (
         ("show", "print a recipe as written", _recipes_show),
-        ("validate", "check a recipe's keys and types", _recipes_validate),
+        ("validate", "check a recipe's keys, types and ranges", _recipes_validate),
     ):
         add_command(inner, name, text, function).add_argument("recipe", help="a recipe's file or name")
 
 
 def _recipes_ls(_: argparse.Namespace) -> int:
-    from tag2mask.pipeline import load_recipe, recipe_folder
+    from tag2mask.recipe import load_recipe, recipe_folder
 
     for path in sorted(recipe_folder().glob("*.yaml")):
         print(f"{path.stem:<14} {load_recipe(path).description}")
@@ -29,14 +29,14 @@ def _recipes_ls(_: argparse.Namespace) -> int:
 
 
 def _recipes_show(options: argparse.Namespace) -> int:
-    from tag2mask.pipeline import find_recipe
+    from tag2mask.recipe import find_recipe
 
     print(find_recipe(options.recipe).read_text(encoding="utf-8"), end="")
     return 0
 
 
 def _recipes_validate(options: argparse.Namespace) -> int:
-    from tag2mask.pipeline import find_recipe, load_recipe
+    from tag2mask.recipe import find_recipe, load_recipe
 
     path = find_recipe(options.recipe)
     print(f"{path}: fine, it is the recipe '{load_recipe(path).name}'")

@@ -66,11 +66,10 @@ def _print(rows: Sequence[Result]) -> None:
     for column in ("task", "data set", "split", "metric", "value", "model", "source", "remarks"):
         table.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
     for row in rows:
-        interval = f"\n{row.interval[0]:.1f}-{row.interval[1]:.1f}" if row.interval else ""
         place = f"place {row.rank}" if row.rank else "not ranked"
         parts = (place, row.beyond_labels and f"uses {row.beyond_labels}", *row.remarks)
         remarks = "; ".join(part for part in parts if part)
-        value = f"{row.value:.1f}{interval}"
+        value = f"{row.value:.1f}\n{row.interval_text}".strip()
         cells = (row.task, row.dataset, row.split, row.metric, value, row.model, row.source, remarks)
         table.add_row(*(Text(cell) for cell in cells), style="bold" if row.own else None)
     console.print(table)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tag2mask.cli.common import (
     add_command,
@@ -18,45 +18,33 @@ from tag2mask.cli.common import (
 )
 from tag2mask.cli.scores import print_scores
 from tag2mask.common.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tag2mask.pipeline import Chain
-
-STEPS = (
-    "train-classifier", "localize", "confident", "train-boundary", "refine", "train-segmenter", "predict", "evaluate",
-)  # fmt: skip
-STEP_HELP = {
-    "train-classifier": "train the image classifier on image-level labels",
-    "localize": "compute CAM and RIB maps of the training images",
-    "confident": "label the pixels that maps are sure of, for the boundary network (irn)",
-    "train-boundary": "train the boundary network on confident labels (irn)",
-    "refine": "turn maps into pseudo-masks, and what that needs first",
-    "train-segmenter": "train DeepLabV2 on the pseudo-masks (--supervised: on true masks)",
-    "predict": "masks of the val images, or of any --images, by a trained segmentation network",
-    "evaluate": "score everything in a run's folder that has true masks",
-}
+from tag2mask.stages import STAGES
 
 
 def add(commands: Any) -> None:
-    """Add `run` and the steps."""
+    """Add `run`, a command for each stage, and `evaluate`."""
     run = add_command(commands, "run", "the whole chain: tags in, masks, network, scores and a report out", _run)
     add_recipe_options(run)
     add_execution_options(run)
-    for step in STEPS:
-        command = add_command(commands, step, STEP_HELP[step], _step)
-        command.set_defaults(step=step)
+    stages = {name: text for name, (_, text) in STAGES.items()}
+    for name, text in {**stages, "evaluate": "score everything in a run's folder that has true masks"}.items():
+        command = add_command(commands, name, text, _step)
+        command.set_defaults(step=name, supervised=False, images=None)
         add_recipe_options(command, optional=True)
         add_execution_options(command)
-        if step == "train-segmenter":
+        if name == "train-segmenter":
             command.add_argument("--supervised", action="store_true", help="train on true masks: the upper bound")
-        if step == "predict":
+        if name == "predict":
             command.add_argument("--supervised", action="store_true", help="by the network trained on true masks")
             command.add_argument("--images", type=Path, help="photos to segment instead: a folder or one file")
             command.add_argument("--masks", type=Path, help="where the masks of --images go")
+            command.add_argument("--tags", type=Path, help="CSV (image,labels): labels of --images are among these")
+            command.add_argument("--confidence", action="store_true", help="also write confidence maps of --images")
+            command.add_argument("--onnx", type=Path, metavar="FILE", help="by an exported network, without torch")
 
 
 def _run(options: argparse.Namespace) -> int:
-    from tag2mask.pipeline import run
+    from tag2mask.chain import run
     from tag2mask.reports import write_report
 
     recipe, out = recipe_and_out(options)
@@ -67,41 +55,57 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _step(options: argparse.Namespace) -> int:
-    if options.step == "predict" and options.images is not None:
+    if options.images is not None:
         return _predict_images(options)
-    from tag2mask.pipeline import open_chain
+    if options.step == "predict" and (options.tags or options.onnx):
+        raise ConfigError("predict --tags and --onnx are for photos of your own; give them with --images")
+    from tag2mask.chain import open_chain
 
     recipe, out = recipe_and_out(options)
     chain = open_chain(recipe, data_of(options), out, limit=options.limit, execution=execution_of(options))
-    run_step(chain, options.step, supervised=getattr(options, "supervised", False))
+    if options.step == "evaluate":
+        print_scores(chain.evaluate())
+    else:
+        chain.run_stage(options.step, upper_bound=options.supervised)
     print(f"done: {out}")
     return 0
 
 
-def run_step(chain: Chain, step: str, *, supervised: bool = False) -> None:
-    """Run one step of a chain by its command's name."""
-    steps: dict[str, Callable[[], object]] = {
-        "train-classifier": chain.train_classifier,
-        "localize": chain.localize,
-        "confident": chain.confident,
-        "train-boundary": chain.train_boundary,
-        "refine": chain.refine,
-        "train-segmenter": lambda: chain.train_segmenter(supervised=supervised),
-        "predict": lambda: chain.predict(supervised=supervised),
-        "evaluate": lambda: print_scores(chain.evaluate()),
-    }
-    steps[step]()
-
-
 def _predict_images(options: argparse.Namespace) -> int:
-    from tag2mask.pipeline import predict_photos
-
     if options.supervised:
         raise ConfigError("predict --supervised is for the val images; leave out --supervised or --images")
+    if options.onnx is not None:
+        return _say_masks(options, _predict_onnx(options))
     if options.masks is None or options.out is None:
         raise ConfigError("predict --images needs --out RUN (whose network is used) and --masks DIR (for the masks)")
+    from tag2mask.inference import predict_photos
+
     recipe, out = recipe_and_out(options)
-    failures = predict_photos(options.images, out, options.masks, recipe.predict, execution=execution_of(options))
+    config = dataclasses.replace(recipe.predict, confidence=options.confidence or recipe.predict.confidence)
+    execution = execution_of(options)
+    return _say_masks(
+        options, predict_photos(options.images, out, options.masks, config, tags=options.tags, execution=execution)
+    )
+
+
+def _predict_onnx(options: argparse.Namespace) -> dict[str, str]:
+    from tag2mask.data.class_files import write_class_files
+    from tag2mask.data.photos import photos_dataset
+    from tag2mask.onnx_file import OnnxNetwork
+    from tag2mask.stages.predict_onnx import predict_onnx
+
+    if options.masks is None:
+        raise ConfigError("predict --onnx needs --images PHOTOS and --masks DIR (for the masks)")
+    network = OnnxNetwork(options.onnx, threads=options.processes)
+    dataset = photos_dataset(options.images, network.classes, options.tags)
+    failures = predict_onnx(
+        dataset, network, options.masks, restrict=options.tags is not None, confidence=options.confidence
+    )
+    write_class_files(options.masks, network.classes)
+    return failures
+
+
+def _say_masks(options: argparse.Namespace, failures: dict[str, str]) -> int:
     for name, error in failures.items():
         print(f"! {name}: {error}", file=sys.stderr)
     print(f"masks: {options.masks / 'masks'}" + (f" ({len(failures)} photos could not be used)" if failures else ""))

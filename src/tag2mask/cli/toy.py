@@ -13,7 +13,7 @@ from tag2mask.cli.common import add_command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tag2mask.toy import ToyResult
+    from tag2mask.experiments.toy import ToyResult
 
 ENDINGS = ("sigmoid", "softmax", "tanh", "relu", "none")
 
@@ -35,10 +35,10 @@ def add(commands: Any) -> None:
 
 
 def _toy(options: argparse.Namespace) -> int:
-    from tag2mask.toy import ToyConfig, run_toy
-    from tag2mask.toy.config import QUICK
-    from tag2mask.toy.figure import write_figure
-    from tag2mask.toy.summary import refuse_other, write_numbers
+    from tag2mask.experiments.toy import ToyConfig, run_toy
+    from tag2mask.experiments.toy.config import QUICK
+    from tag2mask.experiments.toy.figure import write_figure
+    from tag2mask.experiments.toy.summary import refuse_other, write_numbers
 
     config = QUICK if options.quick else ToyConfig()
     if options.epochs is not None:
@@ -66,8 +66,8 @@ def print_toy(result: ToyResult) -> None:
 
 
 def _print_stages(console: Console, result: ToyResult, last: str) -> None:
-    from tag2mask.toy.data import REGIONS
-    from tag2mask.toy.summary import curve, last_drop
+    from tag2mask.experiments.toy.data import REGIONS
+    from tag2mask.experiments.toy.summary import curve, last_drop
 
     header = ["region", *(f"G{stage}" for stage in range(1, 7)), "G6 - G5"]
     rows = [
@@ -78,9 +78,9 @@ def _print_stages(console: Console, result: ToyResult, last: str) -> None:
 
 
 def _print_comparison(console: Console, result: ToyResult) -> None:
-    from tag2mask.toy.data import REGIONS
-    from tag2mask.toy.experiment import WEIGHTS
-    from tag2mask.toy.summary import Spread, at_last_stage, changes
+    from tag2mask.experiments.toy.data import REGIONS
+    from tag2mask.experiments.toy.experiment import WEIGHTS
+    from tag2mask.experiments.toy.summary import Spread, at_last_stage, changes
 
     rows = []
     for last in result.endings:
@@ -93,7 +93,7 @@ def _print_comparison(console: Console, result: ToyResult) -> None:
 
 
 def _print_sensitivity(console: Console, result: ToyResult) -> None:
-    from tag2mask.toy.summary import Spread, at_last_stage, curve
+    from tag2mask.experiments.toy.summary import Spread, at_last_stage, curve
 
     thresholds = (result.config.threshold, *result.config.other_thresholds)
     rows = []
@@ -109,8 +109,8 @@ def _print_sensitivity(console: Console, result: ToyResult) -> None:
 
 
 def _print_checks(console: Console, result: ToyResult) -> None:
-    from tag2mask.toy.data import REGIONS
-    from tag2mask.toy.summary import Spread, at_last_stage, checks
+    from tag2mask.experiments.toy.data import REGIONS
+    from tag2mask.experiments.toy.summary import Spread, at_last_stage, checks
 
     rows = []
     for last in result.endings:

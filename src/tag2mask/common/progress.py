@@ -71,4 +71,6 @@ def _track_plain(iterable: Iterable[T], total: int, description: str, done: int)
             )
             last = now
     if done > first:
-        print(f"{description}: {done}/{total} in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        seconds = max(time.monotonic() - start, 1e-9)
+        text = f"{description}: {done}/{total} in {seconds:.0f} s, {_rate((done - first) / seconds)}"
+        print(text, file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ from tag2mask.data.maps import LocalizationMaps, at_full, at_stride4, load_maps,
 from tag2mask.data.masks import read_mask, resize_labels, voc_palette, write_mask
 from tag2mask.data.partners import PartnerIndex
 from tag2mask.data.readers import READERS, read_dataset
-from tag2mask.data.records import IGNORED, VOC_CLASSES, Dataset, ImageRecord, Problem
+from tag2mask.data.records import IGNORED, VOC_CLASSES, Dataset, ImageRecord, Problem, Reading
 from tag2mask.data.transforms import Draws, augment, joint_augment, normalise, random_augment, rescale
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "LocalizationMaps",
     "PartnerIndex",
     "Problem",
+    "Reading",
     "at_full",
     "at_stride4",
     "augment",

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from tag2mask.common.files import digest_file
 from tag2mask.common.progress import track
-from tag2mask.data.images import decode_image, image_size, open_picture
+from tag2mask.data import agreement, ranges
+from tag2mask.data.check_masks import check_masks, size_problem
+from tag2mask.data.findings import grouped, of_set
+from tag2mask.data.images import image_size, read_image
 from tag2mask.data.masks import read_mask
 from tag2mask.data.records import IGNORED, BadFileError, Dataset, ImageRecord, Problem
 
 SMALLEST_SIDE = 32  # pixels; smaller images leave 2 x 2 positions or fewer at stride 16
 _RARE = 2  # images; a class this rare whose name is nearly that of a commoner one is probably a slip
 _ALIKE = 0.8  # difflib's ratio; two swapped letters in a word of five give 0.8
-_SHOWN = 5  # problems of a kind in the summary
+
+__all__ = ["SMALLEST_SIDE", "CheckReport", "check_dataset", "check_masks"]
 
 
 @dataclass(frozen=True)
@@ -33,39 +37,63 @@ class CheckReport:
     counts: dict[str, dict[str, int]]  # split ("" = unspecified) -> class -> number of images
     split_sizes: dict[str, int]
     decoded: bool  # False when files were not opened
+    negatives: dict[str, int] = field(default_factory=dict)  # split -> images without any class
+    class_source: str = ""  # where the order of the classes is from
+    mask_values: dict[str, tuple[int, ...]] = field(default_factory=dict)  # class -> its numbers in mask files
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
+        """Whether nothing is wrong; notes don't count."""
+        return not self.found
+
+    @property
+    def found(self) -> list[Problem]:
+        """The problems without the notes."""
+        return [problem for problem in self.problems if not problem.note]
 
     def by_kind(self) -> dict[str, list[Problem]]:
         """Return the problems in groups, the largest first."""
         groups: dict[str, list[Problem]] = defaultdict(list)
-        for problem in self.problems:
+        for problem in self.found:
             groups[problem.kind].append(problem)
         return dict(sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])))
 
     def summary(self) -> list[str]:
-        """Return the report as lines of text: sizes, class counts for each split, problems by kind."""
+        """Return the report as lines of text: sizes, class counts for each split, notes, findings with examples."""
         sizes = ", ".join(f"{split or 'no split'} {count}" for split, count in self.split_sizes.items())
         classes = list(next(iter(self.counts.values()), {}))
         lines = [f"{self.name}: {self.images} images ({sizes}), {len(classes)} classes, {self.masks} masks"]
-        width = max(map(len, [*classes, "class"]))
-        columns = [split or "images" for split in self.counts]
-        lines.append("  ".join(["class".ljust(width), *(f"{column:>7}" for column in columns)]))
-        for name in classes:
-            cells = [f"{count[name]:>7}" for count in self.counts.values()]
-            lines.append("  ".join([name.ljust(width), *cells]))
+        lines += self._table(classes)
+        lines.append(f"order of the classes: {self.class_source or 'as given'}")
+        negatives = sum(self.negatives.values())
+        if negatives:
+            share = 100 * negatives / self.images
+            lines.append(f"negatives (none of the classes): {negatives} of {self.images} images, {share:.0f} %")
         if not self.decoded:
             lines.append("files were not opened, so damaged ones were not looked for")
-        lines.append(f"{len(self.problems)} problem(s)" + (":" if self.problems else " found"))
+        lines += [f"note: {line}" for line in grouped(problem for problem in self.problems if problem.note)]
+        lines.append(f"{len(self.found)} problem(s)" + (":" if self.found else " found"))
         for kind, problems in self.by_kind().items():
             lines.append(f"{len(problems)} x {kind}")
-            lines += [f"  {problem}" for problem in problems[:_SHOWN]]
-            if len(problems) > _SHOWN:
-                lines.append(f"  ... and {len(problems) - _SHOWN} more")
+            lines += [f"  {line.removeprefix(f'{len(problems)} x {kind}: ')}" for line in grouped(problems)]
         return lines
+
+    def _table(self, classes: Sequence[str]) -> list[str]:
+        """Return the images of each class by split, with the class's numbers in masks."""
+        width = max(map(len, [*classes, "class", "(none)"]))
+        columns = [split or "images" for split in self.counts]
+        lines = ["  ".join(["class".ljust(width), *(f"{column:>7}" for column in columns), "mask value"])]
+        for name in classes:
+            cells = [f"{count[name]:>7}" for count in self.counts.values()]
+            lines.append("  ".join([name.ljust(width), *cells, _short(self.mask_values.get(name, ()))]))
+        if sum(self.negatives.values()):
+            cells = [f"{self.negatives.get(split, 0):>7}" for split in self.counts]
+            lines.append("  ".join(["(none)".ljust(width), *cells]))
+        return lines
+
+
+def _short(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:3])) + ("..." if len(values) > 3 else "")
 
 
 def check_dataset(dataset: Dataset, *, decode: bool = True, progress: bool = True) -> CheckReport:
@@ -74,13 +102,9 @@ def check_dataset(dataset: Dataset, *, decode: bool = True, progress: bool = Tru
     Adds to the reader's problems: classes without images or with a suspicious name, files with the same
     content and, with `decode`, unreadable or tiny images and masks that don't fit. `progress` shows a bar.
     """
-    problems = [*dataset.problems, *_class_problems(dataset), *_same_content(dataset)]
+    problems = [*dataset.problems, *_class_problems(dataset), *_same_content(dataset), *of_set(dataset)]
     if decode:
-        records: Iterable[ImageRecord] = dataset.records
-        if progress:
-            records = track(dataset.records, total=len(dataset), description="checking images")
-        for record in records:
-            problems += _file_problems(record, dataset.mask_lut)
+        problems += _decoded_problems(dataset, progress)
     splits = sorted({record.split for record in dataset.records})
     return CheckReport(
         name=dataset.name,
@@ -90,40 +114,26 @@ def check_dataset(dataset: Dataset, *, decode: bool = True, progress: bool = Tru
         counts={split: _count(dataset, split) for split in splits},
         split_sizes=dict(sorted(Counter(record.split for record in dataset.records).items())),
         decoded=decode,
+        negatives={split: sum(r.split == split and not r.labels for r in dataset.records) for split in splits},
+        class_source=dataset.class_source,
+        mask_values={
+            name: tuple(np.flatnonzero(dataset.mask_lut == index + 1).tolist())
+            for index, name in enumerate(dataset.classes)
+        },
     )
 
 
-def check_masks(dataset: Dataset) -> list[Problem]:
-    """Look at the headers of all true masks: colours instead of numbers, lossy formats, another size.
-
-    Some tenths of a millisecond a mask; nothing is decoded, except a suspicious mask. Returned problems are fatal.
-    """
-    found: list[Problem] = []
-    for record in dataset.records:
-        if record.mask_path is None:
-            continue
-        try:
-            size = image_size(record.path)
-        except BadFileError:
-            continue  # reported where the image is used
-        try:
-            found += _header_problems(record.mask_path, size)
-        except BadFileError as error:
-            found.append(
-                Problem("unreadable-mask", record.mask_path.name, "", error.message, error.remedy, fatal=True)
-            )
-    return found
-
-
-def _header_problems(path: Path, size: tuple[int, int]) -> Iterator[Problem]:
-    with open_picture(path) as picture:
-        suspicious = picture.mode not in ("P", "L", "1") or picture.format != "PNG"
-        height, width = picture.size[::-1]
-    if suspicious:
-        height, width = read_mask(path).shape
-    if (height, width) != size:
-        message = f"the mask is {height} x {width} pixels, its image {size[0]} x {size[1]}"
-        yield Problem("mask-size", path.name, "", message, "make it anew at the image's size", fatal=True)
+def _decoded_problems(dataset: Dataset, progress: bool) -> list[Problem]:
+    """Decode every image and mask once; compare tags and masks."""
+    problems = list(ranges.said(dataset))
+    masks = sum(record.mask_path is not None for record in dataset.records)
+    compared = agreement.Agreement(dataset, masks)
+    records: Iterable[ImageRecord] = dataset.records
+    if progress:
+        records = track(dataset.records, total=len(dataset), description="checking images")
+    for record in records:
+        problems += _file_problems(record, compared)
+    return [*problems, *agreement.findings(compared)]
 
 
 def _count(dataset: Dataset, split: str | None) -> dict[str, int]:
@@ -192,12 +202,12 @@ def _duplicate(dataset: Dataset, record: ImageRecord, twin: ImageRecord) -> Prob
     return Problem("duplicate", record.path.name, "", message, remedy)
 
 
-def _file_problems(record: ImageRecord, lut: np.ndarray) -> Iterator[Problem]:
+def _file_problems(record: ImageRecord, compared: agreement.Agreement) -> Iterator[Problem]:
     size: tuple[int, int] | None = None
     try:
-        height, width = decode_image(record.path).shape[:2]
-        size = (height, width)
-        if min(size) < SMALLEST_SIDE:
+        height, width = read_image(record).shape[:2]
+        size = image_size(record.path)
+        if min(height, width) < SMALLEST_SIDE:
             message = f"is {height} x {width} pixels, under {SMALLEST_SIDE}"
             yield Problem("small-image", record.path.name, "", message, "use a larger picture")
     except BadFileError as error:
@@ -205,17 +215,22 @@ def _file_problems(record: ImageRecord, lut: np.ndarray) -> Iterator[Problem]:
     if record.mask_path is None:
         return
     try:
-        yield from _mask_problems(record.mask_path, read_mask(record.mask_path), size, lut)
+        mask = read_mask(record.mask_path)
+        compared.add(record, mask)
+        yield from _mask_problems(record, mask, size, compared.dataset.mask_lut)
     except BadFileError as error:
         yield Problem("unreadable-mask", record.mask_path.name, "", error.message, error.remedy)
 
 
-def _mask_problems(path: Path, mask: np.ndarray, size: tuple[int, int] | None, lut: np.ndarray) -> Iterator[Problem]:
-    if size is not None and mask.shape != size:
-        message = f"the mask is {mask.shape[0]} x {mask.shape[1]} pixels, its image {size[0]} x {size[1]}"
-        yield Problem("mask-size", path.name, "", message, "make it anew at the image's size (upright by EXIF)")
-    strange = [int(v) for v in np.unique(mask) if v != IGNORED and lut[v] == IGNORED]
+def _mask_problems(
+    record: ImageRecord, mask: np.ndarray, size: tuple[int, int] | None, lut: np.ndarray
+) -> Iterator[Problem]:
+    assert record.mask_path is not None
+    if size is not None:
+        yield from size_problem(record.mask_path, (mask.shape[0], mask.shape[1]), record.path, size)
+    strange = [int(v) for v in np.unique(mask) if v not in (0, IGNORED) and lut[v] == IGNORED]
     if strange:
         shown = ", ".join(map(str, strange[:8])) + (", ..." if len(strange) > 8 else "")
         message = f"value(s) {shown} name no class"
-        yield Problem("mask-values", path.name, "", message, "such pixels are ignored; name them in mask_classes")
+        remedy = "such pixels are ignored; name them in mask_classes"
+        yield Problem("mask-values", record.mask_path.name, "", message, remedy)

@@ -21,6 +21,7 @@ class CocoIndex:
     path: Path
     images: list[tuple[Id, str, int, int]] = field(default_factory=list)  # id, file name, height, width (0: not said)
     categories: dict[Id, str] = field(default_factory=dict)  # id -> name
+    parents: dict[Id, str] = field(default_factory=dict)  # id -> name of the supercategory, where one is said
     rows: dict[Id, array[int]] = field(default_factory=dict)  # image id -> numbers of its annotations
     category: list[Id] = field(default_factory=list)  # of each annotation, as are the following
     crowd: bytearray = field(default_factory=bytearray)
@@ -38,6 +39,10 @@ class CocoIndex:
     def labels(self, image: Id) -> set[Id]:
         """Return the categories of an image's annotations, crowd regions left out."""
         return {self.category[row] for row in self.rows.get(image, ()) if not self.crowd[row]}
+
+    def crowded(self, image: Id) -> bool:
+        """Tell an image that has crowd regions: without other annotations it isn't one without any class."""
+        return any(self.crowd[row] for row in self.rows.get(image, ()))
 
     def unknown_categories(self) -> dict[Id, int]:
         """Return {category id that the file doesn't define: number of its annotations}, crowd regions left out."""
@@ -65,6 +70,7 @@ def scan_instances(path: Path) -> CocoIndex:
             index.images.append((value["id"], str(value["file_name"]), _side(height), _side(width)))
         elif key == "categories":
             index.categories[value["id"]] = str(value["name"])
+            index.parents[value["id"]] = str(value.get("supercategory") or "")
         else:
             index.add_annotation(value, start, length)
     for key in _FIELDS:

@@ -7,14 +7,16 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write
 from tag2mask.data.records import BadFileError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and most of this package's users need no map
+    import torch
 
 EPSILON = 1e-5  # added to each class map's maximum before dividing by it
 # what numpy and zipfile raise for a file that was cut off or altered; RuntimeError: a flag or version it can't have
@@ -51,6 +53,9 @@ def at_full(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor
 
 
 def _joined(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    import torch
+    import torch.nn.functional as F
+
     total = torch.zeros((sums[0].shape[0], *size), dtype=torch.float32, device=sums[0].device)
     for scale_sum in sums if len(total) else ():
         finite = torch.nan_to_num(scale_sum.float(), nan=0.0, posinf=0.0, neginf=0.0)
@@ -72,16 +77,25 @@ class LocalizationMaps:
     scales: tuple[float, ...]
     sums: list[np.ndarray]  # per scale (n, h_s, w_s) float32: sum over steps of ReLU(CAM) of image and mirror
 
+    @classmethod
+    def none(cls, size: tuple[int, int]) -> LocalizationMaps:
+        """The maps of an image of `size` (H, W) without any class."""
+        return cls(np.zeros(0, np.int64), size, (1.0,), [np.zeros((0, 1, 1), np.float32)])
+
     def at_size(self, size: tuple[int, int]) -> LocalizationMaps:
         """The same maps for the image at another size (H, W) of the same proportions."""
         return replace(self, size=(size[0], size[1]))
 
     def at_stride4(self) -> np.ndarray:
         """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""
+        import torch
+
         return at_stride4([torch.from_numpy(s) for s in self.sums], self.size).numpy()
 
     def full(self) -> np.ndarray:
         """Return (n, H, W) float32 in 0..1."""
+        import torch
+
         return at_full([torch.from_numpy(s) for s in self.sums], self.size).numpy()
 
 

@@ -9,11 +9,13 @@ from tag2mask.data.images import IMAGE_SUFFIXES
 from tag2mask.data.readers.ids import unique_ids
 from tag2mask.data.readers.tree import is_picture, walk
 from tag2mask.data.records import Dataset, ImageRecord, own_lut, printable
+from tag2mask.data.tags import read_tags, with_tags
 
 
-def photos_dataset(photos: Path | str, classes: tuple[str, ...]) -> Dataset:
+def photos_dataset(photos: Path | str, classes: tuple[str, ...], tags: Path | None = None) -> Dataset:
     """Return the images of a folder (and of the folders below it), or one file, as a dataset without labels.
 
+    `tags` is a CSV file (image,labels) whose tags become the photos' labels, where it lists them.
     Ids are the path below the folder with '__' for '/', keeping the suffix where two files differ only in it. What
     runs wrote there (such as earlier predictions) is left out. Raises DataError when there is no image.
     """
@@ -28,4 +30,5 @@ def photos_dataset(photos: Path | str, classes: tuple[str, ...]) -> Dataset:
     base = root.parent if root.is_file() else root
     ids = unique_ids([path.relative_to(base).as_posix() for path in paths], by_path=True)
     records = tuple(ImageRecord(i, path, ()) for i, path in zip(ids, paths, strict=True))
-    return Dataset(printable(root.name), classes, records, (), own_lut(classes))
+    dataset = Dataset(printable(root.name), classes, records, (), own_lut(classes))
+    return dataset if tags is None else with_tags(dataset, root, read_tags(tags, classes), str(tags))

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,27 @@ class BadFileError(DataError):
         return BadFileError, (self.path, self.message, self.remedy)
 
 
+MAX_PIXELS = 100_000_000  # a file that claims more is refused before any memory is taken for it
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the pictures of a set become 8-bit RGB; one for the whole set."""
+
+    max_pixels: int = MAX_PIXELS  # a picture that decodes to more is refused
+    bands: tuple[int, ...] | None = None  # which three bands (or one) to take, from 0; None = the file's own RGB
+    # values that become black and white where a file has more than 8 bits; None = each file's own type
+    value_range: tuple[float, float] | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the pixels, without what is as usual: {} for most sets."""
+        found: dict[str, Any] = {} if self.bands is None else {"bands": list(self.bands)}
+        return found if self.value_range is None else found | {"value_range": list(self.value_range)}
+
+
 @dataclass(frozen=True)
 class ImageRecord:
-    """One labelled image; `labels` are sorted 0-based indices into `Dataset.classes`."""
+    """One image; `labels` are sorted 0-based indices into `Dataset.classes`, none for a negative."""
 
     id: str  # unique in the dataset and safe as a file name
     path: Path  # absolute
@@ -49,6 +68,8 @@ class ImageRecord:
     split: str = ""  # "train", "val", or "" when unspecified
     mask_path: Path | None = None
     long_side: int | None = None  # pixels; a larger picture is made smaller as it is read
+    group: str = ""  # images of one patient, slide, part or video stay on one side of a split; "" = alone
+    reading: Reading = Reading()
 
 
 @dataclass(frozen=True)
@@ -61,6 +82,7 @@ class Problem:
     message: str
     remedy: str
     fatal: bool = False
+    note: bool = False  # worth saying, but nothing is wrong
 
     def __str__(self) -> str:
         where = " ".join(part for part in (self.file, self.place) if part)
@@ -90,7 +112,8 @@ class Dataset:
     """Labelled images, the names of their classes, what was wrong with the input, and how to read masks.
 
     `mask_lut` (256,) uint8 maps a value in a mask file to 0 background, 1..C = class index + 1, or 255
-    ignored; without it, mask values 1..C are taken to be `classes` in order.
+    ignored; without it, mask values 1..C are taken to be `classes` in order. A record without labels is a negative:
+    its picture holds none of the classes. Images of which nothing is known are not in a data set.
     """
 
     name: str
@@ -98,6 +121,8 @@ class Dataset:
     records: tuple[ImageRecord, ...]
     problems: tuple[Problem, ...] = ()
     mask_lut: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), compare=False, repr=False)
+    class_source: str = field(default="", compare=False)  # where the order of the classes is from, in words
+    background: bool = True  # False: every pixel belongs to a class, so no mask has a value 0
 
     def __post_init__(self) -> None:
         if self.mask_lut.size == 0:
@@ -120,8 +145,8 @@ class Dataset:
     def restrict(self, classes: Sequence[str]) -> Dataset:
         """Return the dataset with these classes only, in this order.
 
-        Labels of other classes are dropped, images without any of `classes` are left out, and other classes'
-        pixels become background. Raises DataError for an unknown or repeated name.
+        Labels of other classes are dropped, images with labels of other classes alone are left out (negatives stay),
+        and other classes' pixels become background. Raises DataError for an unknown or repeated name.
         """
         for name in classes:
             if name not in self.classes:
@@ -132,7 +157,7 @@ class Dataset:
         kept = []
         for record in self.records:
             labels = tuple(sorted(position[label] for label in record.labels if label in position))
-            if labels:
+            if labels or not record.labels:
                 kept.append(replace(record, labels=labels))
         lut = self.mask_lut.copy()
         for old in range(len(self.classes)):
@@ -142,7 +167,8 @@ class Dataset:
     def limit(self, n: int, seed: int = 0) -> Dataset:
         """Return at most `n` records, class-balanced, the same for the same records and seed.
 
-        Each pick serves the class with the fewest images so far; with splits, call `select` first.
+        Each pick serves the class with the fewest images so far; negatives keep their share. With splits, call
+        `select` first.
         """
         if n < 1:
             raise DataError(f"a limit of {n} images leaves nothing; give 1 or more")
@@ -162,9 +188,29 @@ class Dataset:
         """Return the sha256 over ids, labels, splits, classes and the size limit, for manifests."""
         rows = [(record.id, list(record.labels), record.split) for record in self.records]
         limits = sorted({record.long_side for record in self.records if record.long_side is not None})
-        return digest_value(
-            {"classes": list(self.classes), "records": rows} | ({"long_side": limits} if limits else {})
-        )
+        more: dict[str, Any] = {"long_side": limits} if limits else {}
+        for reading in {record.reading for record in self.records}:
+            more |= reading.facts()
+        if not self.background:
+            more["background"] = False
+        return digest_value({"classes": list(self.classes), "records": rows} | more)
+
+    def negatives(self) -> int:
+        """Return how many images hold none of the classes."""
+        return sum(not record.labels for record in self.records)
+
+    def positives(self) -> Dataset:
+        """The images that hold any class: those that there are maps of."""
+        return replace(self, records=tuple(record for record in self.records if record.labels))
+
+    def read_as(self, reading: Reading) -> Dataset:
+        """The same set, whose pictures are read in this way."""
+        return replace(self, records=tuple(replace(record, reading=reading) for record in self.records))
+
+    @property
+    def reading(self) -> Reading:
+        """How the set's pictures are read."""
+        return self.records[0].reading if self.records else Reading()
 
     def at_most(self, long_side: int | None) -> Dataset:
         """The same set, whose pictures are made smaller as they are read where the longer side has more pixels."""
@@ -181,12 +227,17 @@ def _balanced(records: Sequence[ImageRecord], class_count: int, n: int, rng: ran
             queues[label].append(index)
     chosen: set[int] = set()
     counts = [0] * class_count
+    negatives = [index for index in order if not records[index].labels]
+    share = round(n * len(negatives) / len(records))
+    chosen.update(negatives[: share if len(negatives) == len(records) else min(share, n - 1)])
     while len(chosen) < n:
         for queue in queues:
             while queue and queue[-1] in chosen:
                 queue.pop()
         open_classes = [label for label in range(class_count) if queues[label]]
         if not open_classes:
+            rest = [index for index in negatives if index not in chosen]
+            chosen.update(rest[: n - len(chosen)])
             break
         index = queues[min(open_classes, key=lambda label: (counts[label], label))].pop()
         chosen.add(index)

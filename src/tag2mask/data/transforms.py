@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from tag2mask.common.errors import DataError
 from tag2mask.data.records import IGNORED
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -215,5 +219,27 @@ def joint_augment(
     return sample, crop(mask, box, crop_size, IGNORED)
 
 
+def without_edges(mask: np.ndarray, width: int) -> np.ndarray:
+    """Return the mask (H, W) uint8 with 255 where a pixel of another value lies within `width` pixels (a square)."""
+    highest = lowest = mask
+    for axis in (0, 1):
+        highest = _around(highest, width, axis).max(axis=-1)
+        lowest = _around(lowest, width, axis).min(axis=-1)
+    return np.where(highest == lowest, mask, np.uint8(IGNORED))
+
+
+def _around(values: np.ndarray, width: int, axis: int) -> np.ndarray:
+    """The values within `width` places along an axis, (H, W, 2 * width + 1); the border repeats its last value."""
+    padding = [(width, width) if side == axis else (0, 0) for side in range(values.ndim)]
+    return np.lib.stride_tricks.sliding_window_view(np.pad(values, padding, mode="edge"), 2 * width + 1, axis=axis)
+
+
 def _channels_first(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1))  # (H, W, 3) -> (3, H, W)
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """ImageNet-normalised tensor (3, H, W) of an image (H, W, 3) uint8."""
+    import torch  # seconds to load, and the rest of this module needs none of it
+
+    return torch.from_numpy(np.ascontiguousarray(normalise(image).transpose(2, 0, 1)))

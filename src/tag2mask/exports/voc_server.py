@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import io
+import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,16 +13,70 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from tag2mask.common.errors import DataError, did_you_mean
+from tag2mask.cli.common import add_execution_options, execution_of
+from tag2mask.common.errors import ConfigError, DataError, did_you_mean
 from tag2mask.common.files import atomic_write
 from tag2mask.common.progress import track
-from tag2mask.data import VOC_CLASSES, image_size, read_mask, voc_palette
+from tag2mask.data import VOC_CLASSES, image_size, read_mask
+from tag2mask.data.masks import palette_picture
 from tag2mask.data.readers.voc import list_lines, voc_home
 
 # comp6: segmentation with any training data but the test images, which ImageNet weights make it.
 FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 TEST_IMAGES = 1456
 _SHOWN = 5
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    command.add_argument("--data", type=Path, required=True, help="VOC 2012 with the test archive unpacked into it")
+    command.add_argument("--run", type=Path, help="the run whose network predicts the test images")
+    command.add_argument(
+        "--masks", type=Path, help="instead: a folder with ID.png of every test image, in VOC's numbers"
+    )
+    command.add_argument("--out", type=Path, default=Path("results.tgz"), help="the archive (default results.tgz)")
+    command.add_argument("--check-only", type=Path, metavar="ARCHIVE", help="only check an archive that is there")
+    command.add_argument(
+        "--expect",
+        type=int,
+        default=TEST_IMAGES,
+        metavar="N",
+        help=f"images in the test list (default {TEST_IMAGES})",
+    )
+    add_execution_options(command)
+    command.set_defaults(resumes=True)  # the prediction does
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the archive, or check one that is there; 1 where a check finds problems."""
+    images = listed_images(options.data, options.expect)
+    if options.check_only is not None:
+        return _check(options.check_only, images)
+    if (options.run is None) == (options.masks is None):
+        raise ConfigError("export voc-server needs either --run RUN or --masks DIR")
+    masks, values = (options.masks, None) if options.run is None else _predicted(options, images)
+    print(f"{write_archive(masks, images, options.out, values)}: {len(images)} masks, checked; nothing was uploaded")
+    return 0
+
+
+def _check(archive: Path, images: Mapping[str, Path]) -> int:
+    problems = check_archive(archive, images)
+    for problem in problems[:20]:
+        print(f"! {problem}", file=sys.stderr)
+    print(f"{archive}: " + (f"{len(problems)} problem(s)" if problems else f"fine, {len(images)} masks"))
+    return 1 if problems else 0
+
+
+def _predicted(options: argparse.Namespace, images: Mapping[str, Path]) -> tuple[Path, np.ndarray]:
+    """Predict the test images by the run's network; return the folder of the masks and their values' table."""
+    from tag2mask.inference import predict_listed
+    from tag2mask.run.folder import read_manifest
+
+    # before the images are predicted: other classes than VOC's can't be submitted
+    values = voc_values(read_manifest(options.run / "segmenter", "train-segmenter").get("classes", ()))
+    out = options.run / "test_predictions"
+    predict_listed(images, options.run, out, execution=execution_of(options))
+    return out / "masks", values
 
 
 def listed_images(root: Path, expected: int = TEST_IMAGES) -> dict[str, Path]:
@@ -147,10 +203,8 @@ def _mask_problem(labels: np.ndarray, size: tuple[int, int]) -> str:
 
 
 def _png(labels: np.ndarray) -> bytes:
-    picture = Image.fromarray(np.ascontiguousarray(labels, np.uint8))
-    picture.putpalette(voc_palette().tobytes())
     stream = io.BytesIO()
-    picture.save(stream, format="PNG")
+    palette_picture(labels).save(stream, format="PNG")
     return stream.getvalue()
 
 

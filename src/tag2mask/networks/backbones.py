@@ -1,13 +1,12 @@
 """Backbones from timm, split into a frozen trunk (to stride 8) and a tuned head.
 
 The split follows RIB: gradients stop after ResNet's layer2, so the trunk never changes and its features can be
-computed once. A new family of networks is one `Family` and one line in `FAMILIES`.
+computed once. A new family of networks is one line in `FAMILIES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -23,52 +22,29 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ALIASES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
 
 
-@dataclass(frozen=True)
-class Family:
-    """How one family of timm networks is cut: parts up to stride 8, parts after, and the last stage with a stride.
+Stages = list[list[nn.Module]]
 
-    `stages` cuts the same network in five, one after the other; the boundary network looks at what each gives.
-    """
-
-    network: type[nn.Module]
-    trunk: Callable[[Any], list[nn.Module]]
-    head: Callable[[Any], list[nn.Module]]
-    last_stage: Callable[[Any], nn.Module]
-    channels: Callable[[Any], int]
-    stages: Callable[[Any], list[list[nn.Module]]]
-
-
-FAMILIES: tuple[Family, ...] = (
-    Family(
-        ResNet,
-        trunk=lambda net: [net.conv1, net.bn1, net.act1, net.maxpool, net.layer1, net.layer2],
-        head=lambda net: [net.layer3, net.layer4],
-        last_stage=lambda net: net.layer4,
-        channels=lambda net: net.num_features,
-        stages=lambda net: [
-            [net.conv1, net.bn1, net.act1, net.maxpool],
-            [net.layer1],
-            [net.layer2],
-            [net.layer3],
-            [net.layer4],
-        ],
-    ),
-    Family(
-        EfficientNet,
-        trunk=lambda net: [net.conv_stem, net.bn1, *net.blocks[:3]],
-        head=lambda net: [*net.blocks[3:], net.conv_head, net.bn2],
-        last_stage=lambda net: net.blocks[5],
-        channels=lambda net: net.conv_head.out_channels,
-        # strides 2, 4, 8, 16, 16: the last block before each stride, and the last features
-        stages=lambda net: [
-            [net.conv_stem, net.bn1, net.blocks[0]],
-            [net.blocks[1]],
-            [net.blocks[2]],
-            [net.blocks[3], net.blocks[4]],
-            [*net.blocks[5:], net.conv_head, net.bn2],
-        ],
-    ),
-)
+# How each family of timm networks is cut in five, one stage after the other. The first three, up to stride 8, are the
+# trunk; the rest is the head, and the first module of the last stage has the stride that a classifier undoes. The
+# boundary network looks at what each of the five gives.
+FAMILIES: dict[type[nn.Module], Callable[[Any], Stages]] = {
+    ResNet: lambda net: [
+        [net.conv1, net.bn1, net.act1, net.maxpool],
+        [net.layer1],
+        [net.layer2],
+        [net.layer3],
+        [net.layer4],
+    ],
+    # strides 2, 4, 8, 16, 16: the last block before each stride, and the last features
+    EfficientNet: lambda net: [
+        [net.conv_stem, net.bn1, net.blocks[0]],
+        [net.blocks[1]],
+        [net.blocks[2]],
+        [net.blocks[3], net.blocks[4]],
+        [*net.blocks[5:], net.conv_head, net.bn2],
+    ],
+}
+TRUNK_STAGES = 3
 
 
 class Normalisation(nn.Module):
@@ -127,14 +103,14 @@ def create_network(name: str, *, output_stride: int = 16, dilated: bool = False)
     Raises ConfigError for an unknown name, an unsupported family or stride.
     """
     name = timm_name(name)
-    family = family_of(name)
+    stages = stages_of(name)
     if dilated:
         return _create(name, output_stride=output_stride)
     if output_stride not in (16, 32):
         raise ConfigError(f"output_stride {output_stride} without dilation is not supported; use 16 or 32")
     network = _create(name)
     if output_stride == 16:
-        undo_stride(family.last_stage(network))
+        undo_stride(stages(network)[-1][0])
     return network
 
 
@@ -142,15 +118,15 @@ def _create(name: str, output_stride: int = 32) -> nn.Module:
     return timm.create_model(name.split(".")[0], pretrained=False, output_stride=output_stride)
 
 
-def family_of(name: str) -> Family:
-    """Return how the network `name` is cut; ConfigError names the families that are supported."""
+def stages_of(name: str) -> Callable[[Any], Stages]:
+    """Return how the network `name` is cut into stages; ConfigError names the families that are supported."""
     entry = timm.model_entrypoint(name.split(".")[0])
     with torch.device("meta"):
         network = entry(pretrained=False)
-    for family in FAMILIES:
-        if isinstance(network, family.network):
-            return family
-    known = ", ".join(family.network.__name__ for family in FAMILIES)
+    for family, stages in FAMILIES.items():
+        if isinstance(network, family):
+            return stages
+    known = ", ".join(family.__name__ for family in FAMILIES)
     raise ConfigError(f"backbone '{name}' is a {type(network).__name__}; supported families: {known}")
 
 
@@ -171,9 +147,12 @@ def normalisation_of(network: Any) -> list[nn.Module]:
 
 def split_network(network: Any, name: str) -> Backbone:
     """Cut a timm network into trunk and head; its classifier is dropped."""
-    family = family_of(timm_name(name))
-    parts = [*normalisation_of(network), *family.trunk(network)]
-    return Backbone(nn.Sequential(*parts), nn.Sequential(*family.head(network)), family.channels(network), name)
+    stages = stages_of(timm_name(name))(network)
+    trunk, head = (
+        [part for stage in half for part in stage] for half in (stages[:TRUNK_STAGES], stages[TRUNK_STAGES:])
+    )
+    trunk = [*normalisation_of(network), *trunk]
+    return Backbone(nn.Sequential(*trunk), nn.Sequential(*head), network.num_features, name)
 
 
 class StagedBackbone(nn.Module):
@@ -210,7 +189,7 @@ class StagedBackbone(nn.Module):
 
 def stage_network(network: Any, name: str) -> StagedBackbone:
     """Cut a timm network into its five stages; its classifier is dropped."""
-    stages = family_of(timm_name(name)).stages(network)
+    stages = stages_of(timm_name(name))(network)
     stages[0] = [*normalisation_of(network), *stages[0]]
     return StagedBackbone([nn.Sequential(*stage) for stage in stages], name)
 

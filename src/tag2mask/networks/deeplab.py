@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tag2mask.common.ranks import shared_counts
 from tag2mask.networks.backbones import Backbone, keep_batch_norm_in_eval
 
 DILATIONS = (6, 12, 18, 24)  # at output stride 8; halved at stride 16, so that the field of view stays the same
@@ -54,21 +52,3 @@ class DeepLabV2(nn.Module):
         """Parameters that are trained: the backbone's, and the new branches' (10x the learning rate)."""
         backbone = [p for p in self.backbone.parameters() if p.requires_grad]
         return backbone, list(self.branches.parameters())
-
-
-def segmentation_loss(logits: Tensor, labels: Tensor, *, balanced: bool = False) -> Tensor:
-    """Cross-entropy at the output stride: labels (B, H, W) are taken down to the logits' size by nearest pixel.
-
-    255 is ignored. `balanced` averages foreground and background pixels apart and takes the mean of the two, so
-    that large backgrounds don't drown small objects. A batch without a labelled pixel gives 0. In training over
-    several processes the averages are those of the whole batch.
-    """
-    small = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0].long()
-    loss = F.cross_entropy(logits, small, ignore_index=255, reduction="none")  # (B, h, w)
-    known = small != 255
-    kinds = (known & (small > 0), small == 0) if balanced else (known,)
-    counts = shared_counts(torch.stack([kind.sum() for kind in kinds]))  # (2,) or (1,)
-    there = counts > 0
-    sums = torch.stack([loss[kind].sum() for kind in kinds])
-    means = sums / torch.where(there, counts, torch.ones_like(counts))
-    return means.sum() / there.sum().clamp(min=1)

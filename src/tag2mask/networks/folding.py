@@ -30,24 +30,20 @@ def pairs_of(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         before = child
 
 
-def folded_values(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight (O, I, kh, kw) and bias (O,) of the one convolution that does what the two do."""
-    scale = _scale(norm)  # (O,)
-    bias = conv.bias if conv.bias is not None else torch.zeros_like(scale)
+def folded_values(kernel: Tensor, shift: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight (O, I, kh, kw) and bias (O,) of the one convolution that does what kernel, shift and `norm` do."""
     assert norm.running_mean is not None
-    return conv.weight * scale[:, None, None, None], (bias - norm.running_mean) * scale + norm.bias
-
-
-def _scale(norm: nn.BatchNorm2d) -> Tensor:
     assert norm.running_var is not None
-    return norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (O,)
+    centred = (shift if shift is not None else 0.0) - norm.running_mean
+    return kernel * scale[:, None, None, None], centred * scale + norm.bias
 
 
 @torch.no_grad()
 def fold_trunk(backbone: Backbone) -> None:
     """Fold the frozen trunk for good. For use, not for saving: its state has other keys afterwards."""
     for conv, norm in list(pairs_of(backbone.trunk)):
-        weight, bias = folded_values(conv, norm)
+        weight, bias = folded_values(conv.weight, conv.bias, norm)
         conv.weight = nn.Parameter(weight, requires_grad=False)
         conv.bias = nn.Parameter(bias, requires_grad=False)
         norm.forward = _after(norm)  # type: ignore[method-assign]
@@ -57,65 +53,50 @@ class FoldedHead:
     """A context in which a head in evaluation mode runs folded, and its own parameters can still be tuned.
 
     Inside, the passes see folded weights as leaves and leave their gradients there. `push_gradients` carries these
-    to the parameters themselves by the chain rule, and `refresh` folds anew after an update. At the end, also after
-    an exception, the modules are as they were.
+    on to the parameters themselves, and `refresh` folds anew after an update. At the end, also after an exception,
+    the modules are as they were.
     """
 
     def __init__(self, head: nn.Module) -> None:
         self.pairs = list(pairs_of(head))
-        self.own = [dict(conv._parameters) for conv, _ in self.pairs]
-        self.leaves: list[tuple[nn.Parameter, nn.Parameter]] = []
+        self.own = [(conv.weight, conv.bias) for conv, _ in self.pairs]
+        self.folded: list[Tensor] = []  # with the graph that leads to the parameters
+        self.leaves: list[nn.Parameter] = []  # the same values, for the passes
 
     def __enter__(self) -> FoldedHead:
-        with torch.no_grad():
-            values = [folded_values(conv, norm) for conv, norm in self.pairs]
-        self.leaves = [(nn.Parameter(weight), nn.Parameter(bias)) for weight, bias in values]
-        for (conv, norm), (weight, bias) in zip(self.pairs, self.leaves, strict=True):
-            conv._parameters["weight"], conv._parameters["bias"] = weight, bias
+        self.refresh()
+        for _, norm in self.pairs:
             norm.forward = _after(norm)  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        for (conv, norm), own in zip(self.pairs, self.own, strict=True):
-            conv._parameters.update(own)
+        for (conv, norm), (kernel, shift) in zip(self.pairs, self.own, strict=True):
+            conv.weight, conv.bias = kernel, shift
             del norm.forward
-        self.leaves = []
+        self.folded, self.leaves = [], []
 
-    @torch.no_grad()
     def push_gradients(self) -> None:
         """Add the folded gradients to the parameters' own, and drop them."""
-        for (_, norm), own, (weight, bias) in zip(self.pairs, self.own, self.leaves, strict=True):
-            if weight.grad is None or bias.grad is None:
-                continue
-            scale, kernel, shift = _scale(norm), own["weight"], own["bias"]
-            assert kernel is not None
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            inverse = torch.rsqrt(norm.running_var + norm.eps)  # (O,): ds / dgamma
-            centred = (shift if shift is not None else 0.0) - norm.running_mean  # (O,): dbias / ds
-            to_scale = (weight.grad * kernel).sum(dim=(1, 2, 3)) + bias.grad * centred  # (O,)
-            _add(kernel, weight.grad * scale[:, None, None, None])
-            _add(norm.weight, to_scale * inverse)
-            _add(norm.bias, bias.grad)
-            if shift is not None:
-                _add(shift, bias.grad * scale)
-            weight.grad = bias.grad = None
+        reached = [
+            (value, leaf)
+            for value, leaf in zip(self.folded, self.leaves, strict=True)
+            if value.requires_grad and leaf.grad is not None
+        ]
+        if reached:
+            values, leaves = zip(*reached, strict=True)
+            torch.autograd.backward(values, [leaf.grad for leaf in leaves], retain_graph=True)
+        for leaf in self.leaves:
+            leaf.grad = None
 
-    @torch.no_grad()
+    @torch.enable_grad()
     def refresh(self) -> None:
         """Fold the parameters' present values."""
-        for (_, norm), own, (weight, bias) in zip(self.pairs, self.own, self.leaves, strict=True):
-            kernel, shift = own["weight"], own["bias"]
-            assert kernel is not None
-            assert norm.running_mean is not None
-            scale = _scale(norm)
-            torch.mul(kernel, scale[:, None, None, None], out=weight)
-            bias.copy_(((shift if shift is not None else 0.0) - norm.running_mean) * scale + norm.bias)
-
-
-def _add(parameter: Tensor, gradient: Tensor) -> None:
-    if parameter.requires_grad:
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        self.folded, self.leaves = [], []  # first, so that old and new ones don't take memory together
+        for (conv, norm), (kernel, shift) in zip(self.pairs, self.own, strict=True):
+            values = folded_values(kernel, shift, norm)
+            conv.weight, conv.bias = (nn.Parameter(value.detach()) for value in values)
+            self.folded += values
+            self.leaves += [conv.weight, conv.bias]
 
 
 def _after(norm: Any) -> Any:

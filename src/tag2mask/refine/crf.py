@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tag2mask.common.errors import DataError, MissingExtraError
+from tag2mask.config import Range, Settings
 
 SMALLEST_PROBABILITY = 1e-5  # an impossible class keeps a finite energy, so that neighbours can overrule it
 
 
 @dataclass(frozen=True)
-class CRFParameters:
+class CRFParameters(Settings):
     """Kernels and iterations of the mean-field inference; the defaults are RIB's for hard labels.
 
     Source of the defaults: the confident-label step of IRN (Ahn, Cho, Kwak, CVPR 2019), which RIB reuses.
     """
 
-    gaussian_sxy: float = 3.0  # pixels; width of the smoothness kernel
-    gaussian_compat: float = 3.0  # weight of the smoothness kernel (Potts)
-    bilateral_sxy: float = 50.0  # pixels; width in space of the appearance kernel
-    bilateral_srgb: float = 5.0  # grey levels of 0..255; width in colour of the appearance kernel
-    bilateral_compat: float = 10.0  # weight of the appearance kernel (Potts)
-    iterations: int = 10  # mean-field steps
-    label_probability: float = 0.7  # 0..1; trust in a given hard label, the rest is spread over the others
+    gaussian_sxy: Annotated[float, Range(ge=0.01, le=10_000, note="pixels")] = 3.0  # width of the smoothness kernel
+    gaussian_compat: Annotated[float, Range(ge=0, le=10_000)] = 3.0  # weight of the smoothness kernel (Potts)
+    # width in space of the appearance kernel
+    bilateral_sxy: Annotated[float, Range(ge=0.01, le=10_000, note="pixels")] = 50.0
+    # width in colour of the appearance kernel
+    bilateral_srgb: Annotated[float, Range(ge=0.01, le=10_000, note="grey levels of 0..255")] = 5.0
+    bilateral_compat: Annotated[float, Range(ge=0, le=10_000)] = 10.0  # weight of the appearance kernel (Potts)
+    iterations: Annotated[int, Range(ge=0, le=10_000)] = 10  # mean-field steps
+    # trust in a given hard label, the rest is spread over the others
+    label_probability: Annotated[float, Range(gt=0, lt=1)] = 0.7
 
 
 LABEL_CRF = CRFParameters()  # hard labels, as RIB and IRN refine thresholded maps

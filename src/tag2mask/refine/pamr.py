@@ -8,39 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.errors import DataError
+from tag2mask.config import Range, Settings
 
 OFFSETS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
 FLAT = 1e-6  # grey levels of 0..1; keeps a patch without any contrast from dividing 0 by 0
 
 
 @dataclass(frozen=True)
-class PAMRParameters:
+class PAMRParameters(Settings):
     """Neighbourhood and iterations; the defaults are the paper's."""
 
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)  # pixels; distances of the 8 neighbours
-    iterations: int = 10  # averaging steps
+    # distances of the 8 neighbours
+    dilations: Annotated[tuple[int, ...], Range(ge=1, le=1000, note="pixels", items=(1, 100))] = (1, 2, 4, 8, 12, 24)
+    iterations: Annotated[int, Range(ge=0, le=10_000)] = 10  # averaging steps
     # Share of the local standard deviation at which affinity falls by e. The paper's equation has no such
     # factor; 0.1 is the value its experiments used, and smaller is sharper.
-    sharpness: float = 0.1
+    sharpness: Annotated[float, Range(gt=0, le=1000)] = 0.1
     # Pixels up to which all affinities (8 maps a dilation) are kept between iterations: 1.5 million are
     # 290 MB. Above it they are computed again in every iteration, which is slower but holds one at a time.
-    kept_pixels: int = 1_500_000
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError on settings that can't work."""
-        if not self.dilations or min(self.dilations) < 1:
-            raise ConfigError(f"dilations are {self.dilations}; give at least one, each 1 pixel or more")
-        if self.iterations < 0 or self.sharpness <= 0:
-            raise ConfigError(
-                f"iterations {self.iterations} must not be negative, sharpness {self.sharpness} must be positive"
-            )
+    kept_pixels: Annotated[int, Range(ge=0)] = 1_500_000
 
 
 DEFAULTS = PAMRParameters()

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tag2mask.refine.crf import crf_labels, map_probabilities
-from tag2mask.refine.pamr import pamr
-from tag2mask.refine.threshold import Labels, labels_from_maps
+from tag2mask.refine.methods import METHODS, by_threshold
+from tag2mask.refine.threshold import Labels
 
 UNSURE = 255
 WALK_STRIDE = 4  # image pixels a position of the walk
@@ -22,16 +21,10 @@ def refined_labels(
     """Labels (H, W) uint8 of maps (n, H, W) in 0..1 over a background of `threshold`, refined along edges.
 
     `image` (H, W, 3) uint8 RGB, `classes` (n,) 0-based; 0 is background, else class index + 1.
-    `method`: "crf" (dense CRF on hard labels, as the reference), "pamr" or "none".
+    `method` is a name in `METHODS`.
     """
-    labels = labels_from_maps(maps, classes, threshold)
-    if method == "none" or not len(classes):
-        return labels
-    values = np.concatenate([[0], np.asarray(classes) + 1]).astype(np.uint8)
-    if method == "crf":
-        dense = np.searchsorted(values, labels)  # 0..n in the order of `values`, which is ascending
-        return values[crf_labels(image, dense, len(values))]
-    return values[pamr(image, map_probabilities(maps, threshold)).argmax(axis=0)]
+    refine = by_threshold if not len(classes) else METHODS[method].refine
+    return refine(image, maps, classes, threshold)
 
 
 def confident_labels(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -35,6 +35,16 @@ class Line:
     mark_text: str = ""
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its title, the lines to explain below it, and what has to be said of them."""
+
+    title: str
+    chart: Markup
+    legend: Sequence[Line] = ()
+    remark: str = ""
+
+
 def class_bars(name: str, colour: str, bars: Sequence[Bar]) -> Markup:
     """Draw the scores of one class as horizontal bars on a scale of 0 to 100 percent."""
     width, label, row = 360.0, 96.0, 19.0
@@ -53,10 +63,8 @@ def class_bars(name: str, colour: str, bars: Sequence[Bar]) -> Markup:
         inset = 0.75 if bar.hollow else 0.0
         if not bar.hollow:
             paint = {"fill": colour, "fill_opacity": bar.strength}
-        parts.append(_element(
-            "rect", x=label + inset, y=y + 3 + inset, width=max(0.1, length - 2 * inset),
-            height=row - 8 - 2 * inset, rx=2, **paint,
-        ))  # fmt: skip
+        shape: dict[str, Any] = {"x": label + inset, "y": y + 3 + inset, "height": row - 8 - 2 * inset, "rx": 2}
+        parts.append(_element("rect", width=max(0.1, length - 2 * inset), **shape, **paint))
         parts.append(_text(width, y + 12.5, f"{100 * bar.value:.1f}", "value", "end"))
     spoken = ", ".join(f"{b.label} {'none' if b.value is None else format(100 * b.value, '.1f')}" for b in bars)
     return _svg(width, height, f"IoU of {name} in percent: {spoken}", parts)
@@ -69,8 +77,7 @@ def line_chart(
 
     `whole_x` keeps the ticks of x at whole numbers (steps, epochs).
     """
-    lines = [Line(c.label, [(x, y * scale) for x, y in c.points], c.colour, c.dashed, c.mark, c.mark_text)
-             for c in lines if c.points]  # fmt: skip
+    lines = [replace(line, points=[(x, y * scale) for x, y in line.points]) for line in lines if line.points]
     if not lines:
         return Markup("")
     xs = [x for line in lines for x, _ in line.points]
@@ -85,15 +92,6 @@ def line_chart(
         parts += _mark_text(frame, line, number)
     ends = "; ".join(f"{c.label} from {c.points[0][1]:.3g} to {c.points[-1][1]:.3g}" for c in lines)
     return _svg(WIDTH, HEIGHT, f"{y_label} against {x_label}: {ends}", parts)
-
-
-def thin(points: Sequence[tuple[float, float]], most: int = 240) -> list[tuple[float, float]]:
-    """Average a long curve in equal bins so that at most `most` points remain; this also calms a noisy loss."""
-    if len(points) <= most:
-        return list(points)
-    size = math.ceil(len(points) / most)
-    bins = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in bins]
 
 
 @dataclass(frozen=True)
@@ -133,9 +131,8 @@ def _curve(frame: _Frame, line: Line) -> list[Markup]:
     if line.mark is not None:
         x, y = min(line.points, key=lambda point: abs(point[0] - (line.mark or 0.0)))
         mark = frame.x(line.mark)
-        parts.append(_element(
-            "line", x1=mark, x2=mark, y1=frame.y(y), y2=HEIGHT - BOTTOM, stroke=line.colour, class_="mark"
-        ))  # fmt: skip
+        ends: dict[str, Any] = {"x1": mark, "x2": mark, "y1": frame.y(y), "y2": HEIGHT - BOTTOM}
+        parts.append(_element("line", **ends, stroke=line.colour, class_="mark"))
         parts.append(_element("circle", cx=mark, cy=frame.y(y), r=4.5, fill=line.colour, class_="dot"))
     return parts
 

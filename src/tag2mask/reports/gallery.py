@@ -11,8 +11,10 @@ import numpy as np
 from tag2mask.common.errors import DataError
 from tag2mask.data import decode_image, load_maps, read_mask
 from tag2mask.reports import pictures
-from tag2mask.reports.gather import READ_ERRORS, ImageFacts, RunFacts
+from tag2mask.reports.gather import RunFacts
+from tag2mask.reports.notes import READ_ERRORS
 from tag2mask.reports.pick import choose
+from tag2mask.run.index import IndexedImage
 
 SIZE_LIMIT = 11_000_000  # bytes of all pictures in base64, so that the file stays under 12 MB
 CLASSES_SHOWN = 4  # per image: maps of further classes are only part of the strongest-of-all view
@@ -20,6 +22,8 @@ FRAMES_SHOWN = 16  # steps per image
 ONE_ROW = 7  # panels; more would be too small to see edges in
 EDGE_SIDE = 200  # pixels: edges are thin
 ALL = "all"
+# Of training images: folder, title, and their row in scores.json.
+MASKS = (("pseudo_masks", "Pseudo-mask", "pseudo_mask"), ("masks", "Final mask", "final_mask"))
 
 
 @dataclass(frozen=True)
@@ -82,24 +86,16 @@ class Section:
 
 def build_sections(facts: RunFacts, examples: int, seed: int) -> list[Section]:
     """Build the train and the val section, reading one example at a time, within SIZE_LIMIT bytes."""
-    plans = (
-        ("train", "Training images", "From the tag alone: where the classifier looks, what RIB adds, and the "
-         "pseudo-mask the segmenter learns from.", _train_ids(facts), ("seed_rib", "pseudo_mask", "seed_cam"),
-         _train_card),
-        ("val", "Held-out images", "Photos that no network was trained on: the trained segmenter's masks beside "
-         "the truth.", _val_ids(facts), ("segmentation_val", "supervised_val"), _val_card),
-    )  # fmt: skip
-    plans_with_images = [plan for plan in plans if plan[3]]
+    kinds = [(kind, ids) for kind in KINDS if (ids := kind.ids(facts))]
     sections = []
     room = SIZE_LIMIT
-    for number, (key, title, about, ids, keys, make) in enumerate(plans_with_images):
-        ranked_by = next((k for k in keys if facts.per_image.get(k)), "")
-        labels = {name: facts.images[name].labels if name in facts.images else () for name in ids}
-        traced = set(_names(facts.folder / "localization" / "traces", ".npz")) if key == "train" else set()
-        chosen = choose(labels, facts.per_image.get(ranked_by, {}), examples, seed, key, first=traced)
-        section = Section(key, title, about, ranked_by, len(ids), traced_first=bool(traced))
-        share = room // (len(plans_with_images) - number)
-        room -= _fill(section, facts, chosen, make, share)
+    for number, (kind, ids) in enumerate(kinds):
+        ranked_by = next((key for key in kind.ranked_by if facts.per_image.get(key)), "")
+        labels = {name: facts.index.images[name].labels if name in facts.index.images else () for name in ids}
+        traced = set(_names(facts.folder / "localization" / "traces", ".npz")) if kind.key == "train" else set()
+        chosen = choose(labels, facts.per_image.get(ranked_by, {}), examples, seed, kind.key, first=traced)
+        section = Section(kind.key, kind.title, kind.about, ranked_by, len(ids), traced_first=bool(traced))
+        room -= _fill(section, facts, chosen, kind.card, room // (len(kinds) - number))
         sections.append(section)
     return sections
 
@@ -108,14 +104,14 @@ def _fill(
     section: Section,
     facts: RunFacts,
     chosen: dict[str, dict[str, int]],
-    make: Callable[[RunFacts, ImageFacts, dict[str, int]], Card],
+    make: Callable[[RunFacts, IndexedImage, dict[str, int]], Card],
     room: int,
 ) -> int:
     """Add cards rank by rank over the groups until `room` bytes are used; return the bytes used."""
     used = 0
     order = sorted(chosen, key=lambda name: min(chosen[name].values()))
     for name in order:
-        image = facts.images.get(name) or ImageFacts(name, None, (), "", None)
+        image = facts.index.images.get(name) or IndexedImage(name)
         card = make(facts, image, chosen[name])
         if used + card.size > room:
             section.left_out += 1
@@ -133,7 +129,7 @@ def _train_ids(facts: RunFacts) -> list[str]:
 def _val_ids(facts: RunFacts) -> list[str]:
     folders = ("predictions/masks", "supervised_predictions/masks")
     names = {name for folder in folders for name in _names(facts.folder / folder, ".png")}
-    held_out = {name for name in names if name in facts.images and facts.images[name].split != "train"}
+    held_out = {name for name in names if name in facts.index.images and facts.index.images[name].split != "train"}
     return sorted(held_out or names)
 
 
@@ -145,7 +141,7 @@ def _names(folder: Path, suffix: str) -> Iterator[str]:
                 yield path.name[: -len(suffix)]
 
 
-def _train_card(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> Card:
+def _train_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
     card = _start(facts, image, groups)
     for key, title in (("cam", "CAM"), ("rib", "RIB")):
         if (facts.folder / "localization" / key).is_dir():
@@ -155,8 +151,9 @@ def _train_card(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> C
     if card.steps:  # between CAM, its first frame, and RIB, its last
         card.panels.insert(-1 if card.panels[-1].title == "RIB" else len(card.panels), steps)
     card.panels += _refinement_panels(facts, image)
-    if (facts.folder / "pseudo_masks" / "masks").is_dir():
-        card.panels.append(_mask_panel(facts, image, "pseudo_masks", "Pseudo-mask", "pseudo_mask")[0])
+    for folder, title, score in MASKS:
+        if (facts.folder / folder / "masks").is_dir():
+            card.panels.append(_mask_panel(facts, image, folder, title, score)[0])
     _add_truth(facts, image, card)
     shown = {layer.view for panel in card.panels for layer in panel.layers if layer.view}
     named = [(str(i), name) for i, name in enumerate(facts.classes) if str(i) in shown]
@@ -164,7 +161,7 @@ def _train_card(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> C
     return card
 
 
-def _val_card(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> Card:
+def _val_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
     card = _start(facts, image, groups)
     prediction = None
     if (facts.folder / "predictions" / "masks").is_dir():
@@ -184,7 +181,7 @@ def _val_card(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> Car
     return card
 
 
-def _start(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> Card:
+def _start(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
     photo, aspect = "", 4 / 3
     path = image.path
     if path is None:
@@ -197,7 +194,7 @@ def _start(facts: RunFacts, image: ImageFacts, groups: dict[str, int]) -> Card:
     return Card(image.id, groups, image.labels, [], aspect, photo, [Panel("Photo", "photo")], [])
 
 
-def _heat_panel(facts: RunFacts, image: ImageFacts, key: str, title: str) -> Panel:
+def _heat_panel(facts: RunFacts, image: IndexedImage, key: str, title: str) -> Panel:
     panel = Panel(title, "heat", score=facts.per_image.get(f"seed_{key}", {}).get(image.id))
     path = facts.folder / "localization" / key / f"{image.id}.npz"
     if not path.is_file():
@@ -223,11 +220,11 @@ def _views(names: Sequence[str], classes: np.ndarray, maps: np.ndarray) -> Itera
         yield str(int(index)), names[index] if 0 <= index < len(names) else f"class {index}", heat
 
 
-def _refinement_panels(facts: RunFacts, image: ImageFacts) -> list[Panel]:
+def _refinement_panels(facts: RunFacts, image: IndexedImage) -> list[Panel]:
     """Between seed and pseudo-mask: confident labels, edges, walk and saliency, as far as they were kept."""
     panels = []
-    if facts.refined_from and (facts.folder / facts.refined_from / "masks").is_dir():
-        panels.append(_mask_panel(facts, image, facts.refined_from, "Confident labels", "")[0])
+    if facts.labels_from and (facts.folder / facts.labels_from / "masks").is_dir():
+        panels.append(_mask_panel(facts, image, facts.labels_from, "Confident labels", "")[0])
     path = facts.folder / "pseudo_masks" / "steps" / f"{image.id}.npz"
     if path.is_file():
         read = facts.notes.attempt(f"pseudo_masks/steps/{path.name}", path, lambda path: _read_steps(facts, path))
@@ -252,7 +249,7 @@ def _read_steps(facts: RunFacts, path: Path) -> list[Panel]:
     return panels
 
 
-def _steps_panel(facts: RunFacts, image: ImageFacts) -> tuple[Panel, list[dict[str, float | int]]]:
+def _steps_panel(facts: RunFacts, image: IndexedImage) -> tuple[Panel, list[dict[str, float | int]]]:
     panel = Panel("RIB, step by step", "steps")
     path = facts.folder / "localization" / "traces" / f"{image.id}.npz"
     if not path.is_file():
@@ -292,7 +289,7 @@ def _load_trace(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarra
 
 
 def _mask_panel(
-    facts: RunFacts, image: ImageFacts, folder: str, title: str, score: str
+    facts: RunFacts, image: IndexedImage, folder: str, title: str, score: str
 ) -> tuple[Panel, np.ndarray | None]:
     panel = Panel(title, "mask", score=facts.per_image.get(score, {}).get(image.id))
     path = facts.folder / folder / "masks" / f"{image.id}.png"
@@ -304,16 +301,16 @@ def _mask_panel(
     return panel, mask
 
 
-def _add_truth(facts: RunFacts, image: ImageFacts, card: Card) -> np.ndarray | None:
+def _add_truth(facts: RunFacts, image: IndexedImage, card: Card) -> np.ndarray | None:
     """Add the true mask where masks are known at all; an empty panel where this image has none."""
-    if not any(other.mask for other in facts.images.values()):
+    if not any(other.mask for other in facts.index.images.values()):
         return None
     panel = Panel("Truth", "mask")
     card.panels.append(panel)
     path = image.mask
     if path is None:
         return None
-    truth = facts.notes.attempt(f"true mask of {image.id}", path, lambda path: read_mask(path, facts.mask_lut))
+    truth = facts.notes.attempt(f"true mask of {image.id}", path, lambda path: read_mask(path, facts.index.mask_lut))
     if truth is not None:
         panel.layers = [_mask_layer(facts, truth, "True mask")]
     return truth
@@ -323,3 +320,35 @@ def _mask_layer(facts: RunFacts, mask: np.ndarray, title: str) -> Layer:
     values = [int(value) for value in np.unique(mask) if value not in (0, pictures.IGNORED)]
     names = [facts.classes[v - 1] if v <= len(facts.classes) else f"class {v - 1}" for v in values]
     return Layer(pictures.mask_uri(mask), f"{title}: {', '.join(names) or 'background only'}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a section of the gallery shows: which images, ranked by which of their scores, on what card."""
+
+    key: str
+    title: str
+    about: str
+    ranked_by: tuple[str, ...]  # rows of scores.json; the first that there is
+    ids: Callable[[RunFacts], list[str]]
+    card: Callable[[RunFacts, IndexedImage, dict[str, int]], Card]
+
+
+KINDS = (
+    Kind(
+        "train",
+        "Training images",
+        "From the tag alone: where the classifier looks, what RIB adds, and the mask the segmenter learns from.",
+        ("seed_rib", "pseudo_mask", "seed_cam"),
+        _train_ids,
+        _train_card,
+    ),
+    Kind(
+        "val",
+        "Held-out images",
+        "Photos that no network was trained on: the trained segmenter's masks beside the truth.",
+        ("segmentation_val", "supervised_val"),
+        _val_ids,
+        _val_card,
+    ),
+)

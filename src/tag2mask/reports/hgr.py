@@ -4,54 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from markupsafe import Markup
+from tag2mask.common.values import as_count, as_dict, as_list, as_number
+from tag2mask.reports.charts import Figure, Line, line_chart
+from tag2mask.reports.gather import RunFacts
 
-from tag2mask.common.files import read_json
-from tag2mask.reports import charts
-from tag2mask.reports.gather import RunFacts, as_count, as_dict, as_list, as_number
-
-Chart = tuple[str, Markup, list[charts.Line]]  # title, svg, lines to explain in a legend
 COLOURS = {"discriminative": "#3b82c4", "non-discriminative": "var(--accent)", "background": "var(--muted)"}
 
 
-def hgr_charts(facts: RunFacts) -> list[Chart]:
+def hgr_figures(facts: RunFacts) -> list[Figure]:
     """Charts by layer, before and after RIB, and by RIB step; none without hgr/hgr.json."""
-    path = facts.folder / "hgr" / "hgr.json"
-    found = as_dict(facts.notes.attempt("hgr/hgr.json", path, read_json)) if path.is_file() else {}
+    found = as_dict(facts.notes.json(facts.folder, "hgr/hgr.json"))
     layers = [str(layer) for layer in as_list(found.get("layers"))]
     last = (as_count(found.get("steps")) or 1) - 1
     smoothing = as_count(as_dict(found.get("config")).get("smoothing"))
-    rows = [row for row in map(as_dict, as_list(found.get("means")))
-            if as_count(row.get("smoothing")) == smoothing and row.get("scalar") in ("sum", "class")]  # fmt: skip
+    measured = [row for row in map(as_dict, as_list(found.get("means"))) if row.get("scalar") in ("sum", "class")]
+    rows = [row for row in measured if as_count(row.get("smoothing")) == smoothing]
     if not layers or not rows:
         return []
-    by_layer = [line for region, colour in COLOURS.items() for step, after in ((0, False), (last, True))
-                if (line := _by_layer(rows, layers, region, colour, step, after))]  # fmt: skip
-    by_step = [charts.Line(region, _points(rows, region, "logit"), colour) for region, colour in COLOURS.items()]
+    by_layer = []
+    for region, colour in COLOURS.items():
+        by_layer.append(Line(region, _by_layer(rows, layers, region, 0), colour))
+        by_layer.append(Line(f"{region}, after RIB", _by_layer(rows, layers, region, last), colour, dashed=True))
+    by_step = [Line(region, _by_step(rows, region), colour) for region, colour in COLOURS.items()]
+    axis = f"layer: 1 {layers[0]} to {len(layers) - 1} logit, {len(layers)} sigmoid"
     images = as_count(found.get("images"))
     return [
-        (f"High-gradient ratio by layer, {images} images", charts.line_chart(
-            by_layer, f"layer: 1 {layers[0]} to {len(layers) - 1} logit, {len(layers)} sigmoid", "HGR, percent",
-            scale=100, whole_x=True), by_layer),
-        ("High-gradient ratio of the class logit along RIB", charts.line_chart(
-            by_step, "updates so far", "HGR, percent", scale=100, whole_x=True), by_step),
-    ]  # fmt: skip
+        _figure(f"High-gradient ratio by layer, {images} images", by_layer, axis),
+        _figure("High-gradient ratio of the class logit along RIB", by_step, "updates so far"),
+    ]
 
 
-def _by_layer(
-    rows: list[dict[str, Any]], layers: list[str], region: str, colour: str, step: int, after: bool
-) -> charts.Line | None:
-    points = []
-    for row in rows:
-        mean = as_number(row.get("mean"))
-        here = as_count(row.get("step")) == step and row.get("region") == region and row.get("layer") in layers
-        if here and mean is not None:
-            points.append((layers.index(str(row["layer"])) + 1.0, mean))
-    label = f"{region}, after RIB" if after else region
-    return charts.Line(label, sorted(points), colour, dashed=after) if points else None
+def _figure(title: str, lines: list[Line], axis: str) -> Figure:
+    chart = line_chart(lines, axis, "HGR, percent", scale=100, whole_x=True)
+    return Figure(title, chart, [line for line in lines if line.points])
 
 
-def _points(rows: list[dict[str, Any]], region: str, layer: str) -> list[tuple[float, float]]:
-    found = [(as_number(row.get("step")), as_number(row.get("mean"))) for row in rows
-             if row.get("region") == region and row.get("layer") == layer]  # fmt: skip
+def _by_layer(rows: list[dict[str, Any]], layers: list[str], region: str, step: int) -> list[tuple[float, float]]:
+    here = (row for row in rows if as_count(row.get("step")) == step and row.get("region") == region)
+    found = [(row["layer"], as_number(row.get("mean"))) for row in here if row.get("layer") in layers]
+    return sorted((layers.index(layer) + 1.0, mean) for layer, mean in found if mean is not None)
+
+
+def _by_step(rows: list[dict[str, Any]], region: str) -> list[tuple[float, float]]:
+    here = (row for row in rows if row.get("region") == region and row.get("layer") == "logit")
+    found = [(as_number(row.get("step")), as_number(row.get("mean"))) for row in here]
     return sorted((step, mean) for step, mean in found if step is not None and mean is not None)

@@ -11,28 +11,17 @@ from markupsafe import Markup
 from tag2mask import __version__
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write
+from tag2mask.common.values import as_dict, as_list, as_number, as_text
 from tag2mask.data import decode_image
-from tag2mask.reports import charts, pictures
+from tag2mask.reports import pictures
+from tag2mask.reports.figures import class_figures, threshold_figure, training_figures
 from tag2mask.reports.gallery import Section, build_sections
-from tag2mask.reports.gather import (
-    RunFacts,
-    Score,
-    as_count,
-    as_dict,
-    as_list,
-    as_number,
-    gather,
-    spoken,
-)
-from tag2mask.reports.hgr import hgr_charts
-from tag2mask.reports.letters import letter
+from tag2mask.reports.gather import RunFacts, gather
+from tag2mask.reports.hgr import hgr_figures
 from tag2mask.reports.palette import BACKGROUND, class_colour, heat_gradient, hex_colour
+from tag2mask.run.scores import ScoreRow, kind_of, threshold_marks
 
 TEMPLATES = Path(__file__).parent / "templates"
-# Opacity of a row's bar in the class colour: the further down the chain, the fuller.
-STRENGTHS = {"seed_cam": 0.35, "seed_rib": 0.55, "pseudo_mask": 0.75, "segmentation_val": 1.0}
-CHAIN_TITLES = {"seed_rib": "RIB seed", "pseudo_mask": "pseudo-mask", "seed_cam": "CAM seed",
-                "segmentation_val": "segmentation", "supervised_val": "upper bound"}  # fmt: skip
 LISTED = 30  # broken files and failed images named one by one
 
 
@@ -71,25 +60,25 @@ def page_environment() -> Environment:
 def render(facts: RunFacts, examples: int, seed: int) -> str:
     """Render the page as text; reads the pictures of one example at a time."""
     environment = page_environment()
-    environment.filters.update(percent=percent, number=number, duration=duration, place_of=place_of, cut=cut)
-    showcase = _showcase(facts)
+    environment.filters.update(percent=percent, number=number, duration=duration, place_of=place_of, capital=capital)
+    table = _score_table(facts)
     sections = build_sections(facts, examples, seed) if examples else []
     context = {
         "facts": facts,
-        "header": _header(facts),
-        "scores": _score_table(facts),
-        "bars": _bars(facts),
-        "threshold_chart": _threshold_chart(facts),
-        "training_charts": [*_training_charts(facts), *hgr_charts(facts)],
+        "name": facts.info.name or facts.folder.resolve().name,
+        "took": sum(stage.seconds or 0 for stage in facts.stages) or None,
+        "scores": table,
+        "bars": class_figures(facts.scores, table["colours"]),
+        "figures": [*threshold_figure(facts.scores), *training_figures(facts.stages), *hgr_figures(facts)],
         "sections": sections,
-        "chips": _chips(facts),
-        "chain_titles": CHAIN_TITLES,
+        "chips": [(i, name, hex_colour(class_colour(i))) for i, name in enumerate(facts.classes)],
+        "kind_of": kind_of,
         "groups": _groups(sections),
-        "showcase": showcase,
+        "showcase": _showcase(facts),
         "heat": Markup(heat_gradient()),
         "steps": {f"{s.key}-{i}": card.steps for s in sections for i, card in enumerate(s.cards) if card.steps},
-        "machine": _flat(as_dict(facts.info.get("machine"))),
-        "versions": _flat(as_dict(facts.info.get("versions"))),
+        "machine": _flat(facts.info.machine),
+        "versions": _flat(facts.info.versions),
         "broken": facts.notes.broken,
         "listed": LISTED,
         "version": __version__,
@@ -119,30 +108,14 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def cut(threshold: float) -> str:
-    """Format a threshold with two decimals, or a third one where it has it."""
-    return f"{threshold:.3f}".removesuffix("0")
+def capital(text: str) -> str:
+    """Begin a text with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def place_of(name: str, classes: tuple[str, ...]) -> int:
     """Return the 0-based index of a class, or -1 for a tag outside the class list."""
     return classes.index(name) if name in classes else -1
-
-
-def _header(facts: RunFacts) -> dict[str, Any]:
-    info, data = facts.info, as_dict(facts.info.get("data"))
-    stages = [stage.seconds for stage in facts.stages if stage.seconds is not None]
-    return {
-        "name": str(info.get("name") or facts.folder.resolve().name),
-        "recipe": info["recipe"] if isinstance(info.get("recipe"), str) else "",
-        "data": str(data.get("root_name") or ""),
-        "seed": as_count(info.get("seed")),
-        "train": as_count(data.get("train_images")),
-        "val": as_count(data.get("val_images")),
-        "limited": as_count(data.get("limited_to")),
-        "finished": bool(info.get("finished")),
-        "seconds": sum(stages) if stages else None,
-    }
 
 
 def _score_table(facts: RunFacts) -> dict[str, Any]:
@@ -152,14 +125,16 @@ def _score_table(facts: RunFacts) -> dict[str, Any]:
     columns = [name for name in ("background", *facts.classes) if name in named]
     columns += [name for name in named if name not in columns]
     cam, rib = known.get("seed_cam"), known.get("seed_rib")
-    gain = None if cam is None or rib is None else _gain(cam, rib, columns)
-    texts = dict.fromkeys(s.chosen_on for s in facts.scores if s.chosen_on and s.threshold is not None)
-    notes = {text: letter(number) for number, text in enumerate(texts)}
-    colours = _colours(facts, columns)
-    return {"rows": facts.scores, "columns": columns, "gain": gain, "colours": colours, "notes": notes}
+    return {
+        "rows": facts.scores,
+        "columns": columns,
+        "gain": None if cam is None or rib is None else _gain(cam, rib, columns),
+        "colours": _colours(facts, columns),
+        "notes": threshold_marks(facts.scores),
+    }
 
 
-def _gain(cam: Score, rib: Score, columns: list[str]) -> dict[str, Any]:
+def _gain(cam: ScoreRow, rib: ScoreRow, columns: list[str]) -> dict[str, Any]:
     deltas: dict[str, float | None] = {}
     for name in columns:
         before, after = cam.per_class.get(name), rib.per_class.get(name)
@@ -171,88 +146,6 @@ def _gain(cam: Score, rib: Score, columns: list[str]) -> dict[str, Any]:
 def _colours(facts: RunFacts, names: list[str]) -> dict[str, str]:
     places = {name: index for index, name in enumerate(facts.classes)}
     return {n: hex_colour(class_colour(places[n]) if n in places else BACKGROUND) for n in names}
-
-
-def _bars(facts: RunFacts) -> list[tuple[str, str, Markup]]:
-    """One small chart per class: (name, colour, svg)."""
-    table = _score_table(facts)
-    charts_ = []
-    for name in table["columns"]:
-        colour = table["colours"][name]
-        bars = [charts.Bar(s.title, s.per_class.get(name), _strength(s), s.upper_bound) for s in facts.scores]
-        charts_.append((name, colour, charts.class_bars(name, colour, bars)))
-    return charts_
-
-
-def _strength(score: Score) -> float:
-    return STRENGTHS["pseudo_mask"] if score.comparison else STRENGTHS.get(score.key, 1.0)
-
-
-def _threshold_chart(facts: RunFacts) -> Markup:
-    colours = {"seed_cam": "var(--muted)", "seed_rib": "var(--accent)"}
-    lines = []
-    for score in facts.scores:
-        at = score.threshold
-        text = "" if at is None else f"{score.title} {percent(score.miou)} at {cut(at)}"
-        colour = colours.get(score.key, "var(--ink)")
-        if score.curve:
-            lines.append(charts.Line(score.title, score.curve, colour, mark=at, mark_text=text))
-    return charts.line_chart(lines, "threshold", "mIoU, percent", scale=100)
-
-
-def _training_charts(facts: RunFacts) -> list[tuple[str, Markup, list[charts.Line]]]:
-    """Charts of the logs as (title, svg, lines to explain in a legend)."""
-    found: list[tuple[str, Markup, list[charts.Line]]] = []
-    line = _loss_line(facts, "classifier", "classifier", "var(--accent)")
-    if line:
-        found.append(("Classifier", charts.line_chart([line[0]], line[1], "loss", whole_x=True), []))
-    classifier = facts.logs.get("classifier")
-    if classifier and classifier.val_map:
-        quality = charts.Line("held-out mAP", classifier.val_map, "var(--accent)")
-        chart = charts.line_chart([quality], "epoch", "mAP, percent", scale=100, whole_x=True)
-        found.append(("Classifier on held-out images", chart, []))
-    found += _boundary_chart(facts)
-    pair = (
-        _loss_line(facts, "segmenter", "trained on pseudo-masks", "var(--accent)"),
-        _loss_line(facts, "supervised", "upper bound, trained on true masks", "var(--muted)", dashed=True),
-    )
-    lines = [entry for entry in pair if entry]
-    for x_label in dict.fromkeys(entry[1] for entry in lines):
-        shown = [entry[0] for entry in lines if entry[1] == x_label]
-        found.append(("Segmenter", charts.line_chart(shown, x_label, "loss", whole_x=True), shown))
-    return found
-
-
-def _boundary_chart(facts: RunFacts) -> list[tuple[str, Markup, list[charts.Line]]]:
-    """One chart of the boundary networks' losses, a line for each; nothing where there are none."""
-    names = [name for name in facts.logs if name.startswith("boundary_")]
-    colours = ("var(--accent)", "var(--muted)", "var(--ink)")
-    lines = []
-    for number, name in enumerate(names):
-        label = f"{spoken(name.removeprefix('boundary_'))} labels"
-        entry = _loss_line(facts, name, label, colours[number % 3], dashed=number > 0)
-        lines += [entry] if entry else []
-    if not lines:
-        return []
-    shown = [entry[0] for entry in lines if entry[1] == lines[0][1]]
-    chart = charts.line_chart(shown, lines[0][1], "loss", whole_x=True)
-    return [("Boundary network", chart, shown if len(shown) > 1 else [])]
-
-
-def _loss_line(
-    facts: RunFacts, folder: str, label: str, colour: str, dashed: bool = False
-) -> tuple[charts.Line, str] | None:
-    """Return a loss curve and what its x axis counts: steps where they were logged, else epochs."""
-    log = facts.logs.get(folder)
-    points = (log.loss or log.epoch_loss) if log else []
-    if not log or not points:
-        return None
-    return charts.Line(label, charts.thin(points), colour, dashed), "step" if log.loss else "epoch"
-
-
-def _chips(facts: RunFacts) -> list[tuple[int, str, str]]:
-    """The legend: (index, name, colour) of every class."""
-    return [(i, name, hex_colour(class_colour(i))) for i, name in enumerate(facts.classes)]
 
 
 def _groups(sections: list[Section]) -> list[tuple[str, str]]:
@@ -270,12 +163,10 @@ def _showcase(facts: RunFacts) -> dict[str, Any]:
             if picture:
                 shown.append((title, *picture))
         if shown:
-            items.append({
-                "name": str(entry.get("name") or ""), "tag": str(entry.get("tag") or ""),
-                "seconds": as_number(entry.get("seconds")), "pictures": shown,
-            })  # fmt: skip
-    title, text = str(facts.showcase.get("title") or "Showcase"), str(facts.showcase.get("text") or "")
-    return {"title": title, "text": text, "items": items}
+            texts = {key: as_text(entry.get(key)) for key in ("name", "tag")}
+            items.append({**texts, "seconds": as_number(entry.get("seconds")), "pictures": shown})
+    title = as_text(facts.showcase.get("title")) or "Showcase"
+    return {"title": title, "text": as_text(facts.showcase.get("text")), "items": items}
 
 
 def _showcase_picture(facts: RunFacts, name: Any) -> tuple[str, float] | None:

@@ -8,18 +8,18 @@ import numpy as np
 
 Rgb = tuple[int, int, int]
 
+
+def _colours(text: str) -> tuple[Rgb, ...]:
+    values = bytes.fromhex(text)
+    return tuple(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
 # Chosen by hand to stay apart on photos, on white and on near-black; further classes are computed.
-_FIRST: tuple[Rgb, ...] = (
-    (47, 128, 237), (242, 139, 36), (39, 166, 107), (226, 86, 150), (138, 105, 238), (224, 181, 20),
-    (20, 173, 183), (226, 68, 72), (168, 118, 78), (138, 184, 40), (92, 182, 240), (184, 88, 206),
-)  # fmt: skip
+_FIRST = _colours("2f80ed f28b24 27a66b e25696 8a69ee e0b514 14adb7 e24448 a8764e 8ab828 5cb6f0 b858ce")
 BACKGROUND: Rgb = (139, 141, 150)
 
 # Every eighth of the inferno scale (equal steps in lightness, readable in grey and by the colour-blind).
-_HEAT: tuple[Rgb, ...] = (
-    (0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51), (249, 140, 10),
-    (249, 201, 50), (252, 255, 164),
-)  # fmt: skip
+_HEAT = _colours("000004 1f0c48 550f6d 88226a ba3655 e35933 f98c0a f9c932 fcffa4")
 
 
 def class_colour(index: int) -> Rgb:

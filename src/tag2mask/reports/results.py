@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import DataError
+from tag2mask.common.files import read_json
+from tag2mask.common.values import as_count, as_dict, as_text
 from tag2mask.data.readers import prepared
 from tag2mask.data.records import VOC_CLASSES
-from tag2mask.reports.gather import as_count, as_dict, as_number
+from tag2mask.run.folder import Manifest, parse_manifest
+from tag2mask.run.index import parse_index
+from tag2mask.run.info import RunInfo, parse_info
+from tag2mask.run.scores import FROM_MASKS, FROM_TAGS, PSEUDO_MASKS, ROWS, SEEDS, ScoreRow, rows_of
 
 PREPARED = f"{prepared.FOLDER}/{prepared.MANIFEST}"
 VOC, COCO = "PASCAL VOC 2012", "COCO 2014"
-LABELS_TASK, MASKS_TASK = "segmentation from image labels", "segmentation from true masks"
 # Images of the published settings: (training, val); on COCO with or without those that have no label.
 SETTINGS = {VOC: ((10582,), (1449,)), COCO: ((82783, 82081), (40504, 40137))}
 _COCO_CLASSES = 80
 _KINDS = {VOC: "voc2012", COCO: "coco2014"}  # as `tag2mask data prepare` names them
 _VOC_TRAIN_LIST = 1464  # images of VOC's own list, without the augmented ones
-_LEARNERS = {"segmentation": "segmenter", "supervised": "supervised"}  # the folders of the networks
-_TASKS = {"seed": "class maps (seed)", "pseudo_mask": "pseudo-masks", "segmentation": LABELS_TASK,
-          "supervised": MASKS_TASK}  # fmt: skip
 COLUMNS = ("task", "dataset", "split", "metric", "value", "model", "year", "beyond_labels", "source")
 
 
@@ -43,11 +44,20 @@ class Result:
     source: str
     year: str = ""
     beyond_labels: str = ""  # what was used besides image labels, e.g. "saliency"
-    own: bool = False
+    score: ScoreRow | None = None  # of own rows
     remarks: tuple[str, ...] = ()  # why an own row is not the published setting; () = comparable
     rank: int | None = None  # among comparable rows of the same task, data set, split and metric
-    interval: tuple[float, float] | None = None  # percent, over images
     details: dict[str, Any] = field(default_factory=dict)  # of own rows: recipe, seed, versions, images, cost
+
+    @property
+    def own(self) -> bool:
+        """Whether it is of a run of one's own."""
+        return self.score is not None
+
+    @property
+    def interval_text(self) -> str:
+        """The bootstrap interval in percent, "" without one."""
+        return self.score.interval_text if self.score else ""
 
     @property
     def group(self) -> tuple[str, str, str, str]:
@@ -56,10 +66,16 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row fit for JSON."""
-        plain: dict[str, Any] = {name: getattr(self, name) for name in COLUMNS}
-        low, high = self.interval or (None, None)
-        return plain | {"interval_low": low, "interval_high": high, "comparable_with_published": not self.remarks,
-                        "remarks": list(self.remarks), **self.details}  # fmt: skip
+        ends = self.score.interval if self.score else None
+        low, high = (None, None) if ends is None else (round(100 * end, 2) for end in ends)
+        return {
+            **{name: getattr(self, name) for name in COLUMNS},
+            "interval_low": low,
+            "interval_high": high,
+            "comparable_with_published": not self.remarks,
+            "remarks": list(self.remarks),
+            **self.details,
+        }
 
 
 def published() -> list[Result]:
@@ -86,13 +102,11 @@ def own(folders: Iterable[Path]) -> tuple[list[Result], list[str]]:
     notes: list[str] = []
     for folder in folders:
         try:
-            info, scores = (_read(folder / name) for name in ("run.json", "scores.json"))
+            info, scores = parse_info(_read(folder / "run.json")), rows_of(_read(folder / "scores.json"))
         except (OSError, ValueError) as error:
             notes.append(f"{folder}: {_reason(error)}")
             continue
-        dataset = _dataset(folder, as_dict(info.get("data")))
-        rows += [_row(folder, info, dataset, name, as_dict(score)) for name, score in scores.items()
-                 if as_number(as_dict(score).get("miou")) is not None]  # fmt: skip
+        rows += [_row(folder, info, score) for score in scores]
     return rows, notes
 
 
@@ -127,10 +141,9 @@ def to_json(rows: Sequence[Result]) -> str:
 
 def to_csv(rows: Sequence[Result]) -> str:
     """Return own rows as CSV text; nested details are left to JSON."""
-    plain = [{k: "; ".join(v) if k == "remarks" else v for k, v in row.as_dict().items() if not isinstance(v, dict)}
-             for row in rows if row.own]  # fmt: skip
+    plain = [{**row.as_dict(), "remarks": "; ".join(row.remarks)} for row in rows if row.own]
+    names = [name for name, value in plain[0].items() if not isinstance(value, dict)] if plain else COLUMNS
     stream = io.StringIO(newline="")
-    names = list(plain[0]) if plain else list(COLUMNS)
     writer = csv.DictWriter(stream, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(plain)
@@ -138,7 +151,7 @@ def to_csv(rows: Sequence[Result]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} holds no object")
     return value
@@ -148,56 +161,65 @@ def _reason(error: Exception) -> str:
     return "has no scores yet" if isinstance(error, FileNotFoundError) else f"can't be read ({error})"
 
 
+def _manifest(folder: Path) -> Manifest:
+    """The manifest of a stage's folder, as far as there is one."""
+    try:
+        return parse_manifest(read_json(folder / "manifest.json"))
+    except (OSError, ValueError):
+        return Manifest()
+
+
 def _task_place(task: str) -> int:
-    order = (LABELS_TASK, MASKS_TASK, *_TASKS.values())
+    order = [FROM_TAGS, FROM_MASKS, SEEDS, PSEUDO_MASKS]
+    order += [row.task for row in ROWS if row.task not in order]
     return order.index(task) if task in order else len(order)
 
 
-def _row(folder: Path, info: dict[str, Any], dataset: str, name: str, score: dict[str, Any]) -> Result:
-    recipe = as_dict(info.get("recipe"))
-    kind = next((key for key in _TASKS if name.startswith(key)), name)
-    interval = as_dict(score.get("interval"))
-    ends = as_number(interval.get("low")), as_number(interval.get("high"))
-    saliency = score.get("saliency") or as_dict(as_dict(recipe.get("refine")).get("saliency")).get("source")
-    uses_saliency = bool(saliency) and kind in ("pseudo_mask", "segmentation")
+def _row(folder: Path, info: RunInfo, score: ScoreRow) -> Result:
+    dataset = _dataset(folder, info)
     return Result(
-        task=_TASKS.get(kind, name),
+        task=score.kind.task,
         dataset=dataset,
-        split=str(score.get("split") or ""),
-        metric="mIoU, ignored pixels counted" if score.get("count_ignored") else "mIoU",
-        value=round(100 * float(score["miou"]), 2),
-        model=_model(folder, name, kind, score, recipe),
+        split=score.split,
+        metric="mIoU, ignored pixels counted" if score.count_ignored else "mIoU",
+        value=round(100 * score.miou, 2),
+        model=_model(folder, info, score),
         source=f"own run {folder.name}",
-        year=str(info.get("started") or "")[:4],
-        beyond_labels="pixel masks" if kind == "supervised" else "saliency" if uses_saliency else "",
-        own=True,
-        remarks=tuple(_remarks(folder, info, dataset, kind, score)),
-        interval=None if None in ends else (round(100 * ends[0], 2), round(100 * ends[1], 2)),  # type: ignore[operator]
-        details=_details(folder, info, kind, score),
+        year=info.started[:4],
+        beyond_labels=_beyond_labels(info, score),
+        score=score,
+        remarks=tuple(_remarks(folder, info, dataset, score)),
+        details=_details(folder, info, score),
     )
 
 
-def _dataset(folder: Path, data: dict[str, Any]) -> str:
+def _beyond_labels(info: RunInfo, score: ScoreRow) -> str:
+    if score.kind.upper_bound:
+        return "pixel masks"
+    learned = score.kind.network and as_dict(as_dict(info.recipe.get("refine")).get("saliency")).get("source")
+    return "saliency" if score.saliency or learned else ""
+
+
+def _dataset(folder: Path, info: RunInfo) -> str:
     """Name a published set only where its classes and either its counts or its preparation say that it is the one."""
-    classes, root = tuple(data.get("classes") or ()), str(data.get("root_name") or "unknown")
-    name = VOC if set(classes) == set(VOC_CLASSES) else COCO if len(classes) == _COCO_CLASSES else ""
-    if name and (_counts_fit(name, data) or _prepared_as(folder, name)):
+    name = VOC if set(info.classes) == set(VOC_CLASSES) else COCO if len(info.classes) == _COCO_CLASSES else ""
+    if name and (_counts_fit(name, info) or _prepared_as(folder, name)):
         return name
-    return f"{root} ({len(classes)} classes)"
+    return f"{info.data or 'unknown'} ({len(info.classes)} classes)"
 
 
-def _counts_fit(name: str, data: dict[str, Any]) -> bool:
+def _counts_fit(name: str, info: RunInfo) -> bool:
     train, val = SETTINGS[name]
     train = (*train, _VOC_TRAIN_LIST) if name == VOC else train
-    return as_count(data.get("train_images")) in train or as_count(data.get("val_images")) in val
+    return info.train_images in train or info.val_images in val
 
 
 def _prepared_as(folder: Path, name: str) -> bool:
     """Whether the photos of the run lie in a set that was prepared as `name` and has the published val images."""
     try:
-        images = as_dict(_read(folder / "index.json").get("images"))
-        path = Path(str(as_dict(next(iter(images.values()), None)).get("path") or ""))
-        found = next((p / PREPARED for p in path.parents if (p / PREPARED).is_file()), None)
+        images = parse_index(_read(folder / "index.json")).images.values()
+        parents = next((image.path.parents for image in images if image.path), ())
+        found = next((parent / PREPARED for parent in parents if (parent / PREPARED).is_file()), None)
         facts = {} if found is None else _read(found)
     except (OSError, ValueError):
         return False
@@ -205,83 +227,61 @@ def _prepared_as(folder: Path, name: str) -> bool:
     return facts.get("kind") == _KINDS[name] and counts is not None and counts == expected
 
 
-def _model(folder: Path, name: str, kind: str, score: dict[str, Any], recipe: dict[str, Any]) -> str:
-    refine = as_dict(recipe.get("refine"))
-    maps, method = str(refine.get("maps") or "").upper(), _refinement(folder, refine).upper()
-    backbone = str(as_dict(recipe.get("segmenter")).get("backbone") or "")
-    if kind == "seed":
-        return name.removeprefix("seed_").upper()
-    if kind == "pseudo_mask":
-        return str(score.get("title") or f"{maps}+{method}")
-    if kind == "supervised":
-        return f"DeepLabV2 ({backbone}), true masks"
-    sal = "+Sal" if as_dict(refine.get("saliency")).get("source") else ""
-    return f"{maps}+{method}{sal}, DeepLabV2 ({backbone})"
+def _model(folder: Path, info: RunInfo, score: ScoreRow) -> str:
+    """What made a row: maps, refinement, network; what refined the masks is in their manifest."""
+    if not score.kind.network:
+        return score.made_by or score.kind.title
+    segmenter = as_dict(info.recipe.get("segmenter"))
+    network = f"{segmenter.get('architecture', 'deeplabv2')} ({segmenter.get('backbone')})"
+    if score.kind.upper_bound:
+        return f"{network}, true masks"
+    return f"{as_text(_manifest(folder / 'pseudo_masks').raw.get('title'))}, {network}".removeprefix(", ")
 
 
-def _refinement(folder: Path, refine: dict[str, Any]) -> str:
-    """Return the method that was used; "auto" is resolved in the stage's manifest only."""
-    try:
-        config = as_dict(_read(folder / "pseudo_masks" / "manifest.json").get("config"))
-    except (OSError, ValueError):
-        config = {}
-    return str(config.get("method") or refine.get("method") or "")
-
-
-def _remarks(folder: Path, info: dict[str, Any], dataset: str, kind: str, score: dict[str, Any]) -> Iterable[str]:
+def _remarks(folder: Path, info: RunInfo, dataset: str, score: ScoreRow) -> Iterable[str]:
     """Say how an own row differs from the published setting; nothing when it doesn't."""
-    data = as_dict(info.get("data"))
-    limited = as_count(data.get("limited_to"))
-    if not info.get("finished"):
+    if not info.finished:
         yield "run not finished"
-    if limited is not None:
-        yield f"limited to {limited} training images"
+    if info.limited_to is not None:
+        yield f"limited to {info.limited_to} training images"
     if dataset not in SETTINGS:
         yield "another data set"
         return
     train, val = SETTINGS[dataset]
-    if kind not in ("segmentation", "supervised"):
+    if score.kind.task not in (FROM_TAGS, FROM_MASKS):
         yield "no published row of this kind"
         return
-    learned = _learned_from(folder, kind, data)
-    if limited is None and learned not in train:
+    learned = _learned_from(folder, info, score)
+    if info.limited_to is None and learned not in train:
         count = "an unknown number of" if learned is None else f"{learned:,}"
         yield f"trained on {count} images, published: {train[0]:,}"
-    if as_count(score.get("images")) not in val:
-        yield f"scored on {as_count(score.get('images')) or 0:,} images, published: {val[0]:,}"
-    if score.get("count_ignored"):
+    if score.images not in val:
+        yield f"scored on {score.images or 0:,} images, published: {val[0]:,}"
+    if score.count_ignored:
         yield "ignored pixels counted, as in the reference's slip"
 
 
-def _learned_from(folder: Path, kind: str, data: dict[str, Any]) -> int | None:
+def _learned_from(folder: Path, info: RunInfo, score: ScoreRow) -> int | None:
     """Images that a network learned from: those its manifest calls done, since images without a mask are skipped."""
-    images: dict[str, Any] = {}
-    if kind in _LEARNERS:
-        try:
-            images = as_dict(_read(folder / _LEARNERS[kind] / "manifest.json").get("images"))
-        except (OSError, ValueError):
-            images = {}
-    if images:
-        return sum(as_dict(state).get("status") == "done" for state in images.values())
+    made = _manifest(folder / score.kind.network) if score.kind.network else Manifest()
+    if made.done or made.failed:
+        return made.done
     # without a manifest nobody knows how many of the images had a true mask
-    return None if kind == "supervised" else as_count(data.get("train_images"))
+    return None if score.kind.upper_bound else info.train_images
 
 
-def _details(folder: Path, info: dict[str, Any], kind: str, score: dict[str, Any]) -> dict[str, Any]:
-    data, recipe = as_dict(info.get("data")), info.get("recipe")
-    seconds = [as_number(value) for value in as_dict(info.get("seconds")).values()]
-    machine = as_dict(info.get("machine"))
+def _details(folder: Path, info: RunInfo, score: ScoreRow) -> dict[str, Any]:
     return {
-        "recipe": str(as_dict(recipe).get("name") or info.get("name") or folder.name),
-        "seed": info.get("seed"),
-        "training_images": _learned_from(folder, kind, data),
-        "scored_images": score.get("images"),
-        "threshold": score.get("threshold"),
-        "threshold_chosen_on": score.get("threshold_chosen_on"),
-        "hours": round(sum(value for value in seconds if value is not None) / 3600, 3),
-        "machine": f"{machine.get('cores') or '?'} CPU cores, {machine.get('gpu') or 'no GPU'}",
-        "started": info.get("started"),
+        "recipe": info.name or folder.name,
+        "seed": info.seed,
+        "training_images": _learned_from(folder, info, score),
+        "scored_images": score.images,
+        "threshold": score.threshold,
+        "threshold_chosen_on": score.chosen_on or None,
+        "hours": round(sum(info.seconds.values()) / 3600, 3),
+        "machine": f"{info.machine.get('cores') or '?'} CPU cores, {info.machine.get('gpu') or 'no GPU'}",
+        "started": info.started,
         "folder": str(folder),
-        "versions": as_dict(info.get("versions")),
-        "per_class": as_dict(score.get("per_class")),
+        "versions": info.versions,
+        "per_class": score.per_class,
     }

@@ -1,15 +1,21 @@
 """The method: reduce the information bottleneck (RIB, NeurIPS 2021) of one image at a time."""
 
-from tag2mask.rib.amortise import PartnerGradients, class_gradients
+from tag2mask.rib.amortise import PartnerGradients, class_gradients, mean_gradient
 from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
 from tag2mask.rib.config import RIBConfig
-from tag2mask.rib.finetune import RIBResult, StepRecord, rib
-from tag2mask.rib.loss import rib_loss
-from tag2mask.rib.optimiser import PolySGD, restored, tuned
-from tag2mask.rib.passes import NetworkInput, PartnerBatch, TrunkFeatures
-from tag2mask.rib.pooling import gap, gndrp
-from tag2mask.rib.prepare import merge_mirror, stack_with_mirror
-from tag2mask.rib.trace import trace_arrays
+from tag2mask.rib.finetune import RIBResult, rib, trace_arrays
+from tag2mask.rib.step import (
+    NetworkInput,
+    PartnerBatch,
+    StepRecord,
+    TrunkFeatures,
+    gap,
+    gndrp,
+    merge_mirror,
+    rib_loss,
+    stack_with_mirror,
+)
+from tag2mask.rib.update import PolySGD, restored, tuned
 
 __all__ = [
     "NetworkInput",
@@ -26,6 +32,7 @@ __all__ = [
     "gap",
     "gndrp",
     "initial_logit",
+    "mean_gradient",
     "merge_mirror",
     "restored",
     "rib",

@@ -23,10 +23,8 @@ from torch import Tensor
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.precision import computing_in
 from tag2mask.rib.config import RIBConfig
-from tag2mask.rib.loss import ceiling_of, loss_of_present
-from tag2mask.rib.optimiser import tuned
-from tag2mask.rib.passes import NetworkInput, frozen_features
-from tag2mask.rib.pooling import pool_present
+from tag2mask.rib.step import NetworkInput, PartnerBatch, frozen_features, partner_pass, present_loss
+from tag2mask.rib.update import flat_gradient, tuned
 
 SUMMED_TOGETHER = 2**17  # elements
 KEPT_LABEL_SETS = 4  # sums kept for label sets seen last; each is as large as the tuned parameters
@@ -58,22 +56,22 @@ def _add_gradient(classifier: CAMClassifier, given: NetworkInput, cls: int, conf
     with torch.enable_grad():
         maps = classifier.class_maps(features)[:, [cls]].float()  # (B, 1, h, w)
         classes = torch.tensor([cls], device=maps.device)
-        loss_of_present(pool_present(maps, classes, config), ceiling_of(config)).backward()
+        _, loss = present_loss(maps, classes, config)
+        loss.backward()
     return len(features)
 
 
-def flat_gradient(parameters: Sequence[Tensor]) -> Tensor:
-    """All gradients in one row (P,), zeros where there is none."""
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+def mean_gradient(classifier: CAMClassifier, partners: Iterable[PartnerBatch], config: RIBConfig) -> Tensor | None:
+    """Mean gradient (P,) of the partners' loss at the start weights, over all their rows; None without partners.
 
-
-def add_gradient(parameters: Sequence[Tensor], flat: Tensor, times: float) -> None:
-    """Add `times` a flat gradient (P,) to the parameters' own."""
-    start = 0
-    for parameter in parameters:
-        part = flat[start : start + parameter.numel()].view_as(parameter).to(parameter.device, parameter.dtype)
-        parameter.grad = part * times if parameter.grad is None else parameter.grad.add_(part, alpha=times)
-        start += parameter.numel()
+    For few images this is `PartnerGradients.expected` without its assumption; all of them are passed.
+    """
+    rows = 0
+    with computing_in(config.precision, classifier.classifier.weight.device), tuned(classifier) as (head, last):
+        for batch in partners:
+            partner_pass(classifier, batch, config)
+            rows += len(batch[1])
+        return flat_gradient([*head, *last]) / rows if rows else None
 
 
 class PartnerGradients:

@@ -17,9 +17,8 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.precision import computing_in
 from tag2mask.rib.config import RIBConfig
-from tag2mask.rib.optimiser import tuned
-from tag2mask.rib.passes import NetworkInput, PartnerBatch, frozen_features, partner_pass, target_pass
-from tag2mask.rib.pooling import gap
+from tag2mask.rib.step import NetworkInput, PartnerBatch, frozen_features, gap, partner_pass, present_loss
+from tag2mask.rib.update import tuned
 
 
 def first_step_growth(
@@ -64,9 +63,10 @@ def _target_gradient(
         if scale in config.loss_scales:
             features = frozen_features(classifier, images, config)
             classes = torch.tensor(sorted(set(labels)), device=features.device)
-            _, loss = target_pass(classifier, features, classes, config, pooled=True, graph=True)
-            if loss is not None:
-                loss.backward()
+            with torch.enable_grad():
+                maps = classifier.class_maps(features)[:, classes].float()  # (2, n, h, w)
+                _, loss = present_loss(maps, classes, config)
+            loss.backward()
             terms += 2 * len(classes)  # image and mirror
     return terms
 

@@ -7,11 +7,11 @@ reference's slips; `RIBConfig.reference()` reproduces each of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.common.errors import ConfigError
+from tag2mask.config import Range, SettingError, Settings
 from tag2mask.networks.precision import Precision
 
 Pooling = Literal["gndrp", "gap"]
@@ -23,71 +23,78 @@ Exhausted = Literal["alone", "stop"]
 
 
 @dataclass(frozen=True)
-class RIBConfig:
+class RIBConfig(Settings):
     """Settings of the fine-tuning of one image; defaults are VOC's with the reference's slips mended.
 
     Raises ConfigError for impossible values, naming the setting, the value and what is allowed.
     """
 
     # what a step sees and does
-    steps: int = 10  # K, maps that are summed; paper
-    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)  # of the image, 1.0 first: the guard looks at it; reference
-    loss_scales: tuple[float, ...] = (1.0, 1.5, 2.0)  # those that enter the loss as well; reference
-    learning_rate: float = 8e-6  # of the backbone's head, for ResNet-50; COCO 5e-6; paper
-    classifier_multiplier: float = 10.0  # the 1x1 convolution's learning rate over the head's; reference
-    power: float = 0.9  # polynomial decay over K steps; reference
-    weight_decay: float = 1e-4  # reference
-    momentum: float = 1e-4  # reference: it passes the weight decay as momentum, so in effect none
+    steps: Annotated[int, Range(ge=1, le=1000)] = 10  # K, maps that are summed; paper
+    # of the image, 1.0 first: the guard looks at it; reference
+    scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (1.0, 0.5, 1.5, 2.0)
+    # those that enter the loss as well; reference
+    loss_scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (1.0, 1.5, 2.0)
+    # of the backbone's head, for ResNet-50; COCO 5e-6; paper
+    learning_rate: Annotated[float, Range(gt=0, le=1_000_000)] = 8e-6
+    # the 1x1 convolution's learning rate over the head's; reference
+    classifier_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # polynomial decay over K steps; reference
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 1e-4  # reference
+    # reference: it passes the weight decay as momentum, so in effect none
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 1e-4
 
     # the length of a step
     step_size: StepSize = "scheduled"  # by the learning rate (reference); "searched": for each image by its effect
-    rise: float = 0.2  # searched: how far the mean of the scale-1 maps shall rise in a step, as a share of their peak
-    looks: int = 5  # searched: passes at scale 1 that the search of a step may take
+    # searched: how far the mean of the scale-1 maps shall rise in a step
+    rise: Annotated[float, Range(gt=0, lt=1, note="of the maps' peak")] = 0.2
+    looks: Annotated[int, Range(ge=1, le=1000)] = 5  # searched: passes at scale 1 that the search of a step may take
     first_map: bool = True  # step 0, plain CAM, is part of the sum (reference)
 
     # the pooled logit and its loss
     pooling: Pooling = "gndrp"  # "gap": global average pooling; both in the paper
-    tau: float = 0.4  # GNDRP keeps values below this share of the maximum; COCO 0.5; paper
+    # GNDRP keeps values below this share of the maximum; COCO 0.5; paper
+    tau: Annotated[float, Range(gt=0, le=1)] = 0.4
     average: Average = "all"  # mean over all positions (reference) or the "kept" ones (as the paper reads)
     limit: Limit = "early_stop"  # when logits grow large: stop (reference), "clamp" to min(m, logit) (paper), "none"
-    m: float = 600.0  # logits; early_stop: sum over the target's rows and classes; clamp: each logit; COCO 1000
+    # logits; early_stop: sum over the target's rows and classes; clamp: each logit; COCO 1000
+    m: Annotated[float, Range(gt=0)] = 600.0
 
     # run-away guard, from the second step on
-    guard_threshold: float = 0.3  # share of a map's maximum from which a position counts as covered; reference
-    guard_share: float = 0.7  # covered share of the scale-1 map that ends the run; 1 = off; COCO 0.8; reference
+    # share of a map's maximum from which a position counts as covered; reference
+    guard_threshold: Annotated[float, Range(ge=0, lt=1)] = 0.3
+    # covered share of the scale-1 map that ends the run; COCO 0.8; reference
+    guard_share: Annotated[float, Range(gt=0, le=1, note="(1 switches the guard off)")] = 0.7
 
     # the batch of other images
     # share no class with the target (paper), "any" image, "none", or "amortised": not images but their expected
     # gradient, which is computed once for the set
     partners: PartnerChoice = "disjoint"
-    batch_size: int = 20  # B, images a step; COCO 15; paper
+    # B, images a step; COCO 15; paper
+    batch_size: Annotated[int, Range(ge=1, le=8192, note="(partners: none switches the batch off)")] = 20
     exhausted: Exhausted = "alone"  # partner batches have run out: go on with the target "alone", or "stop"
 
     # slips of the reference
-    gndrp_classes: int | None = None  # only the first so many classes are masked by GNDRP; reference: 20
+    # only the first so many classes are masked by GNDRP; reference: 20
+    gndrp_classes: Annotated[int | None, Range(ge=0, le=1_000_000)] = None
     update_after_last: bool = False  # run the last step's update although no map uses it; reference: True
     absolute_limit: bool = False  # early_stop tests the sum's absolute value; reference: True
 
     # execution: changes memory and time, not the maps (beyond round-off; bf16's is the coarsest)
     precision: Precision = "32"  # of convolutions; "tf32" and "bf16" are for GPUs, a CPU is slower in bf16
-    partner_chunk: int = 4  # partner images that are passed and differentiated together
+    # partner images that are passed and differentiated together
+    partner_chunk: Annotated[int, Range(ge=1, le=8192)] = 4
     channels_last: bool = False  # layout of the features in memory
     fold_batch_norm: bool = True  # into the convolutions, as its statistics are fixed
 
-    def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ConfigError(f"{name}: '{value}' is not allowed{did_you_mean(str(value), allowed)}")
-        for name, (ok, allowed_text) in _RANGES.items():
-            value = getattr(self, name)
-            if not ok(value):
-                raise ConfigError(f"{name}: {value} is not allowed; it must be {allowed_text}")
-        _check_scales(self.scales, self.loss_scales)
+    def check_relations(self) -> None:
+        """Raise ConfigError for scales that don't fit together and where no map is left."""
+        if self.scales[0] != 1.0 or len(set(self.scales)) < len(self.scales):
+            raise SettingError(self, ("scales",), "1.0 first, at which the run-away guard looks, and each scale once")
+        if not set(self.loss_scales) <= set(self.scales):
+            raise SettingError(self, ("loss_scales", "scales"), f"some of scales, {list(self.scales)}")
         if not self.first_map and self.steps < 2:
-            raise ConfigError("first_map: false leaves nothing to sum with steps: 1; use 2 or more steps")
-        if self.gndrp_classes is not None and self.gndrp_classes < 0:
-            raise ConfigError(f"gndrp_classes: {self.gndrp_classes} is not allowed; it must be 0 or more, or none")
+            raise SettingError(self, ("steps", "first_map"), "2 or more with first_map: false")
 
     @property
     def updates(self) -> int:
@@ -146,37 +153,3 @@ _SLIPS: dict[str, Any] = {
     "absolute_limit": True,
     "exhausted": "stop",
 }
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "pooling": get_args(Pooling),
-    "average": get_args(Average),
-    "limit": get_args(Limit),
-    "step_size": get_args(StepSize),
-    "partners": get_args(PartnerChoice),
-    "exhausted": get_args(Exhausted),
-    "precision": get_args(Precision),
-}
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "steps": (lambda v: v >= 1, "1 or more"),
-    "learning_rate": (lambda v: v > 0, "above 0"),
-    "classifier_multiplier": (lambda v: v >= 0, "0 or more"),
-    "power": (lambda v: v >= 0, "0 or more"),
-    "weight_decay": (lambda v: v >= 0, "0 or more"),
-    "momentum": (lambda v: 0 <= v < 1, "from 0 to below 1"),
-    "tau": (lambda v: 0 < v <= 1, "above 0, at most 1"),
-    "m": (lambda v: v > 0, "above 0"),
-    "rise": (lambda v: 0 < v < 1, "above 0 and below 1, a share of the maps' peak"),
-    "looks": (lambda v: v >= 1, "1 or more"),
-    "guard_threshold": (lambda v: 0 <= v < 1, "from 0 to below 1"),
-    "guard_share": (lambda v: 0 < v <= 1, "above 0, at most 1 (1 switches the guard off)"),
-    "batch_size": (lambda v: v >= 1, "1 or more; partners: none switches the batch off"),
-    "partner_chunk": (lambda v: v >= 1, "1 or more"),
-}
-
-
-def _check_scales(scales: tuple[float, ...], loss_scales: tuple[float, ...]) -> None:
-    if not scales or scales[0] != 1.0:
-        raise ConfigError(f"scales: {scales} must begin with 1.0, the scale that the run-away guard looks at first")
-    if len(set(scales)) < len(scales) or min(scales) <= 0:
-        raise ConfigError(f"scales: {scales} must be positive and each given once")
-    if not loss_scales or not set(loss_scales) <= set(scales):
-        raise ConfigError(f"loss_scales: {loss_scales} must be one or more of scales {scales}")

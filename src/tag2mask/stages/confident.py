@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tag2mask.common.errors import ConfigError, MissingExtraError
-from tag2mask.config import to_mapping
-from tag2mask.data import Dataset, ImageRecord, load_maps, read_image, write_mask
-from tag2mask.refine.crf import crf_available
+from tag2mask.common.errors import ConfigError
+from tag2mask.common.files import read_json
+from tag2mask.config import Free, Range, SettingError, Settings
+from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, load_maps, read_image, write_mask
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.images import Work, process_count, run_images
+from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels
+from tag2mask.run.folder import StageFolder, read_manifest
 from tag2mask.stages.carry_over import carried_over
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.parallel import Work, process_count, run_images
-from tag2mask.stages.training import Execution
+from tag2mask.stages.stage import Context, Planned, Stage
 
 
 @dataclass(frozen=True)
-class ConfidentConfig:
+class ConfidentConfig(Settings):
     """When a pixel counts as known; defaults are the RIB reference's for VOC 2012."""
 
-    foreground: float = 0.35  # background score, 0..1, over which a class is taken (reference)
-    background: float = 0.17  # background score, 0..1, under which background is taken (reference)
+    # background scores: over the first a class is taken, under the second background (reference)
+    foreground: Annotated[float, Range(ge=0, le=1)] = 0.35
+    background: Annotated[float, Range(ge=0, le=1)] = 0.17
     # cam: the two scores are CAM's; other maps get the scores at which they cover as much of the images
     scale: Literal["own", "cam"] = "own"
-    refinement: Literal["auto", "crf", "pamr", "none"] = "auto"  # auto: dense CRF where installed, else PAMR
+    # auto: dense CRF where installed, else PAMR
+    refinement: Annotated[str, Free("a name in METHODS or auto, checked below")] = "auto"
 
-    def __post_init__(self) -> None:
+    def check_relations(self) -> None:
         """Raise ConfigError for scores in the wrong order."""
-        if not 0 <= self.background <= self.foreground <= 1:
-            raise ConfigError(
-                f"confident: background {self.background} and foreground {self.foreground}; "
-                "expected 0 <= background <= foreground <= 1"
-            )
-
-
-ABSENT = {"config": to_mapping(ConfidentConfig())}  # what a manifest means that doesn't name a setting
+        if self.background > self.foreground:
+            raise SettingError(self, ("background", "foreground"), f"at most foreground, {self.foreground}")
+        if self.refinement not in ("auto", *METHODS):
+            raise SettingError(self, ("refinement",), f"one of auto, {', '.join(METHODS)}")
 
 
 def confident(
@@ -49,17 +50,16 @@ def confident(
     `localization` is the folder that `localize` wrote, `maps` which of its two kinds is used. Resumes; broken images
     are noted in the manifest, and tried again by a later call. Raises ConfigError, MissingExtraError.
     """
-    config = dataclasses.replace(config, refinement=edge_method(config.refinement, "refine.confident.refinement"))
+    config = dataclasses.replace(config, refinement=method_named(config.refinement, "refine.confident.refinement"))
     execution = execution or Execution()
     made = read_manifest(localization, "localize")
     inputs = {"dataset": dataset.digest(), "maps": made["inputs"]["classifier"], "maps_config": str(made["config"])}
-    folder = StageFolder(out, "confident", config=settings_of(config, maps), seed=seed, inputs=inputs,
-                         absent=ABSENT)  # fmt: skip
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs, more={"maps": maps})
     records = records_with_maps(dataset, localization / maps, folder)
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
-    config = _on_own_scale(config, localization, maps, folder, list(records), seed)
+    config = _on_own_scale(config, localization, maps, folder, [i for i in records if records[i].labels], seed)
     run_images(todo, make_work, (records, localization / maps, out / "masks", config), folder,
                processes=process_count(execution.processes, len(todo)), total=len(records),
                description=f"confident labels of {maps} ({config.refinement})",
@@ -80,17 +80,12 @@ def _on_own_scale(
     return dataclasses.replace(config, **folder.manifest["carried_over"])
 
 
-def settings_of(config: ConfidentConfig, maps: str) -> dict[str, Any]:
-    """What decides the labels, for a manifest."""
-    return to_mapping(config) | {"maps": maps}
-
-
 def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: ConfidentConfig) -> Work:
     """Return the function that labels one image by its id."""
 
     def work(image_id: str) -> None:
         image = read_image(records[image_id])
-        found = load_maps(maps / f"{image_id}.npz").at_size(image.shape[:2])
+        found = maps_of(records[image_id], maps).at_size(image.shape[:2])
         labels = confident_labels(image, found.full(), found.classes, foreground=config.foreground,
                                   background=config.background, method=config.refinement)  # fmt: skip
         write_mask(masks / f"{image_id}.png", labels)
@@ -98,25 +93,73 @@ def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: 
     return work
 
 
-def edge_method(asked: str, setting: str) -> Literal["crf", "pamr", "none"]:
-    """Replace "auto" by what this installation has, so that the manifest says what was used.
+def as_made(folder: Path, setting: str, asked: Any) -> Any:
+    """What a setting "auto" means for `folder`: what it was begun with, else what this installation has."""
+    path = folder / "manifest.json"
+    if asked != "auto":
+        return asked
+    made = read_json(path)["config"].get(setting, "auto") if path.is_file() else "auto"
+    return method_named("auto", setting) if made == "auto" else made
 
-    MissingExtraError names `setting` when it asks for the dense CRF and that isn't installed.
-    """
-    if asked == "crf" and not crf_available():
-        raise MissingExtraError("pydensecrf2", "crf", f"{setting}: crf")
-    if asked == "auto":
-        return "crf" if crf_available() else "pamr"
-    return "crf" if asked == "crf" else "pamr" if asked == "pamr" else "none"
+
+def _check(config: ConfidentConfig) -> None:
+    method_named(config.refinement, "refine.confident.refinement")
 
 
 def records_with_maps(dataset: Dataset, maps: Path, folder: StageFolder) -> dict[str, ImageRecord]:
-    """Records by id that have a file in `maps`; the others are noted as failed in `folder`."""
+    """Records by id that have a file in `maps` or need none, since they have no tag; others fail in `folder`."""
     there = {path.name for path in maps.glob("*.npz")} if maps.is_dir() else set()
     if not there:
         raise ConfigError(f"{maps}: no maps there; run localize first, with localize.method: {maps.name}")
-    records = {record.id: record for record in dataset.records if f"{record.id}.npz" in there}
+    records = {r.id: r for r in dataset.records if not r.labels or f"{r.id}.npz" in there}
     for record in dataset.records:
         if record.id not in records:
             folder.fail(record.id, "has no maps (its localisation failed)")
     return records
+
+
+def maps_of(record: ImageRecord, maps: Path) -> LocalizationMaps:
+    """The maps of an image in the folder `maps`; of a negative, an image without any tag, maps of no class."""
+    return load_maps(maps / f"{record.id}.npz") if record.labels else LocalizationMaps.none(image_size(record.path))
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    from tag2mask.stages.refinements import distinct, refinements_of, spoken  # which imports this module
+
+    for first in distinct(refinements_of(context), "confident"):
+        assert first.confident is not None
+        method = as_made(context.out / first.confident, "refinement", first.config.confident.refinement)
+        config = dataclasses.replace(first.config.confident, refinement=method)
+        maps = first.config.maps
+        yield Planned(
+            STAGE,
+            first.confident,
+            config,
+            {"localization": "localization"},
+            more={"maps": maps},
+            heading=f"confident {maps} labels",
+            title=f"{STAGE.title}: {spoken(first.confident.removeprefix('confident_'))}",
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    confident(
+        context.train,
+        context.out / entry.reads["localization"],
+        context.out / entry.folder,
+        entry.config,
+        maps=entry.more["maps"],
+        seed=context.seed,
+        execution=context.execution,
+    )
+
+
+STAGE = Stage(
+    name="confident",
+    title="Confident labels",
+    config=ConfidentConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: _check(entry.config),
+    idle="no refinement of this run learns from confident labels (refine.method: irn does)",
+)

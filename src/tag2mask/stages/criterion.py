@@ -11,10 +11,9 @@ from torch.nn import functional as F
 from tag2mask.common.errors import DataError
 from tag2mask.common.progress import track
 from tag2mask.data import Dataset, ImageRecord, read_image
-from tag2mask.data.transforms import resize_long
+from tag2mask.data.transforms import resize_long, to_tensor
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.erasing import SHARES, criterion, keep_and_erase
-from tag2mask.stages.training import to_tensor
 
 
 @torch.no_grad()

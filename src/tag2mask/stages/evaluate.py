@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import read_json, write_json
 from tag2mask.common.progress import track
-from tag2mask.config import Ranges, check_ranges
-from tag2mask.data import Dataset, ImageRecord, load_maps, read_mask
+from tag2mask.config import Range, Settings
+from tag2mask.data import Dataset, ImageRecord, image_size, load_maps, read_mask
+from tag2mask.engine.images import process_count
 from tag2mask.metrics import (
     SegmentationScore,
     ThresholdCurve,
@@ -26,40 +26,23 @@ from tag2mask.metrics import (
     mean_iou,
 )
 from tag2mask.refine.threshold import labels_from_maps
-from tag2mask.stages.parallel import process_count
+from tag2mask.run.scores import BEST_ON_TRUTH, LEVEL, Score
 
-BEST_ON_TRUTH = "best on the true masks of these images (an oracle's choice, as the papers report seeds)"
-LEVEL = 0.95  # of the bootstrap interval
 _CHUNK = 32  # images a job
 _WORTH_A_PROCESS = 512  # images; starting a process takes seconds, scoring an image some milliseconds
 R = TypeVar("R")
-_RANGES: Ranges = {
-    "threshold_step": (lambda v: 0 < v <= 0.5, "above 0, at most 0.5"),
-    "threshold": (lambda v: v is None or 0 <= v <= 1, "0..1 or null"),
-    "resamples": (lambda v: v >= 0, "0 or more"),
-}
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Settings):
     """How results are scored."""
 
-    threshold_step: float = 0.01  # grid of background thresholds, 0..1
-    threshold: float | None = None  # score seeds at this threshold; null = the best on truth, labelled as such
-    resamples: int = 1000  # of the images, for the bootstrap interval; 0 = no interval
+    threshold_step: Annotated[float, Range(ge=0.001, le=0.5)] = 0.01  # grid of background thresholds, 0..1
+    # score seeds at this threshold; null = the best on truth, labelled as such
+    threshold: Annotated[float | None, Range(ge=0, le=1)] = None
+    # of the images, for the bootstrap interval; 0 = no interval
+    resamples: Annotated[int, Range(ge=0, le=100_000)] = 1000
     count_ignored: bool = False  # true reproduces the reference's slip on COCO: 255 stays in, as a class of IoU 0
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("evaluate", self, _RANGES)
-
-
-@dataclass
-class Score:
-    """One row of scores.json and the mIoU of each image."""
-
-    row: dict[str, Any]
-    per_image: dict[str, float]
 
 
 def score_maps(
@@ -110,10 +93,15 @@ def _scored(dataset: Dataset, folder: Path, suffix: str) -> list[ImageRecord]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; run the stage that writes it first")
     there = {path.name for path in folder.iterdir()}
-    records = [r for r in dataset.records if r.mask_path is not None and f"{r.id}{suffix}" in there]
+    records = [r for r in dataset.records if has_truth(r) and f"{r.id}{suffix}" in there]
     if not records:
         raise ConfigError(f"{folder}: none of its files belongs to an image with a true mask in '{dataset.name}'")
     return records
+
+
+def has_truth(record: ImageRecord) -> bool:
+    """Whether it is known what an image shows: it has a true mask, or no tag at all, so that all is background."""
+    return record.mask_path is not None or not record.labels
 
 
 # --- what processes do: everything here is by value, so that it can be handed over ------------------------
@@ -132,8 +120,9 @@ class Truth:
         return cls(len(dataset.classes) + 1, dataset.mask_lut)
 
     def read(self, record: ImageRecord) -> np.ndarray:
-        """True mask (H, W) uint8 of an image."""
-        assert record.mask_path is not None
+        """True mask (H, W) uint8 of an image; a negative without a mask is background."""
+        if record.mask_path is None:
+            return np.zeros(image_size(record.path), np.uint8)
         return read_mask(record.mask_path, self.lut)
 
 
@@ -266,12 +255,3 @@ def _score(
 
 def _number(value: float) -> float | None:
     return None if value != value else float(value)
-
-
-def store_score(run: Path, name: str, score: Score) -> None:
-    """Add one row to `run`/scores.json and its images to scores_per_image.json."""
-    for file, value in (("scores.json", score.row), ("scores_per_image.json", score.per_image)):
-        path = run / file
-        everything = read_json(path) if path.is_file() else {}
-        everything[name] = value
-        write_json(path, everything)

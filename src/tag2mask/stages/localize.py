@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from torch import Tensor
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write, digest_file, digest_value, read_json, write_json
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import to_mapping
+from tag2mask.config import Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, read_image, save_maps
 from tag2mask.data.partners import PartnerIndex
-from tag2mask.data.transforms import Draws, augment, rescale
+from tag2mask.data.transforms import Draws, augment, rescale, to_tensor
+from tag2mask.engine.execution import Execution, cpu_threads, resolve_device
+from tag2mask.engine.images import process_count, run_images
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.folding import fold_trunk
 from tag2mask.networks.precision import computing_in
@@ -35,10 +37,11 @@ from tag2mask.rib import (
     trace_arrays,
 )
 from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.parallel import process_count, run_images
+from tag2mask.run.folder import read_manifest
+from tag2mask.run.scores import Score
+from tag2mask.stages.evaluate import score_maps
+from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.train_classifier import label_vector, load_classifier
-from tag2mask.stages.training import Execution, cpu_threads, resolve_device, to_tensor
 
 CALIBRATION_IMAGES = 16
 GRADIENTS = "partner_gradients.safetensors"  # (C, P) bfloat16, memory-mapped by every process
@@ -46,25 +49,33 @@ Batch = tuple[TrunkFeatures, Tensor]
 
 
 @dataclass(frozen=True)
-class LocalizeConfig:
+class LocalizeConfig(Settings):
     """What is computed for every image."""
 
     method: Literal["rib", "cam"] = "rib"  # rib writes both: its first step is plain CAM
     rib: RIBConfig = dataclasses.field(default_factory=RIBConfig)
     # Relative growth of the target's logits in the first step, at the median training image: sets rib.learning_rate
     # for backbones other than ResNet-50, whose published 8e-6 doesn't carry over. null = rib.learning_rate as given.
-    growth: float | None = None
-    partner_long_side_min: int = 320  # pixels; partner images are augmented as in the classifier's training
-    partner_long_side_max: int = 640
-    partner_crop_size: int = 512
-    partner_cache: int = 1024  # MiB a process for frozen features of partner images, which are computed once
+    growth: Annotated[float | None, Range(gt=0, le=1000)] = None
+    # partner images are augmented as in the classifier's training
+    partner_long_side_min: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 320
+    partner_long_side_max: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 640
+    partner_crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 512
+    # a process, for frozen features of partner images, which are computed once
+    partner_cache: Annotated[int, Range(ge=0, le=1_048_576, note="MiB")] = 1024
     # Partners are drawn from as many images, class-balanced, as fit into the cache. false: from all of them, as in
     # the reference; where they don't fit, most are decoded and passed again and again.
     partner_bank: bool = True
-    gradient_images: int = 16  # a class, for the expected gradient of partners "amortised"
+    # a class, for the expected gradient of partners "amortised"
+    gradient_images: Annotated[int, Range(ge=1, le=1_000_000)] = 16
+
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of sizes."""
+        if self.partner_long_side_min > self.partner_long_side_max:
+            keys = ("partner_long_side_min", "partner_long_side_max")
+            raise SettingError(self, keys, f"at most partner_long_side_max, {self.partner_long_side_max}")
 
 
-ABSENT = {"config": to_mapping(LocalizeConfig())}  # what a manifest means that doesn't name a setting
 FREE = ("rib.partner_chunk", "rib.channels_last", "rib.fold_batch_norm")  # time and memory; the maps up to round-off
 
 
@@ -89,9 +100,7 @@ def localize(
     inputs = {"dataset": dataset.digest(), "classifier": digest_file(classifier / "weights.safetensors")}
     if only is not None:
         inputs["only"] = digest_value(sorted(only))
-    folder = StageFolder(
-        out, "localize", config=to_mapping(config), seed=seed, inputs=inputs, absent=ABSENT, free=FREE
-    )
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     wanted = frozenset(record.id for record in dataset.records) if only is None else frozenset(only)
     records = {record.id: record for record in dataset.records if record.labels and record.id in wanted}
     todo = folder.left(records, *(f"{kind}/{{}}.npz" for kind in kinds_of(config)))
@@ -325,3 +334,44 @@ def calibrate(dataset: Dataset, classifier: CAMClassifier, config: LocalizeConfi
     rate = calibrated_learning_rate([g for g, _ in growing], [logit for _, logit in growing], config.growth)
     images = [{"id": i, "growth_per_rate": g, "initial_logit": logit} for i, g, logit in rows]
     return {"learning_rate": rate, "relative_growth": config.growth, "images": images}
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    config = context.recipe.localize
+    heading = f"localization maps ({config.method})"
+    yield Planned(STAGE, "localization", config, {"classifier": "classifier"}, heading=heading)
+
+
+def _run(entry: Planned, context: Context) -> None:
+    classifier, out = context.out / entry.reads["classifier"], context.out / entry.folder
+    localize(context.train, classifier, out, entry.config, seed=context.seed, execution=context.execution)
+
+
+def _score_keys(entry: Planned, context: Context) -> list[str]:
+    return [f"seed_{kind}" for kind in kinds_of(entry.config)]
+
+
+def _score(entry: Planned, context: Context) -> dict[str, Score]:
+    return {
+        f"seed_{kind}": score_maps(
+            context.train,
+            context.out / entry.folder / kind,
+            context.recipe.evaluate,
+            split=context.recipe.data.train_split,
+            processes=context.execution.processes,
+            seed=context.seed,
+        )
+        for kind in kinds_of(entry.config)
+    }
+
+
+STAGE = Stage(
+    name="localize",
+    title="Localize: CAM and RIB",
+    config=LocalizeConfig,
+    entries=_entries,
+    run=_run,
+    score_keys=_score_keys,
+    score=_score,
+    free=FREE,
+)

@@ -2,74 +2,83 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Container, Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from tag2mask.common.errors import ConfigError, MissingExtraError
+from tag2mask.common.errors import MissingExtraError
 from tag2mask.common.files import digest_file
-from tag2mask.config import to_mapping
+from tag2mask.config import Range, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
-from tag2mask.data.records import printable
-from tag2mask.data.transforms import rescale
-from tag2mask.networks import DeepLabV2
-from tag2mask.refine.crf import DEEPLAB_CRF, crf_available, crf_probabilities
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.parallel import Work, process_count, run_images
+from tag2mask.data.class_files import write_class_files
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.images import Work, process_count, run_images
+from tag2mask.networks.decoders import SegmentationNetwork
+from tag2mask.refine.crf import crf_available
+from tag2mask.run.folder import read_manifest
+from tag2mask.run.photos import done_before, note_photos
+from tag2mask.run.scores import Score
+from tag2mask.stages.answer import Answer, answer_of_logits, by_tiles, combined_logits
+from tag2mask.stages.evaluate import score_masks
+from tag2mask.stages.predict_onnx import write_confidence
+from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks
 from tag2mask.stages.train_segmenter import load_segmenter
-from tag2mask.stages.training import Execution, resolve_device, to_tensor
+
+SMALLEST_TILE = 128  # pixels: in smaller ones a network sees too little around an object
 
 
 @dataclass(frozen=True)
-class PredictConfig:
+class PredictConfig(Settings):
     """Settings of inference; defaults are those of the paper's line of work."""
 
-    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
+    scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (0.5, 0.75, 1.0, 1.25, 1.5)
     mirror: bool = True
     combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
     crf: bool = False  # dense CRF on the probabilities (extra 'crf')
-
-
-ABSENT = {"config": to_mapping(PredictConfig())}  # what a manifest means that doesn't name a setting
+    restrict: bool = False  # labels of an image's own tags only; an image without tags may have any
+    negatives: bool = False  # where labels are restricted, an image without tags is all background
+    # larger images are answered in overlapping tiles of this side
+    tile: Annotated[int | None, Range(ge=SMALLEST_TILE, le=65_536, note="pixels")] = None
+    confidence: bool = False  # also write confidence/ID.png: 0..255 for a probability of 0..1
 
 
 def check(config: PredictConfig) -> None:
-    """Raise ConfigError or MissingExtraError for settings that can't work here, before any work is done."""
-    if not config.scales or not all(math.isfinite(scale) and scale > 0 for scale in config.scales):
-        raise ConfigError(f"predict.scales is {list(config.scales)}; expected one number or more, each above 0")
+    """Raise MissingExtraError for settings that can't work here, before any work is done."""
     if config.crf and not crf_available():
         raise MissingExtraError("pydensecrf2", "crf", "predict.crf: true")
 
 
 def predict(
-    dataset: Dataset, segmenter: Path, out: Path, config: PredictConfig, *, execution: Execution | None = None
+    dataset: Dataset,
+    segmenter: Path,
+    out: Path,
+    config: PredictConfig,
+    *,
+    execution: Execution | None = None,
+    of_a_set: bool = False,
 ) -> None:
-    """Write `out`/masks/ID.png for every image of `dataset`; labels and masks of the data set are not used.
+    """Write `out`/masks/ID.png for every image of `dataset`; masks of the data set are not used.
 
-    Resumes; broken images are noted in the manifest, and tried again by a later call. Images of a data set's split
-    are told by the data set's digest. Photos, which belong to no split, are told one by one, by path, size and time:
-    further ones may be added to a folder of masks, while a mask that was made from another photo of the same name is
-    kept and raises ConfigError. Raises ConfigError, MissingExtraError.
+    Resumes; broken images are noted in the manifest, and tried again by a later call. Images `of_a_set`, as those of
+    a split always are, are told by the data set's digest. Photos, which belong to no split, are told one by one, by
+    path, size and time: further ones may be added to a folder of masks, while a mask that was made from another photo
+    of the same name is kept and raises ConfigError. Raises ConfigError, MissingExtraError.
     """
     check(config)
     execution = execution or Execution()
     read_manifest(segmenter, "train-segmenter")
     inputs = {"weights": digest_file(segmenter / "weights.safetensors")}
-    photos = not any(record.split for record in dataset.records)
+    photos = False if of_a_set else not any(record.split for record in dataset.records)
     if not photos:
         inputs["images"] = dataset.digest()
-    folder = StageFolder(out, "predict", config=to_mapping(config), seed=0, inputs=inputs, absent=ABSENT)
+    folder = STAGE.open(out, config, seed=0, inputs=inputs)
     records = {record.id: record for record in dataset.records}
     if photos:
-        _note_photos(folder, dataset.records)
+        note_photos(folder, dataset.records)
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
@@ -80,37 +89,7 @@ def predict(
                    processes=processes, total=len(records),
                    description="predict", cluster=execution.cluster(device))  # fmt: skip
     done = [i for i in records if i not in folder.failures]
-    folder.finish([*_done_before(folder, records), *done] if photos else done)
-
-
-def _note_photos(folder: StageFolder, records: Sequence[ImageRecord]) -> None:
-    """Note in the manifest which photos the masks are of; ConfigError where a mask that is there is of another."""
-    known: dict[str, Any] = folder.manifest.get("photos", {})
-    given = {record.id: _stamp(record.path) for record in records}
-    others = [record for record in records
-              if known.get(record.id) != given[record.id] and (folder.path / "masks" / f"{record.id}.png").is_file()
-              ]  # fmt: skip
-    if others:
-        first, old = others[0], (known.get(others[0].id) or {}).get("path", "one that was not noted")
-        of = "an earlier state of this photo" if old == given[first.id]["path"] else f"another photo ({old})"
-        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        raise ConfigError(
-            f"{printable(first.path)}{more}: {folder.path / 'masks' / first.id}.png was made from {of}; nothing is "
-            "overwritten: choose another folder for the masks, or delete that mask to have it made again"
-        )
-    folder.save(finished=False, photos=known | given)  # before any mask is written
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    """What tells a photo from another one, or from an earlier state of it."""
-    state = path.stat()
-    return {"path": printable(os.path.realpath(path)), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
-
-
-def _done_before(folder: StageFolder, given: Container[str]) -> list[str]:
-    """Photos of earlier calls that have their mask; those that failed are forgotten until they are given again."""
-    masks = {path.name for path in (folder.path / "masks").glob("*.png")}
-    return [i for i in folder.manifest["photos"] if i not in given and f"{i}.png" in masks]
+    folder.finish([*done_before(folder, records), *done] if photos else done)
 
 
 def make_predictor(
@@ -123,37 +102,101 @@ def make_predictor(
         record = records[image_id]
         image = read_image(record)
         size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
-        write_mask(masks / f"{image_id}.png", resize_labels(predict_mask(network, image, config), size))
+        answer = predict_answer(network, image, config, _allowed(record, config))
+        if config.confidence:  # before the mask, which says that the image is done
+            write_confidence(masks.parent / "confidence" / f"{image_id}.png", answer.confidence, size)
+        write_mask(masks / f"{image_id}.png", resize_labels(answer.labels, size))
 
     return work
 
 
-def predict_mask(network: DeepLabV2, image: np.ndarray, config: PredictConfig) -> np.ndarray:
-    """Mask (H, W) uint8 of an image (H, W, 3) uint8: 0 background, class index + 1."""
-    logits = combined_logits(network, image, config)
-    if config.crf:
-        probabilities = logits.softmax(dim=0).numpy()
-        return crf_probabilities(image, probabilities, DEEPLAB_CRF).argmax(axis=0).astype(np.uint8)
-    return logits.argmax(dim=0).to(torch.uint8).numpy()
+def _allowed(record: ImageRecord, config: PredictConfig) -> tuple[int, ...] | None:
+    """The classes that an image's answer is restricted to; None for no restriction."""
+    return record.labels if config.restrict and (record.labels or config.negatives) else None
 
 
-@torch.inference_mode()
-def combined_logits(network: DeepLabV2, image: np.ndarray, config: PredictConfig) -> Tensor:
-    """Logits (L, H, W) combined over scales and mirrors, at the image's own size; on the CPU."""
-    size = image.shape[:2]
-    device = next(network.parameters()).device
-    combined: Tensor | None = None
-    for scale in config.scales:
-        pixels = to_tensor(rescale(image, scale))[None].to(device)  # (1, 3, h, w)
-        views = torch.cat([pixels, pixels.flip(3)]) if config.mirror else pixels
-        logits = network(views.contiguous(memory_format=torch.channels_last))
-        if config.mirror:
-            logits = torch.stack([logits[0], logits[1].flip(2)])
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        view = logits.mean(dim=0) if config.combine == "mean" else logits.amax(dim=0)  # (L, H, W)
-        if combined is None:
-            combined = view
-        else:
-            combined = combined + view if config.combine == "mean" else torch.maximum(combined, view)
-    assert combined is not None
-    return combined.cpu()
+def predict_answer(
+    network: SegmentationNetwork, image: np.ndarray, config: PredictConfig, classes: Sequence[int] | None = None
+) -> Answer:
+    """Answer an image (H, W, 3) uint8; `classes` are its tags, where labels are restricted to them."""
+
+    def of_part(part: np.ndarray) -> Answer:
+        logits = combined_logits(network, part, config.scales, mirror=config.mirror, combine=config.combine)
+        return answer_of_logits(logits, classes, crf_image=part if config.crf else None)
+
+    return of_part(image) if config.tile is None else by_tiles(of_part, image, config.tile)
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    config = context.recipe.predict
+    if context.recipe.final_masks:
+        yield Planned(
+            STAGE,
+            "masks",
+            dataclasses.replace(config, restrict=True, negatives=True),
+            {"network": "segmenter"},
+            score="final_mask",
+            seed=0,
+            heading="final masks of the tagged images",
+            title="Final masks of the tagged images",
+        )
+    if context.val is None:
+        return
+    yield Planned(
+        STAGE,
+        "predictions",
+        config,
+        {"network": "segmenter"},
+        on="val",
+        score="segmentation_val",
+        seed=0,
+        heading="masks of the held-out images",
+    )
+    if context.recipe.supervised and has_masks(context.train) and has_masks(context.val):
+        yield Planned(
+            STAGE,
+            "supervised_predictions",
+            config,
+            {"network": "supervised"},
+            on="val",
+            score="supervised_val",
+            seed=0,
+            heading="masks of the held-out images by the upper bound",
+            title="Predict with upper bound",
+            upper_bound=True,
+            optional=True,
+            turn=LAST,
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    network, out = context.out / entry.reads["network"], context.out / entry.folder
+    images = context.images(entry.on)
+    predict(images, network, out, entry.config, execution=context.execution, of_a_set=True)
+    write_class_files(out, images.classes)
+
+
+def _score(entry: Planned, context: Context) -> dict[str, Score]:
+    data = context.recipe.data
+    score = score_masks(
+        context.images(entry.on),
+        context.out / entry.folder / "masks",
+        split=data.val_split if entry.on == "val" else data.train_split,
+        config=context.recipe.evaluate,
+        processes=context.execution.processes,
+        seed=context.seed,
+    )
+    return {entry.score: score}
+
+
+STAGE = Stage(
+    name="predict",
+    title="Predict held-out images",
+    config=PredictConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: check(entry.config),
+    score_keys=lambda entry, context: [entry.score],
+    score=_score,
+    idle="no held-out images to predict",
+)

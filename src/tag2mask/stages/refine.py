@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import atomic_write, digest_file
-from tag2mask.config import to_mapping
+from tag2mask.common.files import atomic_write, digest_file, read_json
+from tag2mask.config import Free, Range, SettingError, Settings, to_mapping
 from tag2mask.data import (
     Dataset,
     ImageRecord,
     LocalizationMaps,
     limited_size,
-    load_maps,
     read_image,
     resize_labels,
     write_mask,
 )
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.images import process_count, run_images
+from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
-from tag2mask.stages.confident import ConfidentConfig, edge_method, records_with_maps
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.parallel import process_count, run_images
+from tag2mask.run.folder import read_manifest
+from tag2mask.run.scores import Score
+from tag2mask.stages.confident import ConfidentConfig, maps_of, records_with_maps
+from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.saliency import (
     SaliencyConfig,
     check_source,
@@ -38,48 +41,52 @@ from tag2mask.stages.saliency import (
     source_digest,
     without_map,
 )
+from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary, with_mirror
-from tag2mask.stages.training import Execution, resolve_device
 
 
 @dataclass(frozen=True)
-class WalkConfig:
+class WalkConfig(Settings):
     """IRN's random walk over the edges, and the threshold on what it gives."""
 
-    radius: int = 5  # positions of 4 pixels; a step goes to neighbours nearer than this (reference)
-    beta: float = 10.0  # exponent of the affinities (reference)
-    times: int = 8  # 2^times steps (reference)
-    power: float = 1.3  # exponent of the maps before the walk (reference)
+    # positions of 4 pixels; a step goes to neighbours nearer than this (reference)
+    radius: Annotated[int, Range(ge=2, le=32, note="(a smaller one reaches no neighbour)")] = 5
+    beta: Annotated[float, Range(gt=0, le=1_000_000)] = 10.0  # exponent of the affinities (reference)
+    times: Annotated[int, Range(ge=0, le=16)] = 8  # 2^times steps (reference)
+    power: Annotated[float, Range(gt=0, le=1000)] = 1.3  # exponent of the maps before the walk (reference)
     method: Literal["chebyshev", "power"] = "chebyshev"  # the same numbers to 1e-6 in a third of the products, or all
-    threshold: float = 0.27  # background score, 0..1, against scores divided by their maximum (reference: COCO 0.22)
-    threshold_chosen_on: str = "the reference's value for VOC 2012"  # in words; goes into scores.json
+    # background score against scores divided by their maximum (reference: COCO 0.22)
+    threshold: Annotated[float, Range(ge=0, le=1)] = 0.27
+    # goes into scores.json
+    threshold_chosen_on: Annotated[str, Free("any words")] = "the reference's value for VOC 2012"
 
 
 @dataclass(frozen=True)
-class RefineConfig:
+class RefineConfig(Settings):
     """How maps become pseudo-masks."""
 
     maps: Literal["rib", "cam"] = "rib"  # which of the two map folders
     # irn: boundary network and random walk; auto: dense CRF where installed, else PAMR
-    method: Literal["auto", "irn", "crf", "pamr", "none"] = "auto"
-    threshold: float = 0.25  # background score, 0..1, against the normalised maps; irn has its own, walk.threshold
-    threshold_chosen_on: str = "fixed in the recipe"  # how that value was found, in words; goes into scores.json
-    unsure: float = 0.0  # half-width around the threshold within which a pixel is left unsure (255); 0 = none
+    method: Annotated[str, Free("irn, auto or a name in METHODS, checked below")] = "auto"
+    # background score against the normalised maps; irn has its own, walk.threshold
+    threshold: Annotated[float, Range(ge=0, le=1)] = 0.25
+    # how that value was found; goes into scores.json
+    threshold_chosen_on: Annotated[str, Free("any words")] = "fixed in the recipe"
+    # half-width around the threshold within which a pixel is left unsure (255); 0 = none
+    unsure: Annotated[float, Range(ge=0, lt=0.5)] = 0.0
     confident: ConfidentConfig = dataclasses.field(default_factory=ConfidentConfig)  # for irn
     boundary: BoundaryConfig = dataclasses.field(default_factory=BoundaryConfig)  # for irn
     walk: WalkConfig = dataclasses.field(default_factory=WalkConfig)  # for irn
     saliency: SaliencyConfig = dataclasses.field(default_factory=SaliencyConfig)  # for any method
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for scores that can't work together."""
+    def check_relations(self) -> None:
+        """Raise ConfigError where the unsure scores around the threshold leave 0..1."""
+        if self.method not in ("auto", "irn", *METHODS):
+            raise SettingError(self, ("method",), f"one of auto, irn, {', '.join(METHODS)}")
         threshold, _ = self.background
-        if not 0 <= threshold <= 1:
+        if self.unsure and not self.unsure < min(threshold, 1 - threshold):
             name = "walk.threshold" if self.method == "irn" else "threshold"
-            raise ConfigError(f"refine.{name} is {threshold}; expected 0..1")
-        if self.unsure and not 0 <= self.unsure < min(threshold, 1 - threshold):
-            raise ConfigError(
-                f"refine.unsure is {self.unsure}; expected 0 <= unsure < threshold {threshold}, and < 1 - threshold"
-            )
+            raise SettingError(self, ("unsure", name), f"below {name}, {threshold}, and below 1 - {name}")
 
     @property
     def background(self) -> tuple[float, str]:
@@ -96,9 +103,6 @@ class RefineConfig:
         return values if self.saliency.source is None else values | {"saliency": self.saliency.used()}
 
 
-ABSENT = {"config": to_mapping(RefineConfig())}  # what a manifest means that doesn't name a setting
-
-
 def background_of(made: Mapping[str, Any]) -> tuple[float, str]:
     """The background score that pseudo-masks were made with and how it was chosen, from their manifest's config."""
     section = made["walk"] if made["method"] == "irn" else made
@@ -109,21 +113,21 @@ def resolve_method(config: RefineConfig) -> RefineConfig:
     """Replace method "auto" by what this installation has, so that the manifest says what was used."""
     if config.method == "irn":
         return config
-    return dataclasses.replace(config, method=edge_method(config.method, "refine.method"))
+    return dataclasses.replace(config, method=method_named(config.method, "refine.method"))
 
 
 def check(config: RefineConfig) -> None:
     """Raise MissingExtraError or ConfigError for what this installation lacks, before any work is done."""
     resolve_method(config)
     if config.method == "irn":
-        edge_method(config.confident.refinement, "refine.confident.refinement")
+        method_named(config.confident.refinement, "refine.confident.refinement")
     if config.saliency.source is not None:
         check_source(config.saliency)
 
 
 def title_of(config: RefineConfig) -> str:
     """What a refinement is, e.g. "RIB+IRN+Sal"."""
-    method = "threshold" if config.method == "none" else config.method.upper()
+    method = METHODS[config.method].title if config.method in METHODS else config.method.upper()
     return f"{config.maps.upper()}+{method}" + ("+Sal" if config.saliency.source else "")
 
 
@@ -139,8 +143,8 @@ def refine(
     """
     config = resolve_method(config)
     execution = execution or Execution()
-    folder = StageFolder(out, "refine", config=config.used(), seed=seed,
-                         inputs=_inputs(dataset, localization, boundary, config), absent=ABSENT)  # fmt: skip
+    inputs = _inputs(dataset, localization, boundary, config)
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     records = records_with_maps(dataset, localization / config.maps, folder)
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
@@ -191,14 +195,16 @@ class Refiner:
 
     def __call__(self, image_id: str) -> None:
         """Refine one image and write its files; the one that marks it as done comes last."""
-        image, stored = read_image(self.records[image_id]), load_maps(self.maps / f"{image_id}.npz")
-        maps = stored.at_size(limited_size(stored.size, self.records[image_id].long_side))
+        record = self.records[image_id]
+        image, stored = read_image(record), maps_of(record, self.maps)
+        maps = stored.at_size(limited_size(stored.size, record.long_side))
         if image.shape[:2] != maps.size:
             height, width = image.shape[:2]
             raise DataError(f"{image_id}: the image is {height} x {width} but its maps are of {maps.size[0]} x "
                             f"{maps.size[1]}; run the localization again")  # fmt: skip
         steps: dict[str, np.ndarray] = {"classes": np.asarray(maps.classes, np.int16)}
-        scores = self._walk(image, maps, steps) if self.config.method == "irn" else maps.full()
+        walks = self.config.method == "irn" and len(maps.classes) > 0
+        scores = self._walk(image, maps, steps) if walks else maps.full()
         labels = labels_of(image, scores, maps.classes, self.config)
         saliency = self.saliency(image_id, image) if self.saliency is not None else None
         if saliency is not None:
@@ -231,3 +237,77 @@ def labels_of(image: np.ndarray, scores: np.ndarray, classes: np.ndarray, config
         return refined_labels(image, scores, classes, threshold, method)
     high, low = threshold + config.unsure, threshold - config.unsure
     return confident_labels(image, scores, classes, foreground=high, background=low, method=method)
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    from tag2mask.stages.refinements import refinements_of  # which imports this module
+
+    for one in refinements_of(context):
+        reads = {"localization": "localization"} | ({"boundary": one.boundary} if one.boundary else {})
+        yield Planned(
+            STAGE,
+            one.folder,
+            one.config,
+            reads,
+            score=one.score,
+            heading=f"pseudo-masks {one.title}",
+            title=f"Compare: {one.title}" if one.name else "",
+            quiet=bool(one.name),
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    out, boundary = context.out / entry.folder, entry.reads.get("boundary")
+    refine(
+        context.train,
+        context.out / entry.reads["localization"],
+        out,
+        entry.config,
+        boundary=context.out / boundary if boundary else None,
+        seed=context.seed,
+        execution=dataclasses.replace(context.execution, trace=0) if entry.quiet else context.execution,
+    )
+    lacking = read_json(out / "manifest.json").get("without_saliency")
+    if lacking:
+        context.say(f"! {entry.heading}: {len(lacking)} images without a saliency map, e.g. {lacking[0]}")
+
+
+def _score(entry: Planned, context: Context) -> dict[str, Score]:
+    made = read_json(context.out / entry.folder / "manifest.json")  # which may be of other settings than these
+    threshold, chosen_on = background_of(made["config"])
+    score = score_masks(
+        context.train,
+        context.out / entry.folder / "masks",
+        split=context.recipe.data.train_split,
+        threshold=threshold,
+        chosen_on=chosen_on,
+        config=context.recipe.evaluate,
+        processes=context.execution.processes,
+        seed=context.seed,
+    )
+    planned = title_of(entry.config)
+    score.row["title"] = made.get("title", planned) + entry.heading.removeprefix(f"pseudo-masks {planned}")
+    if made.get("saliency"):
+        score.row["saliency"] = made["saliency"]
+    return {entry.score: score}
+
+
+def _notes(context: Context) -> Iterable[str]:
+    from tag2mask.stages.refinements import left_out  # which imports this module
+
+    return left_out(context)
+
+
+STAGE = Stage(
+    name="refine",
+    title="Refine to pseudo-masks",
+    config=RefineConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: check(entry.config),
+    score_keys=lambda entry, context: [entry.score],
+    score=_score,
+    used=RefineConfig.used,
+    notes=_notes,
+    needs=("confident", "train-boundary"),
+)

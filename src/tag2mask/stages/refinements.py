@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tag2mask.common.errors import ConfigError
-from tag2mask.config import Lines, build, to_mapping, with_changes
-from tag2mask.stages.refine import RefineConfig, resolve_method, title_of
+from tag2mask.common.errors import ConfigError, MissingExtraError
+from tag2mask.config import Lines, build, to_mapping, where, with_changes
+from tag2mask.stages.confident import as_made
+from tag2mask.stages.refine import RefineConfig, check, title_of
+from tag2mask.stages.stage import Context, has_masks
 from tag2mask.stages.train_classifier import ClassifierConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
@@ -24,6 +27,11 @@ class Refinement:
     config: RefineConfig  # with the boundary network's backbone and weights filled in
     confident: str | None = None  # folder of the confident labels, for irn
     boundary: str | None = None  # folder of the boundary network, for irn
+
+    def as_made(self, out: Path) -> Refinement:
+        """The same with what its method "auto" means in the run's folder `out`."""
+        method = as_made(out / self.folder, "method", self.config.method)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, method=method))
 
     @property
     def folder(self) -> str:
@@ -68,6 +76,46 @@ def plan(
     return found
 
 
+def refinements_of(context: Context) -> list[Refinement]:
+    """The refinements of a run; comparisons that can't run here and weren't begun elsewhere are left out."""
+    recipe = context.recipe
+    # without true masks there is nothing to compare
+    found = plan(recipe.refine, recipe.comparisons if has_masks(context.train) else {}, recipe.classifier)
+    kept = [one for one in found if not one.name or not _lacking(one) or (context.out / one.folder).is_dir()]
+    return [one.as_made(context.out) for one in kept]
+
+
+def left_out(context: Context) -> Iterable[str]:
+    """Which comparisons can't run on this machine, and why."""
+    recipe = context.recipe
+    for one in plan(recipe.refine, recipe.comparisons if has_masks(context.train) else {}, recipe.classifier):
+        if one.name and _lacking(one) and not (context.out / one.folder).is_dir():
+            yield f"comparison {one.title} is left out: {_lacking(one)}"
+
+
+def _lacking(one: Refinement) -> str:
+    try:
+        check(one.config)
+    except MissingExtraError as error:
+        return str(error)
+    return ""
+
+
+def distinct(refinements: Sequence[Refinement], kind: str) -> list[Refinement]:
+    """The first refinement of each folder of `kind` ("confident" or "boundary")."""
+    first: dict[str, Refinement] = {}
+    for refinement in refinements:
+        folder = getattr(refinement, kind)
+        if folder is not None:
+            first.setdefault(folder, refinement)
+    return list(first.values())
+
+
+def spoken(name: str) -> str:
+    """The rest of a folder's name for the reader: "rib" becomes "RIB", "cam_irn" "CAM irn"."""
+    return " ".join(word.upper() if word in ("cam", "rib", "irn", "crf") else word for word in name.split("_"))
+
+
 def _folder(known: dict[str, str], key: str, kind: str, maps: str, name: str) -> str:
     """Folder of this key: kind_MAPS for the first of these maps, kind_MAPS_NAME for those with other settings."""
     if key not in known:
@@ -77,9 +125,7 @@ def _folder(known: dict[str, str], key: str, kind: str, maps: str, name: str) ->
 
 
 def _filled_in(config: RefineConfig, classifier: ClassifierConfig) -> RefineConfig:
-    """Fill in what "auto" means here, and the classifier's backbone and weights where the network has none."""
-    if config.method == "auto":
-        config = resolve_method(config)
+    """Fill in the classifier's backbone and weights where the boundary network has none."""
     boundary = config.boundary
     backbone = boundary.backbone or classifier.backbone
     weights = boundary.weights
@@ -107,7 +153,6 @@ def expanded(values: dict[str, Any], source: str, lines: Lines) -> dict[str, Any
     build(RefineConfig, base, source=source, lines=lines, place=("refine",))
     whole = {}
     for name, changes in comparisons.items():
-        line = lines.get(("comparisons", str(name)))
-        check_name(str(name), f"{source} line {line}: comparisons" if line else f"{source}: comparisons")
+        check_name(str(name), f"{where(source, lines, ('comparisons', str(name)))}: comparisons")
         whole[str(name)] = with_changes(base, changes) if isinstance(changes, Mapping) else changes
     return values | {"comparisons": whole}

@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
 from tag2mask.common.files import digest_file, digest_value
-from tag2mask.config import to_mapping
+from tag2mask.config import Free, Range, Settings, to_mapping
 from tag2mask.data.images import open_picture
 from tag2mask.data.transforms import resize
 
@@ -26,41 +26,31 @@ Saliency = Callable[[str, np.ndarray], np.ndarray | None]  # id, image (H, W, 3)
 
 
 @dataclass(frozen=True)
-class OnnxConfig:
+class OnnxConfig(Settings):
     """How an ONNX saliency model wants its input and what its output means; the defaults are U2-Net's kind."""
 
-    size: int = 320  # pixels; the image is squeezed to size x size. 0 = the image's own size
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of values 0..1, in the order of `channels`
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    # the image is squeezed to size x size. 0 = the image's own size
+    size: Annotated[int, Range(ge=0, le=4096, note="pixels")] = 320
+    # of values 0..1, in the order of `channels`
+    mean: Annotated[tuple[float, ...], Range(ge=-1000, le=1000, items=(3, 3))] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[float, ...], Range(ge=1e-6, le=1000, items=(3, 3))] = (0.229, 0.224, 0.225)
     channels: Literal["rgb", "bgr"] = "rgb"
-    output: int = 0  # which of the model's outputs
+    output: Annotated[int, Range(ge=0, le=1000)] = 0  # which of the model's outputs
     sigmoid: bool = False  # apply a sigmoid: for models that give logits
     stretch: bool = False  # stretch each image's map to 0..1, as some models' own scripts do
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(f"saliency.onnx: mean {self.mean} and std {self.std} need 3 values each, std above 0")
-        if self.size < 0 or self.output < 0:
-            raise ConfigError(f"saliency.onnx: size {self.size} and output {self.output} must not be negative")
-
 
 @dataclass(frozen=True)
-class SaliencyConfig:
+class SaliencyConfig(Settings):
     """Whether and how saliency corrects pseudo-masks; the rule is `tag2mask.refine.saliency`."""
 
-    source: str | None = None  # a folder with ID.png, or a file NAME.onnx; null = no saliency
+    # a folder with ID.png, or a file NAME.onnx; null = no saliency
+    source: Annotated[str | None, Free("a path; opened once before anything is computed")] = None
     # Both defaults are the middle of what is possible, picked as such and never tuned on true masks.
-    salient: float = 0.5  # 0..1; from here on a pixel is salient
-    # 0..1; a class score above it stands even where saliency is low. null = half-way from the background score to 1
-    confident: float | None = None
+    salient: Annotated[float, Range(ge=0, le=1)] = 0.5  # from here on a pixel is salient
+    # a class score above it stands even where saliency is low. null = half-way from the background score to 1
+    confident: Annotated[float | None, Range(ge=0, le=1)] = None
     onnx: OnnxConfig = dataclasses.field(default_factory=OnnxConfig)
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError for thresholds outside 0..1."""
-        for name, value in (("salient", self.salient), ("confident", self.confident)):
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"saliency.{name} is {value}; expected 0..1")
 
     def confident_from(self, threshold: float) -> float:
         """The class score from which a class is confident, for pseudo-masks over a background of `threshold`."""
@@ -78,13 +68,14 @@ class SaliencyConfig:
 
 
 def check_source(config: SaliencyConfig) -> None:
-    """Raise ConfigError when the source isn't there, MissingExtraError when it needs onnxruntime."""
+    """Raise ConfigError when the source isn't there or no such model, MissingExtraError when it needs onnxruntime."""
     path = Path(config.source or "")
     if config.is_model:
         if not path.is_file():
             raise ConfigError(f"refine.saliency.source: {path}: no such file; give an existing .onnx model")
         if importlib.util.find_spec("onnxruntime") is None:
             raise MissingExtraError("onnxruntime", "sal", f"refine.saliency.source: {path.name}")
+        OnnxSaliency(path, config.onnx)
     elif not path.is_dir():
         raise ConfigError(f"refine.saliency.source: {path}: no such folder; give a folder of ID.png, or a .onnx file")
 

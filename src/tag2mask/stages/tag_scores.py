@@ -15,9 +15,8 @@ from torchmetrics.functional.classification import binary_average_precision
 from tag2mask.common.errors import DataError
 from tag2mask.common.progress import track
 from tag2mask.data import Dataset, read_image
-from tag2mask.data.transforms import resize_long
+from tag2mask.data.transforms import resize_long, to_tensor
 from tag2mask.networks import CAMClassifier
-from tag2mask.stages.training import to_tensor
 
 
 @dataclass(frozen=True)

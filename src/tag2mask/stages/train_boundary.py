@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -15,50 +16,54 @@ from torch import Tensor, nn
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import atomic_write, digest_value
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
+from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, joint_augment, read_image, read_mask
 from tag2mask.data.maps import strided_size
-from tag2mask.data.transforms import resize
+from tag2mask.data.transforms import resize, to_tensor
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.images import Work, process_count, run_images
+from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import BoundaryNetwork, boundary_loss, build_boundary_network, load_module, save_module
-from tag2mask.stages.folder import StageFolder, read_manifest, started_without
-from tag2mask.stages.parallel import Work, process_count, run_images
-from tag2mask.stages.training import Execution, FitSettings, Sample, fit, resolve_device, to_tensor
+from tag2mask.run.folder import StageFolder, read_manifest, started_without
+from tag2mask.stages.stage import Context, Planned, Stage, say_late
 
 STRIDE = 4  # image pixels a position of the network's output
 
 
 @dataclass(frozen=True)
-class BoundaryConfig:
+class BoundaryConfig(Settings):
     """Settings of the boundary network; defaults are the RIB reference's for VOC 2012."""
 
-    backbone: str | None = None  # timm name; null = the classifier's
-    weights: str | None = None  # "auto", "none" or a file's path; null = what the classifier started from
-    epochs: int = 3  # reference
-    batch_size: int = 32  # images, of all processes together (reference)
+    # timm name; null = the classifier's
+    backbone: Annotated[str | None, Free("timm's names; built once before anything is computed")] = None
+    # "auto", "none" or a file's path; null = what the classifier started from
+    weights: Annotated[str | None, Free("a path; loaded once before anything is computed")] = None
+    epochs: Annotated[int, Range(ge=0, le=100_000)] = 3  # reference
+    batch_size: Annotated[int, Range(ge=1, le=8192)] = 32  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.1  # of the edge branch (reference)
-    displacement_multiplier: float = 10.0  # the displacement branch learns at 1.0 (reference)
-    weight_decay: float = 1e-4  # reference
-    momentum: float = 1e-4  # the reference passes its weight decay as momentum: in effect none
-    power: float = 0.9  # of the polynomial decay (reference)
-    crop_size: int = 512  # pixels (reference)
-    scale_min: float = 0.5  # random scale of the image (reference)
-    scale_max: float = 1.5
-    radius: int = 10  # positions of 4 pixels; pairs nearer than this are compared (reference)
+    learning_rate: Annotated[float, Range(gt=0, le=1000)] = 0.1  # of the edge branch (reference)
+    # the displacement branch learns at 1.0 (reference)
+    displacement_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 1e-4  # reference
+    # the reference passes its weight decay as momentum: in effect none
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 1e-4
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of the polynomial decay (reference)
+    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 512  # reference
+    scale_min: Annotated[float, Range(gt=0, le=8)] = 0.5  # random scale of the image (reference)
+    scale_max: Annotated[float, Range(gt=0, le=8)] = 1.5
+    # positions of 4 pixels; pairs nearer than this are compared (reference)
+    radius: Annotated[int, Range(ge=2, le=64, note="(a smaller one reaches no neighbour)")] = 10
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("boundary", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of scales and for crops without a single pair of pixels."""
         if self.scale_min > self.scale_max:
-            raise ConfigError(f"boundary.scale_min is {self.scale_min}; expected at most scale_max, {self.scale_max}")
+            raise SettingError(self, ("scale_min", "scale_max"), f"at most scale_max, {self.scale_max}")
+        side = 2 * self.radius - 1  # positions that the pairs of one pixel span
+        if -(-self.crop_size // STRIDE) < side:
+            needed = f"{STRIDE * (side - 1) + 1} or more pixels with radius {self.radius}"
+            raise SettingError(self, ("crop_size", "radius"), needed)
 
 
-_RANGES: Ranges = {
-    **TRAINING_RANGES,
-    "radius": (lambda v: v >= 2, "2 or more: a smaller one reaches no neighbour"),
-    "scale_min": (lambda v: v > 0, "above 0"),
-}
-ABSENT = {"config": to_mapping(BoundaryConfig())}  # what a manifest means that doesn't name a setting
 NO_LABELS = "has no confident labels"
 
 
@@ -96,7 +101,7 @@ def train_boundary(
     paths = {image_id: confident / "masks" / f"{image_id}.png" for image_id in ids}
     inputs = {"dataset": dataset.digest(), "images": digest_value(sorted(paths))}
     inputs["labels_config"] = digest_value([manifest["config"], manifest["inputs"]])
-    folder = StageFolder(out, "train-boundary", config=to_mapping(config), seed=seed, inputs=inputs, absent=ABSENT)
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     if folder.finished:
         return load_boundary(out)
     for record in dataset.records:
@@ -202,3 +207,38 @@ def make_displacement(records: dict[str, ImageRecord], boundary: Path, parts: Pa
             np.save(temporary, np.append(sums, float(count)), allow_pickle=False)
 
     return work
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    from tag2mask.stages.refinements import distinct, refinements_of, spoken  # which imports this module
+
+    for first in distinct(refinements_of(context), "boundary"):
+        assert first.confident is not None
+        assert first.boundary is not None
+        yield Planned(
+            STAGE,
+            first.boundary,
+            first.config.boundary,
+            {"confident": first.confident},
+            heading=f"boundary network on confident {first.config.maps} labels",
+            title=f"{STAGE.title}: {spoken(first.boundary.removeprefix('boundary_'))}",
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    labels, out = context.out / entry.reads["confident"], context.out / entry.folder
+    train_boundary(context.train, labels, out, entry.config, seed=context.seed, execution=context.execution)
+    say_late(context, entry.folder, entry.reads["confident"], NO_LABELS)
+
+
+STAGE = Stage(
+    name="train-boundary",
+    title="Train boundary network",
+    config=BoundaryConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: check(entry.config),
+    needs=("confident",),
+    idle="no refinement of this run has a boundary network (refine.method: irn does)",
+    per_image=False,
+)

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.errors import DataError
 from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
+from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image
 from tag2mask.data.transforms import Draws, augment, scaled_size
+from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
 from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.pooling import Kind, Pooling
+from tag2mask.run.folder import read_manifest
 from tag2mask.stages.criterion import localization_criterion
-from tag2mask.stages.folder import StageFolder, read_manifest
-from tag2mask.stages.learned import warnings_of
+from tag2mask.stages.learned_tags import warnings_of
+from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
-from tag2mask.stages.training import Execution, FitSettings, Sample, Schedule, fit, resolve_device
 
 CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at after every epoch
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
@@ -35,63 +37,56 @@ CRITERION_IMAGES = 24  # photos with tags, class-balanced, on which is measured 
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class ClassifierConfig(Settings):
     """Settings of the classifier; defaults are the RIB reference's for VOC 2012."""
 
-    backbone: str = "resnet50"  # timm name
-    weights: str = "auto"  # "auto", "none" (random) or a file's path
-    epochs: int = 5  # reference
-    batch_size: int = 16  # images, of all processes together (reference)
+    backbone: Annotated[str, Free("timm's names; the first thing that a run builds")] = "resnet50"
+    # "auto", "none" (random) or a file's path
+    weights: Annotated[str, Free("a path; the first thing that a run loads")] = "auto"
+    epochs: Annotated[int, Range(ge=0, le=100_000)] = 5  # reference
+    batch_size: Annotated[int, Range(ge=1, le=8192)] = 16  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.1  # of the backbone's head (reference)
-    new_layers_multiplier: float = 10.0  # the 1x1 convolution learns at 1.0 (reference)
-    weight_decay: float = 1e-4  # reference
-    momentum: float = 1e-4  # the reference passes its weight decay as momentum: in effect none
-    schedule: Schedule = "polynomial"  # of the learning rates (reference), or one-cycle
-    power: float = 0.9  # of the polynomial decay (reference)
+    learning_rate: Annotated[float, Range(gt=0, le=1000)] = 0.1  # of the backbone's head (reference)
+    # the 1x1 convolution learns at 1.0 (reference)
+    new_layers_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 1e-4  # reference
+    # the reference passes its weight decay as momentum: in effect none
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 1e-4
+    schedule: Literal["poly", "one_cycle"] = "poly"  # of the learning rates: polynomial decay (reference)
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of the polynomial decay (reference)
     # How positions are joined to a logit; the parameter of each and its source: networks/pooling.py
     pooling: Kind = "average"  # reference
-    pooling_parameter: float | None = None  # null = the pooling's own default
+    # null = the pooling's own default
+    pooling_parameter: Annotated[float | None, Range(gt=0, le=1000)] = None
     tuned: Tuned = "head"  # stages up to stride 8 are frozen (reference), or all are tuned
     batch_norm: BatchNorm = "fixed"  # to the pretrained statistics (reference), or trained with the rest
     # 0: every photo once an epoch (reference). 1: photos are drawn so that each class, and photos without any, come
     # equally often; between them: as far towards that as a power of the counts says.
-    balance: float = 0.0
-    brightness: float = 0.0  # most that pixels' values grow or fall, as a share, drawn for each sample
-    long_side_min: int = 320  # pixels, long side drawn from this range (reference)
-    long_side_max: int = 640
-    crop_size: int = 512  # pixels (reference)
+    balance: Annotated[float, Range(ge=0, le=1)] = 0.0
+    # most that pixels' values grow or fall, as a share, drawn for each sample
+    brightness: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    # long side drawn from this range (reference)
+    long_side_min: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 320
+    long_side_max: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 640
+    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 512  # reference
     # "square": crop_size x crop_size (reference). "fit": no larger than the set's photos need, so that photos of one
     # shape cost no padding.
     crop: Literal["square", "fit"] = "square"
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("classifier", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of sizes."""
         if self.long_side_min > self.long_side_max:
-            raise ConfigError(
-                f"classifier.long_side_min is {self.long_side_min}; expected at most long_side_max, "
-                f"{self.long_side_max}"
+            raise SettingError(
+                self, ("long_side_min", "long_side_max"), f"at most long_side_max, {self.long_side_max}"
             )
         if self.pooling in ("top-share", "ranking") and (self.pooling_parameter or 0) > 1:
-            raise ConfigError(
-                f"classifier.pooling_parameter is {self.pooling_parameter}; expected at most 1 for {self.pooling}, "
-                "as it is a share of the positions"
+            raise SettingError(
+                self, ("pooling_parameter", "pooling"), f"at most 1 for {self.pooling}, as a share of the positions"
             )
 
     def pooled(self) -> Pooling:
         """The pooling with its parameter."""
         return Pooling.of(self.pooling, self.pooling_parameter)
-
-
-_RANGES: Ranges = {
-    **TRAINING_RANGES,
-    "long_side_min": (lambda v: v >= 1, "1 or more pixels"),
-    "balance": (lambda v: 0 <= v <= 1, "0 (as they come) to 1 (equally often)"),
-    "brightness": (lambda v: 0 <= v < 1, "0 or more, below 1"),
-    "pooling_parameter": (lambda v: v is None or v > 0, "above 0, or null"),
-}
-ABSENT = {"config": to_mapping(ClassifierConfig())}  # what a manifest means that doesn't name a setting
 
 
 def train_classifier(
@@ -107,7 +102,7 @@ def train_classifier(
     """
     execution = execution or Execution()
     inputs = {"dataset": dataset.digest()}
-    folder = StageFolder(out, "train-classifier", config=to_mapping(config), seed=seed, inputs=inputs, absent=ABSENT)
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     if folder.finished:
         return load_classifier(out)
     classifier = build_classifier(config.backbone, len(dataset.classes), config.weights, seed=seed)
@@ -301,3 +296,27 @@ def load_classifier(folder: Path) -> CAMClassifier:
 def pooling_of(settings: Mapping[str, Any]) -> Pooling:
     """The pooling that a manifest's settings name; earlier ones name none and mean the average."""
     return Pooling.of(settings.get("pooling", "average"), settings.get("pooling_parameter"))
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    train = context.train
+    heading = f"classifier: {len(train)} images, {len(train.classes)} classes"
+    yield Planned(STAGE, "classifier", context.recipe.classifier, heading=heading)
+
+
+def _run(entry: Planned, context: Context) -> None:
+    out = context.out / entry.folder
+    seed, execution = context.seed, context.execution
+    train_classifier(context.train, out, entry.config, seed=seed, execution=execution, validation=context.val)
+    for warning in read_manifest(out, STAGE.name).get("warnings", ()):
+        context.say(f"! {warning}")
+
+
+STAGE = Stage(
+    name="train-classifier",
+    title="Train classifier",
+    config=ClassifierConfig,
+    entries=_entries,
+    run=_run,
+    per_image=False,
+)

@@ -1,77 +1,97 @@
-"""Stage 4: train DeepLabV2 on pseudo-masks (or on true masks, as the upper bound)."""
+"""Stage 4: train the segmentation network on pseudo-masks (or on true masks, as the upper bound)."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import digest_value
+from tag2mask.common.errors import ConfigError, DataError, did_you_mean
+from tag2mask.common.files import digest_value, read_json
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import TRAINING_RANGES, Ranges, check_ranges, to_mapping
+from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
-from tag2mask.data.transforms import joint_augment
-from tag2mask.networks import DeepLabV2, build_backbone, load_module, save_module, segmentation_loss
-from tag2mask.stages.folder import StageFolder, read_manifest, started_without
-from tag2mask.stages.training import Execution, FitSettings, Sample, fit
+from tag2mask.data.transforms import joint_augment, without_edges
+from tag2mask.engine.execution import Execution
+from tag2mask.engine.loop import FitSettings, Sample, fit
+from tag2mask.networks import (
+    ARCHITECTURES,
+    LOSSES,
+    build_segmentation_network,
+    load_module,
+    save_module,
+    segmentation_loss,
+)
+from tag2mask.networks.decoders import SegmentationNetwork
+from tag2mask.run.folder import read_manifest, started_without
+from tag2mask.run.log import FILE, loss_points, read_epochs
+from tag2mask.stages.answer import answer_of_logits, combined_logits
+from tag2mask.stages.learned_masks import LONG_SIDE, complaint, handful, look
+from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_late
 
 
 @dataclass(frozen=True)
-class SegmenterConfig:
+class SegmenterConfig(Settings):
     """Settings of the segmentation network; defaults are those of the paper's line of work on VOC 2012."""
 
-    backbone: str = "resnet101"  # timm name
-    weights: str = "auto"  # ImageNet weights: "auto", "none" or a file's path
-    output_stride: int = 8  # 8 or 16
-    frozen_trunk: bool = False  # leave the parts up to stride 8 unchanged: cheaper, a little worse
-    epochs: int = 28  # 30k iterations of 10 images on 10,582
-    iterations: int | None = None  # stop after so many updates, instead of after `epochs`
-    batch_size: int = 10  # images, of all processes together
-    accumulate: int = 1  # parts in which a batch goes through the network, to save memory; averages are then by part
+    architecture: Annotated[str, Free("a name in networks.ARCHITECTURES, checked below")] = "deeplabv2"
+    backbone: Annotated[str, Free("timm's names; built once before anything is computed")] = "resnet101"
+    # ImageNet weights: "auto", "none" or a file's path
+    weights: Annotated[str, Free("a path; loaded once before anything is computed")] = "auto"
+    output_stride: Literal[8, 16] = 8  # of deeplabv2, the others have their own
+    frozen_trunk: bool = False  # deeplabv2: leave the parts up to stride 8 unchanged: cheaper, a little worse
+    epochs: Annotated[int, Range(ge=0, le=100_000)] = 28  # 30k iterations of 10 images on 10,582
+    # stop after so many updates, instead of after `epochs`
+    iterations: Annotated[int | None, Range(ge=1, le=1_000_000_000)] = None
+    batch_size: Annotated[int, Range(ge=1, le=8192)] = 10  # images, of all processes together
+    # parts in which a batch goes through the network, to save memory; averages are then by part
+    accumulate: Annotated[int, Range(ge=1, le=8192)] = 1
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 2.5e-4  # of the backbone
-    new_layers_multiplier: float = 10.0  # of the four classifiers
-    weight_decay: float = 5e-4  # DeepLabV2
-    momentum: float = 0.9  # DeepLabV2
-    power: float = 0.9  # of the polynomial decay
-    crop_size: int = 321  # pixels (COCO: 481)
-    scale_min: float = 0.5  # random scale of the image
-    scale_max: float = 2.0
+    learning_rate: Annotated[float, Range(gt=0, le=1000)] = 2.5e-4  # of the backbone
+    # of what is new: DeepLabV2's four classifiers, a decoder
+    new_layers_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
+    weight_decay: Annotated[float, Range(ge=0, le=1000)] = 5e-4  # DeepLabV2
+    momentum: Annotated[float, Range(ge=0, lt=1)] = 0.9  # DeepLabV2
+    schedule: Literal["poly", "one_cycle"] = "poly"  # of the learning rates
+    power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of poly, the polynomial decay
+    warmup: Annotated[float, Range(gt=0, lt=1)] = 0.3  # share of the updates in which one_cycle rises
+    # decay of the weights' moving average, which is then the network; 0 = the last weights
+    average: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 321  # COCO: 481
+    scale_min: Annotated[float, Range(gt=0, le=8)] = 0.5  # random scale of the image
+    scale_max: Annotated[float, Range(gt=0, le=8)] = 2.0
     balanced: bool = True  # average foreground and background pixels apart
+    loss: Annotated[str, Free("a name in networks.LOSSES, checked below")] = "cross_entropy"  # of a pixel
+    # pixels on either side of the masks' edges that nothing is learned from
+    unsure_edges: Annotated[int, Range(ge=0, le=256, note="pixels")] = 0
 
-    def __post_init__(self) -> None:
-        """Raise ConfigError for values that can't work."""
-        check_ranges("segmenter", self, _RANGES)
+    def check_relations(self) -> None:
+        """Raise ConfigError for an empty range of scales and for more parts of a batch than it has images."""
         if self.scale_min > self.scale_max:
-            raise ConfigError(
-                f"segmenter.scale_min is {self.scale_min}; expected at most scale_max, {self.scale_max}"
-            )
+            raise SettingError(self, ("scale_min", "scale_max"), f"at most scale_max, {self.scale_max}")
+        if self.accumulate > self.batch_size:
+            raise SettingError(self, ("accumulate", "batch_size"), f"at most batch_size, {self.batch_size}")
+        for name, table in (("architecture", ARCHITECTURES), ("loss", LOSSES)):
+            value = getattr(self, name)
+            if value not in table:
+                raise SettingError(self, (name,), f"one of {', '.join(table)}{did_you_mean(value, table)}")
+        if self.frozen_trunk and self.architecture != "deeplabv2":
+            raise SettingError(self, ("frozen_trunk", "architecture"), "false for other architectures than deeplabv2")
 
 
-_RANGES: Ranges = {
-    **TRAINING_RANGES,
-    "output_stride": (lambda v: v in (8, 16), "8 or 16"),
-    "iterations": (lambda v: v is None or v >= 1, "1 or more, or null"),
-    "accumulate": (lambda v: v >= 1, "1 or more"),
-    "scale_min": (lambda v: v > 0, "above 0"),
-}
 NO_MASK = "has no mask"
 
 
 def mask_table(dataset: Dataset) -> dict[str, str]:
     """Digest of how true masks are read, for the manifest of what learns from them."""
     return {"mask_table": digest_value([int(value) for value in dataset.mask_lut])}
-
-
-def absent(dataset: Dataset) -> dict[str, Any]:
-    """What a manifest means that doesn't name a setting or an input."""
-    return {"config": to_mapping(SegmenterConfig()), "inputs": mask_table(dataset)}
 
 
 def check(config: SegmenterConfig, n_labels: int) -> None:
@@ -85,12 +105,12 @@ def check(config: SegmenterConfig, n_labels: int) -> None:
 def train_segmenter(
     dataset: Dataset, masks: Path | None, out: Path, config: SegmenterConfig, *, seed: int = 0,
     execution: Execution | None = None,
-) -> DeepLabV2:  # fmt: skip
+) -> SegmentationNetwork:  # fmt: skip
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
 
-    Writes weights.safetensors, log.jsonl and a manifest to `out`; resumes from the last whole epoch. Images without
-    a mask are noted and skipped, and don't join a training that was begun without them. Raises ConfigError,
-    DataError, WeightsError.
+    Writes weights.safetensors, log.jsonl and a manifest to `out`; its `warning` says where the network learned too
+    little. Resumes from the last whole epoch. Images without a mask are noted and skipped, and don't join a training
+    that was begun without them. Raises ConfigError, DataError, WeightsError.
     """
     execution = execution or Execution()
     source = "true masks (upper bound)" if masks is None else "pseudo-masks"
@@ -103,8 +123,7 @@ def train_segmenter(
         late = started_without(out, NO_MASK)
         paths = {image_id: path for image_id, path in paths.items() if image_id not in late}
     inputs |= {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
-    folder = StageFolder(out, "train-segmenter", config=to_mapping(config), seed=seed, inputs=inputs,
-                         absent=absent(dataset))  # fmt: skip
+    folder = STAGE.open(out, config, seed=seed, inputs=inputs, absent_inputs=mask_table(dataset))
     if folder.finished:
         return load_segmenter(out)
     for record in dataset.records:
@@ -116,18 +135,21 @@ def train_segmenter(
     network = build_segmenter(config, len(dataset.classes) + 1, config.weights, seed)
 
     load = Samples(tuple(records), paths, lut, config, seed)
-    loss_of = partial(_loss, balanced=config.balanced)
+    loss_of = partial(_loss, balanced=config.balanced, loss=config.loss)
     settings = FitSettings.of(config)
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
     save_module(network, out / "weights.safetensors")
-    folder.finish((n for n in names if n not in folder.failures), classes=list(dataset.classes), trained_on=source)
+    done = [name for name in names if name not in folder.failures]
+    seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
+    warning = complaint(_losses(out), seen, dataset.classes)
+    folder.finish(done, classes=list(dataset.classes), trained_on=source, warning=warning)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return network
 
 
-def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, balanced: bool) -> Tensor:
-    return segmentation_loss(module(images), labels, balanced=balanced)
+def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, balanced: bool, loss: str) -> Tensor:
+    return segmentation_loss(module(images), labels, balanced=balanced, loss=loss)
 
 
 @dataclass(frozen=True)
@@ -135,7 +157,7 @@ class Samples:
     """The training samples by epoch and index; a class, so that it can be handed to other processes."""
 
     records: tuple[ImageRecord, ...]
-    masks: dict[str, Path]
+    masks: dict[str, Path | None]  # None: all background
     lut: np.ndarray | None
     config: SegmenterConfig
     seed: int
@@ -143,19 +165,51 @@ class Samples:
     def __call__(self, epoch: int, index: int) -> Sample:
         """Image (3, crop, crop) and labels (crop, crop); the draws depend on seed, epoch and the image's id alone."""
         record, config = self.records[index], self.config
-        image, mask = read_image(record), read_mask(self.masks[record.id], self.lut)
-        if record.long_side is not None:  # the mask has the photo's own size
-            mask = resize_labels(mask, image.shape[:2])
+        image, mask = self.pair(record)
+        if config.unsure_edges:
+            mask = without_edges(mask, config.unsure_edges)
         rng = rng_for(self.seed, "segment", epoch, record.id)
         pixels, labels = joint_augment(image, mask, rng, crop_size=config.crop_size,
                                        scales=(config.scale_min, config.scale_max))  # fmt: skip
         return torch.from_numpy(pixels), torch.from_numpy(labels)
 
+    def pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
+        """The image (H, W, 3) and its mask (H, W), both uint8, at the record's size."""
+        image, path = read_image(record), self.masks[record.id]
+        if path is None:
+            return image, np.zeros(image.shape[:2], np.uint8)
+        mask = read_mask(path, self.lut)
+        if record.long_side is not None:  # the mask has the photo's own size
+            mask = resize_labels(mask, image.shape[:2])
+        return image, mask
 
-def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path]:
-    """Paths of the masks that exist, by image id."""
+
+def _losses(out: Path) -> list[float]:
+    path = out / FILE
+    rows = read_epochs(path.read_text(encoding="utf-8"))[0] if path.is_file() else []
+    return [loss for _, loss in loss_points(rows)]
+
+
+def _answers(
+    network: SegmentationNetwork, dataset: Dataset, samples: Samples, ids: Iterable[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The network's answers on some photos that it was trained on, and their masks, at a bounded size."""
+    for record in handful(dataset, ids):
+        small = dataclasses.replace(record, long_side=min(record.long_side or LONG_SIDE, LONG_SIDE))
+        try:
+            image, mask = samples.pair(small)
+        except DataError:
+            continue  # noted where it was to be learned from
+        logits = combined_logits(network, image, (1.0,), mirror=False)
+        yield answer_of_logits(logits).labels, mask
+
+
+def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path | None]:
+    """Paths of the masks that exist, by image id; None for a negative without one, which is all background."""
+    found: dict[str, Path | None]
     if masks is None:
         found = {record.id: record.mask_path for record in dataset.records if record.mask_path is not None}
+        found |= {r.id: None for r in dataset.records if found and not r.labels and r.mask_path is None}
     else:
         listed = {path.stem if path.suffix == ".png" else "" for path in (masks / "masks").glob("*.png")}
         found = {r.id: masks / "masks" / f"{r.id}.png" for r in dataset.records if r.id in listed}
@@ -164,19 +218,70 @@ def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path]:
     return found
 
 
-def build_segmenter(config: SegmenterConfig, n_labels: int, weights: str | None, seed: int = 0) -> DeepLabV2:
-    """Build DeepLabV2 for `n_labels` = classes + background."""
-    backbone = build_backbone(config.backbone, weights, output_stride=config.output_stride, seed=seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = DeepLabV2(backbone, n_labels, output_stride=config.output_stride, frozen_trunk=config.frozen_trunk)
-    return network.to(memory_format=torch.channels_last)
+def build_segmenter(
+    config: SegmenterConfig, n_labels: int, weights: str | None, seed: int = 0
+) -> SegmentationNetwork:
+    """Build the network of these settings for `n_labels` = classes + background."""
+    return build_segmentation_network(
+        config.architecture,
+        config.backbone,
+        n_labels,
+        weights,
+        output_stride=config.output_stride,
+        frozen_trunk=config.frozen_trunk,
+        seed=seed,
+    )
 
 
-def load_segmenter(folder: Path) -> DeepLabV2:
+def load_segmenter(folder: Path) -> SegmentationNetwork:
     """Load the network that `train_segmenter` wrote to `folder`."""
     manifest = read_manifest(folder, "train-segmenter")
     config = SegmenterConfig(**manifest["config"])
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
     load_module(network, folder / "weights.safetensors")
     return network
+
+
+def _entries(context: Context) -> Iterable[Planned]:
+    recipe = context.recipe
+    yield Planned(STAGE, "segmenter", recipe.segmenter, {"masks": "pseudo_masks"}, heading="segmentation network")
+    if recipe.supervised and has_masks(context.train) and has_masks(context.val):  # else nothing could score it
+        yield Planned(
+            STAGE,
+            "supervised",
+            recipe.segmenter,
+            heading="the same network on true masks: the upper bound",
+            title="Train upper bound",
+            upper_bound=True,
+            optional=True,
+            turn=LAST,
+        )
+
+
+def _run(entry: Planned, context: Context) -> None:
+    masks = entry.reads.get("masks")
+    train_segmenter(
+        context.train,
+        context.out / masks if masks else None,
+        context.out / entry.folder,
+        entry.config,
+        seed=context.seed,
+        execution=context.execution,
+    )
+    warning = read_json(context.out / entry.folder / "manifest.json").get("warning")
+    if warning:
+        context.say(f"! {entry.folder}: {warning}")
+    if masks:
+        say_late(context, entry.folder, masks, NO_MASK)
+
+
+STAGE = Stage(
+    name="train-segmenter",
+    title="Train segmenter",
+    config=SegmenterConfig,
+    entries=_entries,
+    run=_run,
+    check=lambda entry, context: check(entry.config, len(context.train.classes) + 1),
+    idle="no true masks to learn from, or none held out to score it",
+    per_image=False,
+)

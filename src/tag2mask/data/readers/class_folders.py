@@ -9,9 +9,11 @@ from pathlib import Path, PurePosixPath
 
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.common.files import digest_file
-from tag2mask.data.readers.found import BACKGROUND, MASK_FOLDERS, Folders, Found, Query, Row, give_masks, split_name
-from tag2mask.data.readers.ids import decoded, nfc
+from tag2mask.data.readers.found import MASK_FOLDERS, Folders, Found, Query, Row
+from tag2mask.data.readers.ids import decoded
+from tag2mask.data.readers.mask_files import give_masks, is_mask_beside
 from tag2mask.data.readers.tree import is_picture, subfolders, visible_folders, walk, written_by_run
+from tag2mask.data.words import natural, nfc, split_name
 
 LOOKS_FOR = "a folder for each class with pictures in it (or such folders under train and val)"
 _NOT_CLASSES = frozenset(
@@ -88,16 +90,13 @@ def read(root: Path, query: Query) -> Found:
         _report_loose(found, root, parent)
         for folder in _class_folders(parent):
             name = decoded(nfc(folder.name))
-            if name == BACKGROUND:
-                message, remedy = f"'{BACKGROUND}' can't be a class", "it is left out; rename or delete it"
-                found.report("unknown-class", _relative(root, folder) + "/", "", message, remedy)
-                continue
-            classes.add(name)
+            if not query.means_none(name):
+                classes.add(name)
             found.rows += _read_class(found, root, folder, name, split)
-    found.known = tuple(sorted(classes))
+    found.known, found.known_from = natural(classes), "the folders' names, sorted"
     _report_absent(found, query)
     found.rows = _join_same_files(found, found.rows)
-    give_masks(found, Folders(root), found.rows)
+    give_masks(found, Folders(root), found.rows, MASK_FOLDERS)
     return found
 
 
@@ -132,6 +131,8 @@ def _read_class(found: Found, root: Path, folder: Path, label: str, split: str) 
     strange: Counter[str] = Counter()
     for parent, names in walk(folder):
         for name in names:
+            if is_mask_beside(name, names):
+                continue
             if not is_picture(name):
                 strange[os.path.splitext(name)[1].lower() or "no suffix"] += 1
                 continue

@@ -3,45 +3,119 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.data.coco_index import CocoIndex, Id, scan_instances
-from tag2mask.data.readers.found import HELD_OUT, Folders, Found, Query, Row, check_complete, inside, nfc, split_name
+from tag2mask.data.readers.found import HELD_OUT, Folders, Found, Query, Row, check_complete, inside
+from tag2mask.data.readers.located import Located
+from tag2mask.data.readers.tree import subfolders
 from tag2mask.data.records import BadFileError
+from tag2mask.data.words import nfc, split_name
 
-LOOKS_FOR = "annotations/instances_*.json (such as instances_train2014.json)"
+LOOKS_FOR = "annotations/instances_*.json (such as instances_train2014.json), or such a file in each split's folder"
 _YEARS = ("2014", "2017")
+_SNIFFED = 1 << 16  # bytes at either end of a JSON file
+
+
+@dataclass(frozen=True)
+class Source:
+    """One instances file: its split, and where its images may lie."""
+
+    path: Path
+    split: str
+    bases: tuple[str, ...]  # folders below the data set's
+    below: str = ""  # the folder in which images may be found by name alone
 
 
 def matches(root: Path) -> bool:
     """Tell whether `root` holds, or is, an instances file."""
     if root.is_file():
-        return root.suffix.lower() == ".json" and root.name.startswith("instances")
-    return any(root.glob("annotations/instances*.json"))
+        return root.suffix.lower() == ".json" and (root.name.startswith("instances") or is_coco(root))
+    return any(root.glob("annotations/instances*.json")) or bool(_exports(root))
+
+
+def is_coco(path: Path) -> bool:
+    """Tell by its beginning and end whether a JSON file lists images, annotations and categories."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_SNIFFED)
+            stream.seek(max(0, path.stat().st_size - _SNIFFED))
+            both = head + stream.read(_SNIFFED)
+    except OSError:
+        return False
+    keys = all(f'"{key}"'.encode() in both for key in ("images", "categories"))
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and keys
 
 
 def read(root: Path, query: Query) -> Found:
-    """Read the instances files of one year (2014 before 2017, the paper's choice); crowd regions don't count.
+    """Read the instances files of one year (2014 before 2017, the paper's choice), or of every split.
 
-    Classes come in the order of the category ids, as is usual for COCO. Images without any label are kept where they
-    are only scored (val, test). Masks are not rendered here: `tag2mask data prepare coco2014` does that.
+    Classes come in the order of the category ids, as is usual for COCO; crowd regions don't count. Images without any
+    annotation are negatives, except in COCO's own files, where they are kept only where they are scored (val, test).
+    Masks are not rendered here: `tag2mask data prepare coco2014` does that.
     """
-    files = instance_files(root)
-    home = home_of(root)
+    files, home = sources(root), home_of(root)
     found = Found(home.name, keep_unlabelled=HELD_OUT)
     folders = Folders(home)
+    indices = [scan_instances(source.path) for source in files]
     categories: dict[Id, str] = {}
-    for path in files:
-        index = scan_instances(path)
+    for index in indices:
         merge_categories(categories, index)
-        _read_one(found, folders, index)
+    _leave_out_root(found, categories, indices)
+    for source, index in zip(files, indices, strict=True):
+        _read_one(found, folders, source, index)
     found.known = ordered_classes(categories)
-    check_complete(found, files[0].name)
+    found.known_from = f"the categories of {files[0].path.name}"
+    check_complete(found, files[0].path.name)
     for name in query.classes or ():
         if name not in found.known:
-            raise DataError(f"{files[0].name}: no category '{name}'{did_you_mean(name, found.known)}")
+            raise DataError(f"{files[0].path.name}: no category '{name}'{did_you_mean(name, found.known)}")
     return found
+
+
+def sources(root: Path) -> list[Source]:
+    """Return the instances files at `root`; DataError, naming the right folder where there is one near."""
+    exports = [] if root.is_file() or any(root.glob("annotations/instances*.json")) else _exports(root)
+    return exports or [_source(path) for path in instance_files(root)]
+
+
+def _source(path: Path) -> Source:
+    split, folder = split_and_folder(path.name)
+    home = home_of(path)
+    own = next((base for base in (folder, f"images/{folder}") if folder and (home / base).is_dir()), "")
+    return Source(path, split, image_bases(folder), own)
+
+
+def _exports(root: Path) -> list[Source]:
+    """Return the files that services export: one in each split's folder, or some beside the images."""
+    inner = [(split_name(folder.name), folder) for folder in subfolders(root)]
+    found = [
+        Source(path, split, (folder.name, f"{folder.name}/images", "images", ""), folder.name)
+        for split, folder in inner
+        if split
+        for path in sorted(folder.glob("*.json"))
+        if is_coco(path)
+    ]
+    if found:
+        return found
+    paths = [path for place in ("", "annotations") for path in sorted((root / place).glob("*.json")) if is_coco(path)]
+    return [_source(path) for path in paths]
+
+
+def _leave_out_root(found: Found, categories: dict[Id, str], indices: Sequence[CocoIndex]) -> None:
+    """Take out a category that owns no annotation and is what the others belong to, as services write it."""
+    used = {category for index in indices for category in index.category}
+    parents = {number: nfc(parent) for index in indices for number, parent in index.parents.items()}
+    for number, name in sorted(categories.items(), key=str):
+        below = [other for other, parent in parents.items() if parent == name and other != number]
+        if number not in used and below:
+            del categories[number]
+            message = f"category {number} '{name}' owns no annotation and is the others' supercategory"
+            file = indices[0].path.name
+            found.report("root-category", file, "", message, "left out of the classes", note=True)
 
 
 def home_of(root: Path) -> Path:
@@ -77,8 +151,9 @@ def merge_categories(categories: dict[Id, str], index: CocoIndex) -> None:
 
 
 def ordered_classes(categories: dict[Id, str]) -> tuple[str, ...]:
-    """Return the names in the order of their ids: mask value 1 is the lowest id."""
-    return tuple(categories[number] for number in sorted(categories, key=lambda n: (isinstance(n, str), n)))
+    """Return the names in the order of their ids: mask value 1 is the lowest id. Ids of one name are one class."""
+    numbers = sorted(categories, key=lambda n: (isinstance(n, str), n))
+    return tuple(dict.fromkeys(categories[number] for number in numbers))
 
 
 def split_and_folder(file: str) -> tuple[str, str]:
@@ -92,13 +167,14 @@ def image_bases(folder: str) -> tuple[str, ...]:
     return (folder, f"images/{folder}", "images", "", "JPEGImages")
 
 
-def _read_one(found: Found, folders: Folders, index: CocoIndex) -> None:
-    file = index.path.name
+def _read_one(found: Found, folders: Folders, source: Source, index: CocoIndex) -> None:
+    file = source.path.name if source.path.parent.name != source.below else f"{source.below}/{source.path.name}"
     for category, count in index.unknown_categories().items():
         message = f"category id {category} of {count} annotation(s) is not among the file's categories"
         found.report("unknown-class", file, "", message, "correct the id or add the category", fatal=True)
-    split, folder = split_and_folder(file)
-    bases = image_bases(folder)
+    published = any(source.path.stem.endswith(year) for year in _YEARS)
+    located = Located.find(folders, (name for _, name, _, _ in index.images), source.bases, source.below)
+    located.say(found, file)
     seen: set[Id] = set()
     for number, (image_id, name, _, _) in enumerate(index.images):
         place = f"images[{number}]"
@@ -107,18 +183,27 @@ def _read_one(found: Found, folders: Folders, index: CocoIndex) -> None:
             found.report("duplicate", file, place, message, remedy)
             continue
         seen.add(image_id)
-        relative = inside(name)
-        actual = None if relative is None else folders.find(relative, bases)
-        if actual is not None:
-            known = sorted(nfc(index.categories[c]) for c in index.labels(image_id) if c in index.categories)
-            found.rows.append(Row(folders.root / actual, actual, known, split, None, file, place))
-        elif relative is None:
-            message = f"image path '{name}' is empty or leaves the dataset's folder"
-            found.report("unsafe-path", file, place, message, "give a path below the images' folder")
-        else:
-            message = f"image '{name}' is not on disk (looked in {', '.join(b or 'the root' for b in bases)})"
-            found.report("missing-image", file, place, message, "add the file or delete its entry")
+        actual = located.names[name]
+        if actual is None:
+            _report_missing(found, file, place, name, source.bases, located)
+            continue
+        known = sorted({nfc(index.categories[c]) for c in index.labels(image_id) if c in index.categories})
+        negative = not published and not known and not index.crowded(image_id)
+        row = Row(folders.root / actual, actual, known, source.split, None, file, place, negative=negative)
+        found.rows.append(row)
     lost = len(index.rows.keys() - seen)
     if lost:
         message = f"annotations name {lost} image id(s) that the file doesn't list"
         found.report("missing-image", file, "", message, "export the file again")
+
+
+def _report_missing(found: Found, file: str, place: str, name: str, bases: Sequence[str], located: Located) -> None:
+    if name in located.why:
+        message = f"image '{name}' {located.why[name]}"
+        found.report("ambiguous-image", file, place, message, "it is left out; give its path below the folder")
+    elif inside(name) is None:
+        message = f"image path '{name}' is empty or leaves the dataset's folder"
+        found.report("unsafe-path", file, place, message, "give a path below the images' folder")
+    else:
+        message = f"image '{name}' is not on disk (looked in {', '.join(b or 'the root' for b in bases)})"
+        found.report("missing-image", file, place, message, "add the file or delete its entry")

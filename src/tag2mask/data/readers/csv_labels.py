@@ -1,171 +1,255 @@
-"""A CSV file with the columns image, labels and perhaps split and mask."""
+"""Label tables: image,labels, a row for each label, a column for each class, exports of labelling services."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
-import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
-from difflib import get_close_matches
 from pathlib import Path
 
 from tag2mask.common.errors import did_you_mean
-from tag2mask.data.readers.found import (
-    IMAGE_FOLDERS,
-    Folders,
-    Found,
-    Query,
-    Row,
-    give_masks,
-    inside,
-    names_of,
-    nfc,
-    split_name,
-)
-from tag2mask.data.records import BadFileError
+from tag2mask.data.readers.found import IMAGE_FOLDERS, Folders, Found, Query, Row, inside, names_of
+from tag2mask.data.readers.labels import LabelError, split_labels
+from tag2mask.data.readers.located import Located
+from tag2mask.data.readers.mask_files import give_masks, is_mask_beside
+from tag2mask.data.readers.tables import Columns, Entry, is_label_table, read_table
+from tag2mask.data.readers.tree import is_picture, subfolders
+from tag2mask.data.records import VOC_CLASSES, BadFileError
+from tag2mask.data.text import table_rows
+from tag2mask.data.words import is_empty, is_unlabelled, natural, nfc, split_name
 
+__all__ = ["LOOKS_FOR", "cells", "matches", "read", "split_labels"]
 LOOKS_FOR = "a file labels.csv with the columns image,labels (or the path of such a file)"
-_SEPARATORS = re.compile(r"[;|,]")
-_SUFFIXES_TO_TRY = ("", ".jpg", ".jpeg", ".png", ".JPG")
-_COLUMNS = ("image", "labels", "split", "mask")
+NAMES = ("labels.csv", "_classes.csv")
 
 
 def matches(root: Path) -> bool:
-    """Tell whether `root` is a CSV file or holds labels.csv."""
-    return root.suffix.lower() == ".csv" if root.is_file() else (root / "labels.csv").is_file()
+    """Tell whether `root` is a CSV file or holds a label table, itself or in each of its splits' folders."""
+    return root.suffix.lower() in (".csv", ".tsv") if root.is_file() else bool(_tables(root))
+
+
+def _tables(root: Path) -> list[tuple[str, Path]]:
+    """Return (split, label table) of a folder: one of the usual names, those of its splits, or the only one."""
+    own = next((root / name for name in NAMES if (root / name).is_file()), None)
+    if own is not None:
+        return [("", own)] if own.name != "_classes.csv" or _is_one_hot(own) else []
+    inner = [(split_name(folder.name), folder) for folder in subfolders(root)]
+    found = [(split, folder / name) for split, folder in inner if split for name in NAMES
+             if (folder / name).is_file()]  # fmt: skip
+    if found:
+        return [(split, path) for split, path in found if path.name != "_classes.csv" or _is_one_hot(path)]
+    others = [path for path in sorted(root.glob("*.csv")) if is_label_table(path)]
+    named = [(split, path) for path in others if (split := split_name(path.stem.removesuffix("_labels")))]
+    return named or ([("", others[0])] if len(others) == 1 else [])
+
+
+def _is_one_hot(path: Path) -> bool:
+    """Tell image,cat,dog from the table of mask values that bears the same name."""
+    _, first = next(iter(table_rows(path)), (0, [""]))
+    return first[0].casefold() not in ("pixel value", "value")
 
 
 def read(root: Path, query: Query) -> Found:
-    """Read a label file; images and masks are looked for in its folder and the usual folders beside it."""
-    path = root if root.is_file() else root / "labels.csv"
-    if not path.is_file():
-        raise BadFileError(path, "does not exist", "make it, with the columns image,labels")
-    folders = Folders(path.parent)
-    found = Found(path.parent.name, voc_masks=(path.parent / "SegmentationClass").is_dir())
-    listed = list(cells(path, found))
-    splits = {} if any("split" in row for _, row in listed) else _listed_splits(path.parent)
-    spaces = not any(_SEPARATORS.search(row["labels"]) for _, row in listed)
+    """Read label tables; images and masks are looked for in their folder and the usual folders beside them."""
+    home = root.parent if root.is_file() else root
+    tables = [("", root)] if root.is_file() else _tables(root)
+    if not tables:
+        raise BadFileError(root / "labels.csv", "does not exist", "make it, with the columns image,labels")
+    found = Found(home.name, voc_masks=(home / "SegmentationClass").is_dir())
+    folders = Folders(home)
     without_mask: list[Row] = []
-    for line, row_cells in listed:
-        row = _row(found, folders, path.name, f"line {line}", row_cells)
-        if row is not None:
-            row.names = split_labels(row_cells["labels"], query.known(), spaces)
-            row.split = row.split or next((splits[n] for n in names_of(row.relative) if n in splits), "")
-            found.rows.append(row)
-            if not row_cells.get("mask"):
-                without_mask.append(row)
-    give_masks(found, folders, without_mask)
+    for split, path in tables:
+        without_mask += _read_one(found, folders, path, split, query)
+    found.rows = _joined(found, found.rows)
+    rows = {id(row) for row in found.rows}
+    give_masks(found, folders, [row for row in without_mask if id(row) in rows])
+    _say_unlisted(found, folders, [path.name for _, path in tables])
     return found
 
 
-def split_labels(cell: str, known: Collection[str] = (), spaces: bool = True) -> list[str]:
-    """Return the names in a cell, each once: separated by ; | or , or else, unless they make a known name, spaces.
-
-    known: all right names, when there is a list; spaces: whether spaces may separate when there is none.
-    """
-    cell = nfc(cell.strip())
-    if cell in known:
-        return [cell]
-    if _SEPARATORS.search(cell):
-        parts = [" ".join(part.split()) for part in _SEPARATORS.split(cell)]
-    elif known:
-        parts = _known_words(cell, known)
-    else:
-        parts = cell.split() if spaces else [" ".join(cell.split())]
-    return list(dict.fromkeys(part for part in parts if part))
-
-
-def _known_words(cell: str, known: Collection[str]) -> list[str]:
-    """Split at spaces, keeping known names of several words together ("traffic light car")."""
-    words, names = cell.split(), []
-    while words:
-        length = next((n for n in range(len(words), 0, -1) if " ".join(words[:n]) in known), 1)
-        names.append(" ".join(words[:length]))
-        del words[:length]
-    if not any(name in known for name in names) and get_close_matches(cell, known, n=1, cutoff=0.8):
-        return [cell]  # one misspelt name of several words
-    return names
+def _read_one(found: Found, folders: Folders, path: Path, split: str, query: Query) -> list[Row]:
+    """Read one table into `found`; return the rows that say nothing of a mask."""
+    columns, entries = read_table(path, found)
+    names = _names(found, path, columns, entries, query)
+    inner = path.parent.relative_to(folders.root).as_posix()
+    bases = tuple(dict.fromkeys(f"{inner}/{base}".strip("/") if inner != "." else base for base in IMAGE_FOLDERS))
+    located = Located.find(folders, (entry.image for entry in entries), (*bases, ""), "" if inner == "." else inner)
+    located.say(found, path.name)
+    splits = {} if columns.split >= 0 or split else _listed_splits(path.parent)
+    without_mask: list[Row] = []
+    last: dict[Path, Row] = {}
+    for entry, labels in zip(entries, names, strict=True):
+        row = _row(found, folders, path.name, entry, located) if labels is not None else None
+        if row is None or labels is None:
+            continue
+        row.names, row.negative = labels, not labels
+        row.split = row.split or split or next((splits[n] for n in names_of(row.relative) if n in splits), "")
+        if columns.last_counts and row.path in last:
+            _replace(found, last[row.path], row)
+            continue
+        last[row.path] = row
+        found.rows.append(row)
+        if not entry.mask:
+            without_mask.append(row)
+    return without_mask
 
 
-def cells(path: Path, found: Found) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line, {column: text}) of every row that isn't blank."""
-    text = _text(path)
-    first = text.lstrip().partition("\n")[0]
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    header: list[str] = []
-    try:
-        for row in reader:
-            values = [value.strip() for value in row]
-            if not any(values):
-                continue
-            if not header:
-                header = [value.casefold() for value in values]
-                _check_header(path, header)
-            elif len(values) > len(header) and any(values[len(header) :]):
-                message = f"has {len(values)} cells, the header {len(header)}"
-                remedy = "the row is left out; put several labels in quotes or separate them by ';'"
-                found.report("bad-row", path.name, f"line {reader.line_num}", message, remedy)
-            else:
-                padded = values + [""] * (len(header) - len(values))
-                yield reader.line_num, dict(zip(header, padded, strict=False))
-    except csv.Error as error:
-        raise BadFileError(path, f"line {reader.line_num}: {error}", "save it as plain CSV in UTF-8") from error
-    if not header:
-        raise BadFileError(path, "is empty", "write a header image,labels and a row for each image")
+def _replace(found: Found, before: Row, row: Row) -> None:
+    """Let the last of several people's answers count."""
+    if set(before.names) != set(row.names):
+        message = f"image '{row.relative}' was tagged differently before ({before.place})"
+        found.report("contradiction", row.file, row.place, message, "the last row counts")
+    before.names, before.negative, before.place = row.names, row.negative, row.place
 
 
-def _text(path: Path) -> str:
-    data = path.read_bytes()
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # Excel's "Unicode text"
-    try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        value = data[error.start : error.start + 1]
-        raise BadFileError(path, f"line {line}: byte {value!r} is not UTF-8", "save the file as UTF-8") from error
+def _names(found: Found, path: Path, columns: Columns, entries: list[Entry], query: Query) -> list[list[str] | None]:
+    """Return the labels of every row, None for one that can't be read."""
+    if columns.one_hot:
+        found.known = tuple(dict.fromkeys((*(found.known or ()), *_class_names(columns, query))))
+        found.known_from = f"the columns of {path.name}"
+        return [list(entry.one_hot or ()) for entry in entries]
+    known = query.known() or _vocs(path.parent, entries)
+    names: list[list[str] | None] = []
+    for entry in entries:
+        try:
+            names.append(list(dict.fromkeys(name for cell in entry.labels for name in split_labels(cell, known))))
+        except LabelError as error:
+            remedy = "the row is left out; write names separated by ';'"
+            found.report("bad-row", path.name, entry.place, f"the labels' cell {error}", remedy)
+            names.append(None)
+    _say_spaces(found, path, entries, names)
+    return _numbers_named(found, path, names, query)
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    for column in ("image", "labels"):
-        if column not in header:
-            near = did_you_mean(column, header)
-            message = f"the header {','.join(header)} has no column '{column}'{near}"
-            raise BadFileError(path, message, f"the columns are {', '.join(_COLUMNS)}; the first two are needed")
+def _class_names(columns: Columns, query: Query) -> Iterator[str]:
+    return (name for name in columns.one_hot.values() if not query.means_none(name) and not is_unlabelled(name))
 
 
-def _row(found: Found, folders: Folders, file: str, place: str, cells: dict[str, str]) -> Row | None:
-    name = cells["image"]
-    relative = inside(name)
-    if relative is None:
+def _vocs(folder: Path, entries: list[Entry]) -> Collection[str]:
+    """Return VOC's names where the folder has VOC's layout and the cells hold nothing else."""
+    if not (folder / "JPEGImages").is_dir() or not (folder / "SegmentationClass").is_dir():
+        return ()
+    words = {word for entry in entries for cell in entry.labels for word in cell.split()}
+    return VOC_CLASSES if words <= set(VOC_CLASSES) else ()
+
+
+def _say_spaces(found: Found, path: Path, entries: list[Entry], names: list[list[str] | None]) -> None:
+    """Ask about a label like "cat dog" beside labels "cat" and "dog"."""
+    all_names = {name for row in names for name in row or ()}
+    for entry, row in zip(entries, names, strict=True):
+        for name in row or ():
+            if " " in name and all(word in all_names for word in name.split()):
+                message = f"label '{name}' consists of other labels; a space doesn't separate labels"
+                found.report("several-words", path.name, entry.place, message, "write ';' between them")
+
+
+def _numbers_named(found: Found, path: Path, names: list[list[str] | None], query: Query) -> list[list[str] | None]:
+    """Replace numbers by the names in the class file, where all labels are numbers and it has no such names."""
+    listed = query.listed.names if query.listed else ()
+    used = {name for row in names for name in row or ()}
+    if not listed or not used or used & set(listed) or not all(name.isdecimal() for name in used):
+        return names
+    numbers = sorted(int(name) for name in used)
+    first = 0 if numbers[0] == 0 else 1
+    if numbers[-1] - first >= len(listed) or (first == 1 and numbers[-1] < len(listed)):
+        message = f"labels are the numbers {numbers[0]}..{numbers[-1]}, and {len(listed)} classes are listed"
+        raise BadFileError(path, message, "write names, since numbers may begin at 0 or at 1")
+    message = f"labels are numbers: {first} is '{listed[0]}', as in the class file"
+    found.report("numbers", path.name, "", message, "write names if that is wrong", note=True)
+    return [None if row is None else [listed[int(name) - first] for name in row] for row in names]
+
+
+def _row(found: Found, folders: Folders, file: str, entry: Entry, located: Located) -> Row | None:
+    name, place = entry.image, entry.place
+    actual = located.names[name]
+    if actual is None and name in located.why:
+        message = f"image '{name}' {located.why[name]}"
+        found.report("ambiguous-image", file, place, message, "the row is left out; give its path below the folder")
+        return None
+    if actual is None and inside(name) is None:
         message = f"image path '{name}' is empty or leaves the dataset's folder"
         found.report("unsafe-path", file, place, message, "give a path below the folder of the CSV")
         return None
-    actual = next(filter(None, (folders.find(relative + s, IMAGE_FOLDERS) for s in _SUFFIXES_TO_TRY)), None)
     if actual is None:
-        message = f"image '{name}' is not on disk{folders.other_case(relative, IMAGE_FOLDERS)}"
+        message = f"image '{name}' is not on disk{folders.other_case(inside(name) or '', IMAGE_FOLDERS)}"
         found.report("missing-image", file, place, message, "add the file or delete the row")
         return None
-    split = split_name(cells.get("split", ""))
+    split = split_name(entry.split)
     if split is None:
-        message = f"split '{cells['split']}' is not train, val or test"
+        message = f"split '{entry.split}' is not train, val or test"
         found.report("unknown-split", file, place, message, "the image is left out; correct the split")
         return None
-    mask = _mask(found, folders, file, place, cells.get("mask", ""))
-    return Row(folders.root / actual, actual, [], split, mask, file, place)
+    mask = _mask(found, folders, file, place, entry.mask)
+    return Row(folders.root / actual, actual, [], split, mask, file, place, group=entry.group)
 
 
 def _mask(found: Found, folders: Folders, file: str, place: str, name: str) -> Path | None:
-    if not name:
+    if not name or is_empty(name):
         return None  # looked for by the image's name, once all images are known
-    relative = inside(name)
-    actual = None if relative is None else folders.find(relative, ("", "SegmentationClass", "masks"))
+    below = name.removeprefix(f"{folders.root}/")
+    relative = inside(below)
+    last = below.replace("\\", "/").rpartition("/")[2]
+    tries = [text for text in (relative, last) if text]
+    actual = next(filter(None, (folders.find(text, ("", "SegmentationClass", "masks")) for text in tries)), None)
     if actual is None:
         message = f"mask '{name}' " + ("leaves the dataset's folder" if relative is None else "is not on disk")
         found.report("missing-mask", file, place, message, "the image counts as one without a mask")
         return None
     return folders.root / actual
+
+
+def _joined(found: Found, rows: list[Row]) -> list[Row]:
+    """Join the rows of each image: a row a label, or a row a box."""
+    by_path: dict[Path, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_path[row.path].append(row)
+    for group in by_path.values():
+        first = group[0]
+        for row in group[1:]:
+            _join(found, first, row)
+    several = sum(len(group) > 1 for group in by_path.values())
+    if several:
+        message = f"{several} image(s) have several rows"
+        found.report("rows", rows[0].file, "", message, "the labels of all of them count", note=True)
+    return [group[0] for group in by_path.values()]
+
+
+def _join(found: Found, first: Row, row: Row) -> None:
+    if row.split != first.split:
+        message = f"image '{row.relative}' was listed before with another split ({first.place})"
+        found.report("duplicate", row.file, row.place, message, "the first counts; list it in one split")
+    if bool(row.names) != bool(first.names):
+        message = f"image '{row.relative}' is listed with labels and without ({first.place})"
+        found.report("contradiction", row.file, row.place, message, "its labels count; delete the other row")
+    first.names = list(dict.fromkeys((*first.names, *row.names)))
+    first.negative = not first.names
+    first.group = first.group or row.group
+    first.mask_path = first.mask_path or row.mask_path
+
+
+def _say_unlisted(found: Found, folders: Folders, tables: list[str]) -> None:
+    """Note how many pictures lie beside the listed ones without a row."""
+    listed: dict[str, set[str]] = defaultdict(set)
+    for row in found.rows:
+        folder, _, name = row.relative.rpartition("/")
+        listed[folder].add(name)
+    reported = Counter(problem.kind for problem in found.problems)
+    rest = [f"{folder}/{name}".strip("/") for folder, names in listed.items()
+            for name in folders.files(folder).values()
+            if is_picture(name) and name not in names and not is_mask_beside(name, names)]  # fmt: skip
+    left_out = sum(count for kind, count in reported.items() if kind in ("unknown-split", "bad-row"))
+    if len(rest) > left_out:
+        message = f"{len(rest)} picture(s) have no usable row, such as '{natural(rest)[0]}'"
+        remedy = "they are left out; give those without any class a row with an empty label"
+        found.report("unlisted", tables[0], "", message, remedy, note=True)
+
+
+def cells(path: Path, found: Found) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line, {"image": ..., "labels": ...}) of every row of a table image,labels."""
+    columns, entries = read_table(path, found)
+    if len(columns.labels) != 1:
+        raise BadFileError(path, f"has no column 'labels'{did_you_mean('labels', ())}", "write image,labels")
+    for entry in entries:
+        yield int(entry.place.removeprefix("line ")), {"image": entry.image, "labels": entry.labels[0]}
 
 
 def _listed_splits(folder: Path) -> dict[str, str]:

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from tag2mask.common.errors import DataError, did_you_mean
-from tag2mask.data.images import IMAGE_SUFFIXES
-from tag2mask.data.readers.ids import nfc, unique_ids
-from tag2mask.data.readers.tree import not_listed
-from tag2mask.data.records import (
-    MAX_CLASSES,
-    VOC_CLASSES,
-    Dataset,
-    ImageRecord,
-    Problem,
-    lut_between,
-    printable,
-)
+import numpy as np
 
-BACKGROUND = "background"  # the name of mask value 0, so no class can have it
+from tag2mask.common.errors import DataError, did_you_mean
+from tag2mask.data.classes import ClassList, lut_of
+from tag2mask.data.images import IMAGE_SUFFIXES
+from tag2mask.data.readers.ids import unique_ids
+from tag2mask.data.readers.tree import not_listed
+from tag2mask.data.records import MAX_CLASSES, VOC_CLASSES, Dataset, ImageRecord, Problem, printable
+from tag2mask.data.words import BACKGROUND, is_negative, is_unlabelled, natural, nfc, plain
+
+BINARY = "(the one class)"  # stands for it among the values of a mask
+_COPY = re.compile(r"(.+_(?:jpe?g|png|bmp|tiff?|webp))\.rf\.[0-9A-Za-z]+\.\w+", re.IGNORECASE)
 MASK_FOLDERS = ("SegmentationClass", "masks")
-IMAGE_FOLDERS = ("", "JPEGImages", "images", "Images")
-_SPLIT_NAMES = {
-    "": "", "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "test": "test",
-}  # fmt: skip
+MASK_PLACES = (*MASK_FOLDERS, "Masks", "mask", "SegmentationClassPNG", "segmentation", "segmentations", "annotations")
+IMAGE_FOLDERS = ("", "JPEGImages", "images", "Images", "imgs", "photos", "data")
 HELD_OUT = frozenset({"val", "test"})  # splits that are only predicted and scored
 _FEW = 20  # missing images below which a list may just be out of date
 
@@ -38,15 +33,29 @@ class Query:
     """What the caller asked for; None means that the reader decides."""
 
     classes: tuple[str, ...] | None = None
-    mask_classes: tuple[str, ...] | None = None
+    # of a mask value: its class, "background" or "ignored"; BINARY: any value for the one class
+    mask_values: Mapping[int, str] | None = None
     split: str | None = None
+    listed: ClassList | None = None  # the file beside the data that says the classes
+    # labels and folders that mean none of the classes; None: images without any class are left out
+    negatives: tuple[str, ...] | None = ()
+    pattern: str | None = None  # of file names that carry their labels
+    background: bool = True
 
     def known(self) -> frozenset[str]:
         """Return names that are right even where they are not asked for; empty when anything may come."""
+        listed = self.listed.names if self.listed else ()
         if self.classes is None:
-            return frozenset()
+            return frozenset(listed)
         voc = VOC_CLASSES if set(self.classes) <= set(VOC_CLASSES) else ()
-        return frozenset((*self.classes, *(self.mask_classes or ()), *voc))
+        named = [name for name in (self.mask_values or {}).values() if name not in (BACKGROUND, "ignored", BINARY)]
+        return frozenset((*self.classes, *named, *listed, *voc))
+
+    def means_none(self, name: str) -> bool:
+        """Tell a label or folder that says "none of the classes", unless it is the name of a class."""
+        if name in (self.classes or ()) or (self.listed is not None and name in self.listed.names):
+            return False
+        return is_negative(name) or plain(name) in {plain(given) for given in self.negatives or ()}
 
 
 @dataclass
@@ -61,6 +70,8 @@ class Row:
     file: str = ""  # where it was listed, for messages
     place: str = ""
     label_file: str = ""  # where its labels were read, if that is another file
+    negative: bool = False  # known to hold none of the classes, if it has no names
+    group: str = ""  # patient, slide, part or video
 
     def label_place(self) -> tuple[str, str]:
         """Return the file and place that a message about the labels should name."""
@@ -75,18 +86,16 @@ class Found:
     rows: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     known: tuple[str, ...] | None = None  # all classes in order, where the format says them
+    known_from: str = "the names, sorted"  # who says so, in words
     voc_masks: bool = False  # masks are probably numbered as in VOC
     ids_by_path: bool = False  # ids from the relative path instead of the stem
     keep_unlabelled: frozenset[str] = frozenset()  # splits whose images count without any label too
 
-    def report(self, kind: str, file: str, place: str, message: str, remedy: str, fatal: bool = False) -> None:
+    def report(
+        self, kind: str, file: str, place: str, message: str, remedy: str, fatal: bool = False, note: bool = False
+    ) -> None:
         """Note one problem; a `fatal` one lets the data set be looked at, but not be trained on."""
-        self.problems.append(Problem(kind, file, place, message, remedy, fatal))
-
-
-def split_name(text: str) -> str | None:
-    """Return "train", "val", "test" or "" for a split's usual names, None for others."""
-    return _SPLIT_NAMES.get(text.strip().casefold())
+        self.problems.append(Problem(kind, file, place, message, remedy, fatal, note))
 
 
 def inside(name: str) -> str | None:
@@ -130,7 +139,9 @@ class Folders:
         return None
 
     def image_by_stem(self, folder: str, stem: str) -> str | None:
-        """Return the path, relative to the root, of the image with this stem in a folder."""
+        """Return the path, relative to the root, of the image with this stem in a folder, or in one below it."""
+        inner, _, stem = stem.rpartition("/")
+        folder = f"{folder}/{inner}".strip("/") if inner else folder
         if folder not in self._stems:
             images = [n for n in self.files(folder).values() if Path(n).suffix.lower() in IMAGE_SUFFIXES]
             self._stems[folder] = {nfc(Path(name).stem): name for name in images}
@@ -159,24 +170,6 @@ def names_of(relative: str) -> tuple[str, str, str]:
     return whole, rest if rest and first in IMAGE_FOLDERS else whole, whole.rpartition("/")[2]
 
 
-def give_masks(found: Found, folders: Folders, rows: Iterable[Row]) -> None:
-    """Find the masks of `rows`: under an image's path (masks/day1/IMG_1.png), else under its name alone.
-
-    A name that several of the found images share is nobody's: such a mask is reported and not used.
-    """
-    names = {row.path: tuple(enumerate(names_of(row.relative))) for row in found.rows}
-    users = Counter(name for own in names.values() for name in own)
-    for row in rows:
-        masks = [(mask, users[name]) for name in names[row.path] if (mask := folders.mask(name[1])) is not None]
-        row.mask_path = next((mask for mask, count in masks if count == 1), None)
-        if masks and row.mask_path is None:
-            mask, count = masks[0]
-            shown = mask.relative_to(folders.root).as_posix()
-            message = f"mask '{shown}' may be that of {count} images, one of them '{row.relative}'"
-            remedy = "not used; put masks under the images' paths (masks/day1/IMG_1.png)"
-            found.report("ambiguous-mask", row.file, row.place, message, remedy)
-
-
 def check_complete(found: Found, listed_in: str) -> None:
     """Raise DataError when so many listed images are missing that the set can't be whole: over 1 % and 20 images."""
     missing = [problem for problem in found.problems if problem.kind == "missing-image" and problem.place]
@@ -191,24 +184,56 @@ def check_complete(found: Found, listed_in: str) -> None:
 
 def assemble(found: Found, query: Query) -> Dataset:
     """Make the dataset: classes, label numbers, ids and the table for masks; DataError if nothing is left."""
-    classes = query.classes if query.classes is not None else found.known or _inferred(found.rows)
+    _read_negatives(found, query)
+    classes, source = _classes(found, query)
     _check_classes(classes)
     known = query.known() | set(classes) | set(found.known or ())
-    rows = [row for row in found.rows if _usable(found, row, classes, known)]
+    rows = [row for row in found.rows if _usable(found, row, classes, known, query)]
     position = {name: index for index, name in enumerate(classes)}
     records = []
     for row, record_id in _with_ids(found, _without_repeats(found, rows)):
         labels = tuple(sorted({position[name] for name in row.names if name in position}))
         if labels or not row.names:  # else it has only classes that are known but not asked for
-            records.append(ImageRecord(record_id, row.path, labels, row.split, row.mask_path))
+            records.append(ImageRecord(record_id, row.path, labels, row.split, row.mask_path, group=_group(row)))
     if not records:
-        raise _nothing_left(found, classes)
-    lut = lut_between(_mask_names(found, query, classes), classes)
-    return Dataset(printable(found.name), tuple(classes), tuple(records), tuple(found.problems), lut)
+        raise _nothing_left(found, classes, source)
+    lut = np.array(lut_of(_mask_values(found, query, classes), classes, background=query.background), np.uint8)
+    return Dataset(printable(found.name), tuple(classes), tuple(records), tuple(found.problems), lut, source,
+                   query.background)  # fmt: skip
 
 
-def _inferred(rows: Sequence[Row]) -> tuple[str, ...]:
-    return tuple(sorted({name for row in rows for name in row.names} - {BACKGROUND}))
+def _read_negatives(found: Found, query: Query) -> None:
+    """Take the labels that mean "none" out of the rows; what is left without any is a negative."""
+    words: Counter[str] = Counter()
+    for row in found.rows:
+        none = [name for name in row.names if query.means_none(name)]
+        unlabelled = [name for name in row.names if is_unlabelled(name) and not query.means_none(name)]
+        unlabelled = [name for name in unlabelled if name not in query.known()]
+        if none or unlabelled:
+            words.update(none)
+            row.names = [name for name in row.names if name not in none and name not in unlabelled]
+            row.negative = bool(none)
+    for word, count in words.items():
+        message = f"'{word}' on {count} image(s) is read as none of the classes"
+        remedy = "if it is a class, name it in data.classes or classes.txt"
+        found.report("negatives", found.name, "", message, remedy, note=True)
+
+
+def _classes(found: Found, query: Query) -> tuple[Sequence[str], str]:
+    """Return the classes in their one order, and where it is from."""
+    if query.classes is not None:
+        return query.classes, "the recipe's data.classes"
+    if query.listed is not None:
+        return query.listed.names, query.listed.source
+    if found.known:
+        return found.known, found.known_from
+    return natural({name for row in found.rows for name in row.names}), "the names, sorted"
+
+
+def _group(row: Row) -> str:
+    """Return a row's group; copies that Roboflow made of one photo (NAME_jpg.rf.HASH.jpg) are one too."""
+    copied = _COPY.fullmatch(row.relative.rpartition("/")[2])
+    return row.group or (copied[1] if copied else "")
 
 
 def _check_classes(classes: Sequence[str]) -> None:
@@ -222,16 +247,14 @@ def _check_classes(classes: Sequence[str]) -> None:
         raise DataError(f"the class list {wrong}; name each class once, without the background")
 
 
-def _usable(found: Found, row: Row, classes: Sequence[str], known: Iterable[str]) -> bool:
+def _usable(found: Found, row: Row, classes: Sequence[str], known: Iterable[str], query: Query) -> bool:
     unknown = [name for name in row.names if name not in known]
     for name in unknown:
-        if name == BACKGROUND:
-            message, remedy = f"'{name}' can't be a class", "leave it out: what has no class is background"
-        else:
-            message = f"class '{name}' is not in the class list{did_you_mean(name, classes)}"
-            remedy = "the image is left out; correct the name, or add the class to the list"
+        message = f"class '{name}' is not in the class list{did_you_mean(name, classes)}"
+        remedy = "the image is left out; correct the name, or add the class to the list"
         found.report("unknown-class", *row.label_place(), message, remedy)
-    if not row.names and row.split not in found.keep_unlabelled:
+    negative = row.negative and query.negatives is not None
+    if not row.names and not negative and row.split not in found.keep_unlabelled:
         remedy = "the image is left out; give it at least one class"
         found.report("no-label", *row.label_place(), f"image '{row.relative}' has no label", remedy)
         return False
@@ -239,6 +262,7 @@ def _usable(found: Found, row: Row, classes: Sequence[str], known: Iterable[str]
 
 
 def _without_repeats(found: Found, rows: Sequence[Row]) -> list[Row]:
+    """Keep the first row of each image; the CSV reader has joined rows with one label each before."""
     first: dict[Path, Row] = {}
     for row in rows:
         earlier = first.setdefault(row.path, row)
@@ -254,16 +278,32 @@ def _with_ids(found: Found, rows: Sequence[Row]) -> list[tuple[Row, str]]:
     return list(zip(rows, unique_ids([row.relative for row in rows], by_path=found.ids_by_path), strict=True))
 
 
-def _mask_names(found: Found, query: Query, classes: Sequence[str]) -> Sequence[str]:
-    if query.mask_classes is not None:
-        return query.mask_classes
+def _mask_values(found: Found, query: Query, classes: Sequence[str]) -> Mapping[int, str]:
+    """Return what mask values mean: as the recipe says, else the class file, VOC, or the classes in order."""
+    if query.mask_values is not None:
+        return _of_binary(query.mask_values, classes)
+    if query.listed is not None:
+        return query.listed.values
+    names = found.known or classes
     if found.voc_masks and set(classes) <= set(VOC_CLASSES):
-        return VOC_CLASSES
-    return found.known or classes
+        names = VOC_CLASSES
+    return dict(enumerate(names, start=1))
 
 
-def _nothing_left(found: Found, classes: Sequence[str]) -> DataError:
+def _of_binary(values: Mapping[int, str], classes: Sequence[str]) -> Mapping[int, str]:
+    """Put the one class in place of BINARY."""
+    if BINARY not in values.values():
+        return values
+    if len(classes) != 1:
+        raise DataError(
+            f"mask_classes: binary is for one class, there are {len(classes)} ({', '.join(classes[:6])}); save masks "
+            "with a number for each class, or name one in data.classes"
+        )
+    return {value: classes[0] if name == BINARY else name for value, name in values.items()}
+
+
+def _nothing_left(found: Found, classes: Sequence[str], source: str) -> DataError:
     shown = " | ".join(str(problem) for problem in found.problems[:3])
     more = f" (and {len(found.problems) - 3} more)" if len(found.problems) > 3 else ""
-    reason = shown + more if shown else f"no image has any of the classes {', '.join(classes)}"
+    reason = shown + more if shown else f"no image has any of the classes {', '.join(classes)} (from {source})"
     return DataError(f"{found.name}: no usable image is left of {len(found.rows)} found; {reason}")

@@ -5,18 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from tag2mask.data.words import nfc
+
+__all__ = ["decoded", "nfc", "safe_id", "unique_ids"]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _UNDECODED = re.compile(r"[\ud800-\udfff]")  # how Python shows the bytes of a file name that aren't UTF-8
 _LONGEST_ID = 150  # bytes; file systems allow 255, and suffixes are added
-
-
-def nfc(text: str) -> str:
-    """Return text with letters and their accents joined, so that equal-looking names are equal."""
-    return unicodedata.normalize("NFC", text)
 
 
 def unique_ids(relatives: Sequence[str], *, by_path: bool) -> list[str]:

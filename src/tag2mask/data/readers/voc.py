@@ -10,12 +10,14 @@ import numpy as np
 
 from tag2mask.common.errors import DataError
 from tag2mask.data.masks import read_mask
-from tag2mask.data.readers.found import Folders, Found, Query, Row, check_complete, nfc
+from tag2mask.data.readers.found import BINARY, Folders, Found, Query, Row, check_complete, inside
 from tag2mask.data.records import IGNORED, VOC_CLASSES, BadFileError
+from tag2mask.data.words import BACKGROUND, nfc, split_name
 
 LOOKS_FOR = "folders JPEGImages and ImageSets (here, or in VOC2012 or VOCdevkit/VOC2012)"
 _LIST_FOLDERS = ("Segmentation", "Main")
 _MASKS = ("SegmentationClass",)
+_LOOKED_AT = 50  # annotations; the first with an object tells whether the names are VOC's
 AUGMENTED = ("trainaug", "train_aug")  # lists of the 10,582 images, train plus those of SBD, under their usual names
 
 
@@ -41,6 +43,8 @@ def read_lists(
     folders = Folders(home)
     annotated = folders.files("Annotations")
     found = Found(home.name, voc_masks=True, keep_unlabelled=frozenset({"test"}))
+    found.known_from = "the annotations' names, sorted"
+    values = _meanings(home, query)
     for split, list_name, line, stem in lines:
         image = folders.image_by_stem("JPEGImages", stem)
         place = f"line {line}"
@@ -50,10 +54,39 @@ def read_lists(
             continue
         mask = folders.mask(stem, _MASKS)
         row = Row(home / image, image, [], split, mask, list_name, place)
-        if _fill_labels(found, row, annotated.get(f"{nfc(stem)}.xml"), query, (more or {}).get(stem)):
+        if _fill_labels(found, row, annotated.get(f"{nfc(stem)}.xml"), values, (more or {}).get(stem)):
             found.rows.append(row)
     check_complete(found, lines[0][1])
+    from_masks = sum(row.label_file.startswith("SegmentationClass/") for row in found.rows)
+    if from_masks:
+        message = f"the tags of {from_masks} image(s) are taken from their masks"
+        found.report("tags", "SegmentationClass", "", message, "give tags, to learn from tags alone", note=True)
     return found
+
+
+def _meanings(home: Path, query: Query) -> Mapping[int, str] | None:
+    """Return what the values of masks are called: by the recipe, a class file, or VOC; None where nothing says so.
+
+    VOC's names are only taken where classes that were asked for, or annotations, are VOC's: names are not invented.
+    """
+    if query.mask_values is not None:
+        one = (query.classes or (query.listed.names if query.listed else ()))[:1]
+        return {value: one[0] if name == BINARY and one else name for value, name in query.mask_values.items()}
+    if query.listed is not None:
+        return query.listed.values
+    vocs = set(query.classes or ()) <= set(VOC_CLASSES) if query.classes else _first_names_are_vocs(home)
+    return dict(enumerate(VOC_CLASSES, start=1)) if vocs else None
+
+
+def _first_names_are_vocs(home: Path) -> bool:
+    for path in sorted((home / "Annotations").glob("*.xml"))[:_LOOKED_AT]:
+        try:
+            names = object_names(path)
+        except BadFileError:
+            continue
+        if names:
+            return set(names) <= set(VOC_CLASSES)
+    return False
 
 
 def voc_home(root: Path) -> Path:
@@ -107,6 +140,8 @@ def listed(home: Path, split: str | None, *, with_augmented: bool = True) -> lis
         if augmented is not None and paths[:1] == [("train", home / "ImageSets" / folder / "train.txt")]:
             paths[0] = ("train", augmented)
         rows = [row for name, path in paths if path.is_file() for row in list_lines(path, name)]
+        if not rows and split in (None, ""):
+            rows = [row for name, path in _own_lists(home / "ImageSets" / folder) for row in list_lines(path, name)]
         if rows:
             held_out = {stem for name, _, _, stem in rows if name == "val"} if augmented is not None else set()
             return [row for row in rows if row[0] != "train" or row[3] not in held_out]
@@ -115,6 +150,15 @@ def listed(home: Path, split: str | None, *, with_augmented: bool = True) -> lis
         f"{home / 'ImageSets'}: no list {names} with any image in Segmentation or Main; "
         "write one, with an image's name without suffix on each line"
     )
+
+
+def _own_lists(folder: Path) -> list[tuple[str, Path]]:
+    """Return (split, list) of lists with other names: all named as splits are, or a single one, which is no split."""
+    paths = sorted(folder.glob("*.txt"))
+    named = [(split_name(path.stem), path) for path in paths]
+    if all(split for split, _ in named):
+        return [(split or "", path) for split, path in named]
+    return [("", paths[0])] if len(paths) == 1 else []
 
 
 def listed_stems(home: Path, split: str) -> set[str]:
@@ -132,8 +176,10 @@ def augmented_list(home: Path) -> Path | None:
 
 def list_lines(path: Path, split: str) -> list[tuple[str, str, int, str]]:
     """Return (split, list's name, line, stem) for every image of one list."""
-    name = f"ImageSets/{path.parent.name}/{path.name}" if path.parent.parent.name == "ImageSets" else path.name
-    return [(split, name, n, _stem(line)) for n, line in enumerate(_lines(path), start=1) if line.strip()]
+    official = path.parent.parent.name == "ImageSets"
+    name = f"ImageSets/{path.parent.name}/{path.name}" if official else path.name
+    images = path.parents[2] / "JPEGImages" if official else None
+    return [(split, name, n, _stem(line, images)) for n, line in enumerate(_lines(path), start=1) if line.strip()]
 
 
 def _lines(path: Path) -> list[str]:
@@ -143,33 +189,51 @@ def _lines(path: Path) -> list[str]:
         raise BadFileError(path, f"is not UTF-8 ({error.reason})", "save the list as UTF-8") from error
 
 
-def _stem(line: str) -> str:
-    """Return the image's name: all of the line, without a trailing -1, 0, 1 or mask and without folder or suffix."""
+def _stem(line: str, images: Path | None = None) -> str:
+    """Return the image's name: all of the line, without a trailing -1, 0, 1 or mask and without suffix.
+
+    A folder stays where `images` has it, and a trailing number that belongs to an image's name there.
+    """
     image, _, mask = line.strip().rpartition(" ")
     if image.lower().endswith(".jpg") and mask.lower().endswith(".png"):  # lists of pairs, as SBD's often come
         line = image
     text, _, flag = line.strip().rpartition(" ")
-    name = text.strip() if text and flag in ("-1", "0", "1") else line.strip()
-    name = name.replace("\\", "/").rpartition("/")[2]
-    return name[: -len(".jpg")] if name.lower().endswith(".jpg") else name
+    flagged = text and flag in ("-1", "0", "1") and not _has_image(images, line.strip())
+    name = text.strip() if flagged else line.strip()
+    folder, _, name = name.replace("\\", "/").rpartition("/")
+    name = name[: -len(".jpg")] if name.lower().endswith((".jpg", ".png")) else name
+    relative = inside(folder) if folder and images is not None else None
+    return f"{relative}/{name}" if relative and images is not None and (images / relative).is_dir() else name
 
 
-def _fill_labels(found: Found, row: Row, annotation: str | None, query: Query, more: list[str] | None) -> bool:
+def _has_image(images: Path | None, name: str) -> bool:
+    return images is not None and any((images / f"{name}{suffix}").is_file() for suffix in (".jpg", ".png"))
+
+
+def _fill_labels(
+    found: Found, row: Row, annotation: str | None, values: Mapping[int, str] | None, more: list[str] | None
+) -> bool:
     """Put the labels' names into the row; report and return False when its annotation can't be used."""
     try:
         if annotation is not None:
-            path = row.path.parent.parent / "Annotations" / annotation
+            path = found_home(row) / "Annotations" / annotation
             row.label_file = f"Annotations/{annotation}"
             row.names = object_names(path)
         elif more is not None:
             row.names = more
         elif row.mask_path is not None:
             row.label_file = f"SegmentationClass/{row.mask_path.name}"
-            row.names = _names_in_mask(found, row, row.mask_path, query)
+            row.names = _names_in_mask(found, row, row.mask_path, values)
+        row.negative = not row.names and (annotation is not None or more is not None or row.mask_path is not None)
     except BadFileError as error:
         found.report("bad-annotation", row.label_file, "", error.message, error.remedy)
         return False
     return True
+
+
+def found_home(row: Row) -> Path:
+    """Return the folder that an image's path inside the data set begins in."""
+    return row.path.parents[row.relative.count("/")]
 
 
 def object_names(path: Path) -> list[str]:
@@ -204,11 +268,17 @@ def object_names(path: Path) -> list[str]:
     return sorted({nfc(name.strip()) for name in names} - {""})
 
 
-def _names_in_mask(found: Found, row: Row, mask: Path, query: Query) -> list[str]:
-    names = query.mask_classes or VOC_CLASSES
-    values = [int(value) for value in np.unique(read_mask(mask)) if value not in (0, IGNORED)]
-    outside = [value for value in values if value > len(names)]
+def _names_in_mask(found: Found, row: Row, mask: Path, meanings: Mapping[int, str] | None) -> list[str]:
+    values = [int(value) for value in np.flatnonzero(np.bincount(read_mask(mask).ravel(), minlength=256))]
+    if meanings is None:
+        raise DataError(
+            f"{found_home(row)}: nothing names the classes: there is no annotation of '{row.relative}', and no "
+            "classes.txt, class_names.txt, labels.txt, labelmap.txt or data.yaml says what its mask's numbers mean; "
+            "write one (a class a line, in the masks' order), or data.mask_classes: voc for VOC's twenty"
+        )
+    outside = [value for value in values if value not in (0, IGNORED) and value not in meanings]
     if outside:
-        message = f"value {outside[0]} names no class; the mask classes are 1..{len(names)}"
+        message = f"value {outside[0]} names no class; the mask classes are {', '.join(map(str, sorted(meanings)))}"
         found.report("mask-values", row.label_file, "", message, "those pixels are ignored; give mask_classes")
-    return sorted({names[value - 1] for value in values if value <= len(names)})
+    names = {meanings[value] for value in values if value in meanings}
+    return sorted(names - {BACKGROUND, "ignored"})

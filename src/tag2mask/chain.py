@@ -1,0 +1,183 @@
+"""Running a recipe: what is missing in the run's folder, stage by stage, scored where there are true masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tag2mask.common.errors import DataError
+from tag2mask.data import Problem
+from tag2mask.data.findings import before_training, grouped
+from tag2mask.data.readers.prepared import matches as prepared_before
+from tag2mask.engine.execution import Execution
+from tag2mask.recipe import Recipe, Splits, read_splits, recipe_mapping
+from tag2mask.run.folder import is_finished
+from tag2mask.run.info import describe_run, read_info, refuse_other_run, settle, write_start
+from tag2mask.run.scores import read_row, store_score, stored_scores
+from tag2mask.stages import all_stages, stage_named
+from tag2mask.stages.stage import Context, Planned, Say, has_masks
+
+_PROBLEMS_SHOWN = 20
+
+
+def run(
+    recipe: Recipe,
+    data: Path | str,
+    out: Path | str,
+    *,
+    limit: int | None = None,
+    execution: Execution | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Run every stage of `recipe` on the data set at `data` in the folder `out`; return its scores.
+
+    `limit` takes a class-balanced subset of the training images; a folder that was begun with a limit keeps it.
+    Finished stages are kept, a killed run goes on where it stopped, images that failed are tried again, and a folder
+    made with other settings is refused. Raises Tag2MaskError.
+    """
+    return open_chain(recipe, Path(data), Path(out), limit=limit, execution=execution, say=say).run()
+
+
+def open_chain(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    limit: int | None = None,
+    execution: Execution | None = None,
+    say: Say = print,
+) -> Chain:
+    """Read the data set, write what the run is (run.json, recipe.yaml, index.json) and return its steps.
+
+    Nothing is written to a folder that holds another run, or stages made with other settings: ConfigError.
+    """
+    old = read_info(out)
+    if limit is None and old.get("data", {}).get("limited_to"):
+        limit = int(old["data"]["limited_to"])
+        say(f"  --limit {limit}, as {out} was begun; for all images choose another --out")
+    splits = read_splits(recipe, data, limit)
+    problems = before_training(splits.train, splits.val, prepared=prepared_before(data))
+    _refuse_bad_input(problems, data)
+    info = describe_run(recipe.name, recipe_mapping(recipe), splits.train, splits.val, splits.limited_to, old)
+    refuse_other_run(out, old, info)
+    context = Context(recipe, splits.train, splits.val, out, execution or Execution(), say)
+    chain = Chain(context, info)
+    for entry in chain.plan:
+        entry.refuse_other(context)
+    _say_problems(problems, splits, data, say)
+    parts = [splits.train, *([splits.val] if splits.val else [])]
+    write_start(out, info, [entry.step for entry in chain.plan], parts)
+    return chain
+
+
+def plan(context: Context) -> list[Planned]:
+    """Every stage of a run, in the order in which they run: where it writes, what it reads, with which settings."""
+    entries = [entry for stage in all_stages() for entry in stage.entries(context)]
+    return sorted(entries, key=lambda entry: entry.turn)  # which is stable
+
+
+class Chain:
+    """The stages of one run, each of which does what is missing in its folder."""
+
+    def __init__(self, context: Context, info: dict[str, Any]) -> None:
+        self.context, self.info = context, info
+        self.plan = plan(context)
+
+    def run(self) -> dict[str, Any]:
+        """Run the whole chain, scoring each step where there are true masks; return the scores."""
+        for note in (note for stage in all_stages() for note in stage.notes(self.context)):
+            self.context.say(f"! {note}")
+        self._run(self.plan, score=True)
+        self._say_failures()
+        return self.scores()
+
+    def run_stage(self, name: str, *, upper_bound: bool = False) -> None:
+        """Run one stage by the name of its command, and the stages that belong to it; nothing is scored.
+
+        `upper_bound` takes what learns from true masks instead of what doesn't. ConfigError for an unknown name.
+        """
+        stage = stage_named(name)
+        wanted = {name, *stage.needs}
+        entries = [entry for entry in self.plan if entry.stage.name in wanted and entry.upper_bound == upper_bound]
+        if not any(entry.stage.name == name for entry in entries):
+            self.context.say(f"  {name}: {stage.idle}")
+        self._run(entries, score=False)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score every finished step of the run again; return the scores."""
+        for entry in self.plan:
+            if is_finished(self.context.out / entry.folder):
+                self._score(entry)
+            elif (self.context.out / entry.folder).is_dir() and entry.stage.score_keys(entry, self.context):
+                self.context.say(f"  {entry.folder}: not finished, so not scored")
+        self._settle()
+        return self.scores()
+
+    def scores(self) -> dict[str, Any]:
+        """The scores so far, in the order of the chain."""
+        return stored_scores(self.context.out)
+
+    def check(self, entries: Sequence[Planned] | None = None) -> None:
+        """Stop before any work if a later step can't run here: what is missing must not show after hours."""
+        for entry in self.plan if entries is None else entries:
+            if not is_finished(self.context.out / entry.folder):
+                entry.stage.check(entry, self.context)
+
+    def _run(self, entries: Sequence[Planned], *, score: bool) -> None:
+        self.check(entries)
+        for number, entry in enumerate(entries, 1):
+            self.context.say(f"{number}/{len(entries)} {entry.heading}")
+            entry.stage.run(entry, self.context)
+            if score:
+                self._score(entry)
+            self._settle()
+
+    def _score(self, entry: Planned) -> None:
+        """Score one finished step, where its images have true masks."""
+        if not self._keys(entry):
+            return
+        for key, score in entry.stage.score(entry, self.context).items():
+            store_score(self.context.out, key, score)
+            row = read_row(key, score.row)
+            self.context.say(f"  {key}: {row.describe() if row else 'no figure'}")
+
+    def _keys(self, entry: Planned) -> list[str]:
+        scored = has_masks(self.context.images(entry.on))
+        return entry.stage.score_keys(entry, self.context) if scored else []
+
+    def _settle(self) -> None:
+        """Note in run.json how far the run is; it is finished when every step is, in whatever calls they were run."""
+        out = self.context.out
+        due = [entry for entry in self.plan if not entry.optional or (out / entry.folder).is_dir()]
+        finished = all(is_finished(out / entry.folder) for entry in due)
+        keys = {key for entry in due for key in self._keys(entry)}
+        self.info |= settle(out, self.info, finished=finished and keys <= set(self.scores()))
+
+    def _say_failures(self) -> None:
+        failures = self.info["failures"]
+        for place, error in list(failures.items())[:_PROBLEMS_SHOWN]:
+            self.context.say(f"! {place}: {error}")
+        if failures:
+            self.context.say(f"! {len(failures)} failures in all; each folder's manifest.json lists its own")
+
+
+def _say_problems(problems: Sequence[Problem], splits: Splits, data: Path, say: Say) -> None:
+    """Say every finding once, however many images it has."""
+    lines = grouped(problems)
+    for line in lines[:_PROBLEMS_SHOWN]:
+        say(f"! {line}")
+    if len(lines) > _PROBLEMS_SHOWN:
+        say(f"! {len(lines) - _PROBLEMS_SHOWN} more findings; see: tag2mask data check {data} --all")
+    if splits.unassigned:
+        say(f"! {splits.unassigned} images belong to no split while others do: they are left out; name their split")
+    if not any(has_masks(part) for part in (splits.train, splits.val)):
+        say("! no true masks, so nothing will be scored (COCO: tag2mask data prepare renders them)")
+
+
+def _refuse_bad_input(problems: Sequence[Problem], data: Path) -> None:
+    """Stop before anything is trained on what would spoil labels or scores; DataError names the first finds."""
+    found = grouped(problem for problem in problems if problem.fatal)
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise DataError(f"{data}: " + " | ".join(found[:3]) + more)

@@ -1,0 +1,181 @@
+"""Tables of images and labels as people, spreadsheets and labelling services write them: which column is what."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tag2mask.common.errors import did_you_mean
+from tag2mask.data.readers.found import Found
+from tag2mask.data.readers.labels import binary
+from tag2mask.data.readers.tree import is_picture
+from tag2mask.data.records import BadFileError
+from tag2mask.data.text import table_rows
+from tag2mask.data.words import is_empty, nfc, split_name
+
+# Names of columns, the surest first.
+COLUMNS = {
+    "image": ("image", "images", "image_path", "img_path", "image_name", "img_name", "image_file", "filename",
+              "file_name", "file", "filepath", "file_path", "path", "img", "photo", "picture", "image_id", "img_id",
+              "name", "id"),
+    "labels": ("labels", "label", "class", "classes", "class_name", "class_names", "tags", "tag", "category",
+               "categories", "label_name", "label_names", "choice", "choices", "target", "targets", "finding_labels",
+               "findings"),
+    "split": ("split", "set", "subset", "partition", "phase", "fold_name", "data_set", "dataset"),
+    "mask": ("mask", "masks", "mask_path", "mask_name", "mask_file", "segmentation", "seg_path"),
+    "group": ("group", "groups", "group_id", "patient", "patient_id", "patientid", "subject", "subject_id", "slide",
+              "slide_id", "part", "part_id", "video", "video_id", "case_id"),
+}  # fmt: skip
+_TOOL = frozenset({"annotation_id", "annotator", "lead_time"})  # Label Studio's, whatever the others are called
+_TOOL_MORE = frozenset({"created_at", "updated_at", "id", "agreement", "task_id", "project", "completed_by"})
+
+
+@dataclass
+class Columns:
+    """The places of the columns of one table; -1 where there is none."""
+
+    image: int
+    labels: list[int] = field(default_factory=list)
+    one_hot: dict[int, str] = field(default_factory=dict)  # column -> class
+    split: int = -1
+    mask: int = -1
+    group: int = -1
+    last_counts: bool = False  # of several rows of an image only the last, not all
+    left_out: list[str] = field(default_factory=list)  # columns that aren't read
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: an image's name, its cells by what they are, and its line."""
+
+    place: str
+    image: str
+    labels: tuple[str, ...] = ()  # cells
+    one_hot: tuple[str, ...] | None = None  # names of the classes that say yes
+    split: str = ""
+    mask: str = ""
+    group: str = ""
+
+
+def is_label_table(path: Path) -> bool:
+    """Tell by its first row whether a CSV of any name has columns of images and labels."""
+    try:
+        _, first = next(iter(table_rows(path)), (0, []))
+    except (BadFileError, OSError):
+        return False
+    heads = [_head(cell) for cell in first]
+    return any(head in COLUMNS["image"] for head in heads) and any(head in COLUMNS["labels"] for head in heads)
+
+
+def read_table(path: Path, found: Found) -> tuple[Columns, list[Entry]]:
+    """Return the columns and rows of a table; what is wrong with single rows is reported and they are left out."""
+    rows = list(table_rows(path))
+    if not rows:
+        raise BadFileError(path, "is empty", "write a header image,labels and a row for each image")
+    headless = _headless(rows)
+    header = [""] * len(rows[0][1]) if headless else [nfc(cell) for cell in rows[0][1]]
+    body = [(line, _fitted(cells, len(header))) for line, cells in (rows if headless else rows[1:])]
+    fitting = [(line, cells) for line, cells in body if len(cells) == len(header)]
+    columns = _of_headless(fitting) if headless else _columns(path, header, [cells for _, cells in fitting])
+    entries = []
+    for line, cells in body:
+        entry = _entry(found, path, columns, len(header), line, cells)
+        if entry is not None:
+            entries.append(entry)
+    _say(found, path, columns, headless)
+    return columns, entries
+
+
+def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
+    if headless:
+        message = "has no header; its first column is taken for the images, the others for labels"
+        found.report("header", path.name, "", message, "write image,labels above", note=True)
+    if columns.one_hot and columns.left_out:
+        shown = ", ".join(columns.left_out[:6])
+        message = f"column(s) {shown} hold more than yes and no, so they are no classes"
+        found.report("header", path.name, "", message, "write 0 or 1 in columns that are classes", note=True)
+
+
+def _head(cell: str) -> str:
+    return re.sub(r"[\s\-]+", "_", cell.strip().casefold())
+
+
+def _fitted(cells: list[str], count: int) -> list[str]:
+    """Pad a row's missing cells, and cut empty ones beyond the header."""
+    extra = cells[count:]
+    return cells[:count] + [""] * (count - len(cells)) if not any(extra) else cells
+
+
+def _headless(rows: Sequence[tuple[int, list[str]]]) -> bool:
+    first = rows[0][1]
+    return is_picture(first[0]) and not any(_head(c) in COLUMNS["labels"] for c in first) and len(first) > 1
+
+
+def _of_headless(rows: Sequence[tuple[int, list[str]]]) -> Columns:
+    places = range(1, len(rows[0][1])) if rows else range(0)
+    split = next((at for at in places if all(split_name(cells[at]) for _, cells in rows)), -1)
+    return Columns(0, [at for at in places if at != split], split=split)
+
+
+def _columns(path: Path, header: list[str], rows: list[list[str]]) -> Columns:
+    heads = [_head(cell) for cell in header]
+    if set(heads) >= _TOOL:
+        return _of_tool(path, header, heads, rows)
+    place = {what: next((heads.index(n) for n in names if n in heads), -1) for what, names in COLUMNS.items()}
+    image = place["image"] if place["image"] >= 0 else _column_of_pictures(rows)
+    if image < 0:
+        message = f"the header {','.join(header)} has no column 'image'{did_you_mean('image', heads)}"
+        raise BadFileError(path, message, "the columns are image, labels, split, mask and group; two are needed")
+    columns = Columns(image, split=place["split"], mask=place["mask"], group=place["group"])
+    if place["labels"] >= 0 and place["labels"] != image:
+        columns.labels = [place["labels"]]
+        return columns
+    taken = {image, columns.split, columns.mask, columns.group}
+    for at in (at for at in range(len(header)) if at not in taken):
+        if header[at] and heads[at] not in COLUMNS["image"] and all(binary(row[at]) is not None for row in rows):
+            columns.one_hot[at] = header[at]
+        elif header[at]:
+            columns.left_out.append(header[at])
+    if not columns.one_hot:
+        message = f"the header {','.join(header)} has no column 'labels'{did_you_mean('labels', heads)}"
+        raise BadFileError(path, message, "write image,labels, or a column of 0 and 1 for each class")
+    return columns
+
+
+def _of_tool(path: Path, header: list[str], heads: list[str], rows: list[list[str]]) -> Columns:
+    """Columns of Label Studio's export: the image and the tags bear names that the user chose."""
+    rest = [at for at, head in enumerate(heads) if head not in _TOOL | _TOOL_MORE]
+    image = next((at for at in rest if heads[at] in COLUMNS["image"]), _column_of_pictures(rows))
+    rest = [at for at in rest if at != image]
+    labels = [at for at in rest if heads[at] in COLUMNS["labels"]] or rest
+    if image < 0 or len(labels) != 1:
+        shown = ", ".join(header[at] for at in rest)
+        message = f"has {'no column of images' if image < 0 else f'the columns {shown}, of which one holds tags'}"
+        raise BadFileError(path, message, "call them 'image' and 'labels'")
+    return Columns(image, labels, last_counts=True)
+
+
+def _column_of_pictures(rows: list[list[str]]) -> int:
+    counts: Counter[int] = Counter(at for row in rows for at, cell in enumerate(row) if is_picture(cell))
+    at, count = counts.most_common(1)[0] if counts else (-1, 0)
+    return at if 2 * count > len(rows) else -1
+
+
+def _entry(found: Found, path: Path, columns: Columns, width: int, line: int, cells: list[str]) -> Entry | None:
+    place = f"line {line}"
+    labels = columns.labels
+    if len(cells) > width and not (labels and labels[-1] == width - 1):
+        message = f"has {len(cells)} cells, the header {width}"
+        remedy = "the row is left out; put several labels in quotes or separate them by ';'"
+        found.report("bad-row", path.name, place, message, remedy)
+        return None
+    shown = tuple(cells[at] for at in labels)
+    if len(cells) > width:  # image,cat,dog under image,labels: the last column goes on
+        shown = (*shown[:-1], ",".join(cells[width - 1 :]))
+    yes = tuple(name for at, name in columns.one_hot.items() if binary(cells[at]))
+    split, mask, group = (cells[at] if at >= 0 else "" for at in (columns.split, columns.mask, columns.group))
+    group = "" if is_empty(group) else group
+    return Entry(place, cells[columns.image], shown, yes if columns.one_hot else None, split, mask, group)

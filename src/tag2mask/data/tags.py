@@ -1,0 +1,61 @@
+"""Tags of photos that a network is to segment: a label table, with the columns image,labels or a column a class."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from tag2mask.common.errors import DataError, did_you_mean
+from tag2mask.data.readers.found import Found
+from tag2mask.data.readers.labels import split_labels
+from tag2mask.data.readers.tables import Entry, read_table
+from tag2mask.data.records import BadFileError, Dataset
+from tag2mask.data.words import nfc
+
+Tags = Mapping[str, tuple[int, ...]]  # sorted class indices by what the file calls the image
+
+
+def read_tags(path: Path, classes: Sequence[str]) -> Tags:
+    """Read a tags file; DataError names file, line and value for a name that isn't one of the network's classes."""
+    if not path.is_file():
+        raise BadFileError(path, "does not exist", "make it, with the columns image,labels")
+    tags: dict[str, tuple[int, ...]] = {}
+    position = {nfc(name): index for index, name in enumerate(classes)}
+    for entry in read_table(path, Found(path.name))[1]:
+        names = _names(entry, position)
+        for name in names:
+            if name not in position:
+                near = did_you_mean(name, position)
+                raise DataError(f"{path.name} {entry.place}: the network knows no class '{name}'{near}")
+        tags[nfc(entry.image.replace("\\", "/"))] = tuple(sorted({position[name] for name in names}))
+    return tags
+
+
+def _names(entry: Entry, known: Collection[str]) -> Sequence[str]:
+    if entry.one_hot is not None:
+        return entry.one_hot
+    return [name for cell in entry.labels for name in split_labels(cell, known)]
+
+
+def with_tags(photos: Dataset, root: Path, tags: Tags, source: str) -> Dataset:
+    """Return the photos, which lie below `root`, with their tags; DataError where none of them is in the file.
+
+    A photo is looked up by its path below `root`, with and without suffix, then by its name alone. One that isn't
+    listed keeps no tags, and may then have any label.
+    """
+    base = root.parent if root.is_file() else root
+    records = [
+        replace(record, labels=_looked_up(PurePosixPath(record.path.relative_to(base).as_posix()), tags))
+        for record in photos.records
+    ]
+    if not any(record.labels for record in records):
+        raise DataError(f"{source}: lists none of the {len(records)} photos in {root}, e.g. {records[0].path.name}")
+    return replace(photos, records=tuple(records))
+
+
+def _looked_up(path: PurePosixPath, tags: Tags) -> tuple[int, ...]:
+    for name in (str(path), str(path.with_suffix("")), path.name, path.stem):
+        if nfc(name) in tags:
+            return tags[nfc(name)]
+    return ()

@@ -1,0 +1,41 @@
+"""Reading small text files and tables as any program on any system writes them."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from tag2mask.data.records import BadFileError
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text: UTF-8, or UTF-16 with its mark (Excel's "Unicode text"); BadFileError for others."""
+    data = path.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        value = data[error.start : error.start + 1]
+        raise BadFileError(path, f"line {line}: byte {value!r} is not UTF-8", "save the file as UTF-8") from error
+
+
+def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, cells) of every row of a CSV that isn't blank, separated as its first line is."""
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True)
+    try:
+        for row in reader:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield reader.line_num, cells
+    except csv.Error as error:
+        raise BadFileError(path, f"line {reader.line_num}: {error}", "save it as plain CSV in UTF-8") from error
+
+
+def _delimiter(text: str) -> str:
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return next((mark for mark in ",;\t|" if mark in first), ",")

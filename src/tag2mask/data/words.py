@@ -1,0 +1,89 @@
+"""What people write for "no class", for splits, and in the heads of tables."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+BACKGROUND = "background"  # the name of mask value 0, so no class can have it
+_BACKGROUND_NAMES = frozenset({"background", "backgrounds", "bg", "unlabelled background", "backgroundclass"})
+_EMPTY = frozenset(
+    {"", "nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nat", "nil", "-", "--", "[]", "{}", "()", "[nan]",
+     "[none]", "[null]", "set()", "[\"\"]", "['']"}
+)  # fmt: skip
+_NEGATIVE = frozenset({"negative", "negatives", "no class", "no label", "no labels", "none of these"})
+_UNLABELLED = frozenset({"unlabeled", "unlabelled", "unannotated"})
+_IGNORED = frozenset({"ignore", "ignored", "void", "unlabeled", "unlabelled", "dont care", "don't care"})
+# what often means that a picture holds nothing of interest; only asked about, never taken for granted
+_PERHAPS = frozenset(
+    {"normal", "healthy", "good", "ok", "okay", "clean", "empty", "nothing", "no finding", "no findings", "other",
+     "others", "intact", "undamaged", "no defect", "no damage", "defect free"}
+)  # fmt: skip
+SPLIT_NAMES = {
+    "": "", "train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "eval": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+_DIGITS = re.compile(r"(\d+)")
+
+
+def nfc(text: str) -> str:
+    """Return text with letters and their accents joined, so that equal-looking names are equal."""
+    return unicodedata.normalize("NFC", text)
+
+
+def plain(text: str) -> str:
+    """Return a name without case, and with one space for what separates words, around and inside."""
+    return " ".join(re.split(r"[\s_\-.]+", text.casefold())).strip()
+
+
+def labelmap_name(name: str) -> str:
+    """Return a class's name as a label map can have it: ':' separates its fields, '#' begins a comment."""
+    plain_name = " ".join(name.replace(":", "_").split())
+    return f"_{plain_name[1:]}" if plain_name.startswith("#") else plain_name
+
+
+def is_empty(cell: str) -> bool:
+    """Tell whether a cell is empty as people, pandas, JSON and spreadsheets write it."""
+    return cell.strip().casefold() in _EMPTY
+
+
+def is_background(name: str) -> bool:
+    """Tell a name of mask value 0."""
+    return plain(name) in _BACKGROUND_NAMES
+
+
+def is_negative(name: str) -> bool:
+    """Tell a folder's or label's name that says "none of the classes" in any data set."""
+    return is_background(name) or is_empty(name) or plain(name) in _NEGATIVE
+
+
+def perhaps_negative(name: str) -> bool:
+    """Tell a class's name that may mean "none of the others"."""
+    return plain(name) in _PERHAPS
+
+
+def is_unlabelled(name: str) -> bool:
+    """Tell a label that says that nobody has looked."""
+    return plain(name) in _UNLABELLED
+
+
+def is_ignored(name: str) -> bool:
+    """Tell a name for pixels that take part in nothing (mask value 255)."""
+    return plain(name) in _IGNORED
+
+
+def split_name(text: str) -> str | None:
+    """Return "train", "val", "test" or "" for a split's usual names, None for others."""
+    return SPLIT_NAMES.get(text.strip().casefold())
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key by which 'class2' comes before 'class10'; names without digits stay in their usual order."""
+    parts = _DIGITS.split(name)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def natural(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names sorted as people count."""
+    return tuple(sorted(names, key=natural_key))

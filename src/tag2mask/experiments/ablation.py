@@ -1,0 +1,277 @@
+"""A grid of localization settings on one classifier and one set of images: what each is worth and what it costs.
+
+The paper's ablations, and the price of every shortcut, come from this one table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.common.files import read_json, write_json
+from tag2mask.common.memory import keep_freed_memory
+from tag2mask.common.progress import track
+from tag2mask.config import Lines, build, load_yaml, to_mapping, with_changes
+from tag2mask.data import Dataset, load_maps, read_image, read_mask
+from tag2mask.engine.cost import counted_flops
+from tag2mask.engine.execution import Execution, cpu_threads
+from tag2mask.engine.images import process_count
+from tag2mask.metrics import ThresholdCurve, bootstrap_difference, confusion_matrix
+from tag2mask.recipe import load_recipe, read_splits, recipe_folder
+from tag2mask.refine.threshold import labels_from_maps
+from tag2mask.run.folder import read_manifest
+from tag2mask.stages.localize import LocalizeConfig, Localizer, localize
+from tag2mask.stages.stage import Say
+
+THRESHOLDS = np.round(np.arange(1, 100) * 0.01, 2)
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One row of the table."""
+
+    name: str
+    config: LocalizeConfig
+    against: str  # the row that it is compared with
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows of an ablation; the first is what the others are compared with, unless they say otherwise."""
+
+    name: str
+    rows: tuple[GridRow, ...]
+
+
+def grid_folder() -> Path:
+    """Where the grids of this installation lie."""
+    return recipe_folder() / "ablations"
+
+
+def load_grid(path: Path | str, start: LocalizeConfig) -> Grid:
+    """Read a grid by path, or by the name of one that comes along.
+
+    A grid is YAML: `base` changes the settings of `start`, and each of `rows` changes `base`; a row's `against`
+    names the row that it is compared with (default: the first). ConfigError names file, line and key.
+    """
+    path = _find_grid(path)
+    values, lines = load_yaml(path)
+    unknown = [key for key in values if key not in ("name", "base", "rows")]
+    if unknown:
+        where = lines.get((str(unknown[0]),), 1)
+        raise ConfigError(f"{path} line {where}: unknown key '{unknown[0]}'; a grid has name, base and rows")
+    if not isinstance(values.get("rows"), dict) or not values["rows"]:
+        raise ConfigError(f"{path}: 'rows' is missing; give a mapping from names to settings")
+    base = with_changes(to_mapping(start), values.get("base") or {})
+    places = _lines_below(lines, ("base",))
+    build(LocalizeConfig, base, source=str(path), lines=places)
+    rows = [
+        _row(str(key), dict(more or {}), base, path, places | _lines_below(lines, ("rows", str(key))))
+        for key, more in values["rows"].items()
+    ]
+    rows = [dataclasses.replace(row, against=row.against or rows[0].name) for row in rows]
+    names = [row.name for row in rows]
+    for row in rows:
+        if row.against not in names:
+            raise ConfigError(f"{path}: row '{row.name}': no row '{row.against}'{did_you_mean(row.against, names)}")
+    return Grid(str(values.get("name", path.stem)), tuple(rows))
+
+
+def _find_grid(path: Path | str) -> Path:
+    if Path(path).is_file():
+        return Path(path)
+    known = {file.stem: file for file in grid_folder().glob("*.yaml")}
+    if str(path) not in known:
+        raise ConfigError(f"{path}: no such grid, neither file nor name{did_you_mean(str(path), known)}")
+    return known[str(path)]
+
+
+def _row(name: str, more: dict[str, Any], base: dict[str, Any], path: Path, lines: Lines) -> GridRow:
+    if not name or any(character in name for character in "/\\") or name.startswith("."):
+        raise ConfigError(f"{path}: '{name}' can't name a folder; use letters, digits, spaces, - and _")
+    against = str(more.pop("against", ""))
+    return GridRow(name, build(LocalizeConfig, with_changes(base, more), source=str(path), lines=lines), against)
+
+
+def _lines_below(lines: Lines, place: tuple[str, ...]) -> Lines:
+    """The lines of the settings of one part of a grid, by their keys there; of the part itself, for the rest."""
+    return {key[len(place) :]: line for key, line in lines.items() if key[: len(place)] == place}
+
+
+@dataclass
+class Seeds:
+    """How the maps of one row score: everything that comparisons need."""
+
+    threshold: float  # best on the true masks of these images
+    miou: float
+    confusions: np.ndarray  # (N, C, C) at that threshold, one an image
+
+
+def ablate(
+    run: Path, data: Path, grid: Path | str, out: Path | None = None, *, images: int = 96,
+    images_seed: int = 0,
+    execution: Execution | None = None, say: Say = print,
+) -> dict[str, Any]:  # fmt: skip
+    """Localize `images` class-balanced training images of a run with every row's settings; return the table.
+
+    `images_seed` decides which images these are, so that a setting chosen on some can be checked on others.
+
+    The classifier is the run's own; partners come from all its training images. Maps, table.json and table.md are
+    written to `out` (default RUN/ablation/GRID). Rows that are there already are kept. Every mIoU is that of the
+    seed at the threshold that is best on these images' true masks. Raises Tag2MaskError.
+    """
+    recipe = load_recipe(run / "recipe.yaml")
+    plan = load_grid(grid, recipe.localize)
+    limit = read_json(run / "run.json")["data"]["limited_to"]
+    train = read_splits(recipe, data, limit).train
+    chosen = train.limit(images, images_seed)
+    if not all(record.mask_path for record in chosen.records):
+        raise ConfigError(f"{train.name}: an ablation is scored on true masks; some of the images have none")
+    read_manifest(run / "classifier", "train-classifier")
+    execution = dataclasses.replace(execution or Execution(), trace=0)
+    out = out or run / "ablation" / plan.name
+    table: dict[str, Any] = {
+        "grid": plan.name,
+        "images": len(chosen),
+        "images_seed": images_seed,
+        "classes": list(train.classes),
+        "rows": {},
+    }
+    seeds: dict[str, Seeds] = {}
+    for row in plan.rows:
+        say(f"{row.name}: {len(chosen)} images")
+        folder = out / row.name
+        localize(train, run / "classifier", folder, row.config, seed=recipe.seed, execution=execution,
+                 only=[record.id for record in chosen.records])  # fmt: skip
+        maps = folder / row.config.method
+        seeds[row.name] = score_seeds(chosen, maps)
+        against = None if row.against == row.name else plan.rows[[r.name for r in plan.rows].index(row.against)]
+        entry = _describe(row, seeds[row.name], folder, run, train, chosen, recipe.seed)
+        if against is not None:
+            other = out / against.name / against.config.method
+            entry |= _compared(
+                against.name, seeds[row.name], seeds.get(against.name), maps, other, chosen, recipe.seed
+            )
+        table["rows"][row.name] = entry
+        table["processes"] = process_count(execution.processes, len(chosen))
+        write_json(out / "table.json", table)
+        say("  " + _line(entry))
+    (out / "table.md").write_text(markdown(table), encoding="utf-8")
+    return table
+
+
+def score_seeds(dataset: Dataset, maps: Path) -> Seeds:
+    """Score `maps`/ID.npz at the threshold that is best on the true masks of these images."""
+    labels = len(dataset.classes) + 1
+    curve = ThresholdCurve(labels, THRESHOLDS)
+
+    def each() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Maps, classes and truth, read again for each pass: memory doesn't grow with the set."""
+        for record in dataset.records:
+            assert record.mask_path is not None
+            loaded = load_maps(maps / f"{record.id}.npz")
+            yield loaded.full(), loaded.classes, read_mask(record.mask_path, dataset.mask_lut)
+
+    for found, classes, truth in track(each(), total=len(dataset), description="score"):
+        curve.update(found, classes, truth)
+    threshold, miou = curve.compute().best()
+    confusions = [confusion_matrix(labels_from_maps(m, classes, threshold), t, labels) for m, classes, t in each()]
+    return Seeds(threshold, miou, np.stack(confusions))
+
+
+def map_correlation(dataset: Dataset, first: Path, second: Path, classes: Collection[int] | None = None) -> float:
+    """Mean Pearson correlation of two sets of full-size maps over images and classes; constant maps are left out.
+
+    `classes` are those that are compared; default: all of an image's.
+    """
+    values = []
+    for record in dataset.records:
+        one, two = (load_maps(folder / f"{record.id}.npz") for folder in (first, second))
+        for index, a, b in zip(one.classes.tolist(), one.full(), two.full(), strict=True):
+            if (classes is None or index in classes) and a.std() > 0 and b.std() > 0:
+                values.append(float(np.corrcoef(a.ravel(), b.ravel())[0, 1]))
+    return float(np.mean(values)) if values else float("nan")
+
+
+def flops_of_image(
+    run: Path, train: Dataset, folder: Path, record_id: str, config: LocalizeConfig, seed: int
+) -> float:
+    """Floating-point operations of one image of the row in `folder`, with its partners in the cache."""
+    keep_freed_memory()
+    record = next(record for record in train.records if record.id == record_id)
+    image = read_image(record)
+    with cpu_threads(1):
+        worker = Localizer(train, run / "classifier", folder, config, seed)
+        worker.maps_of(image, record)  # whatever is computed once for the set is not this image's cost
+        return counted_flops(lambda: worker.maps_of(image, record))
+
+
+def _describe(
+    row: GridRow, seeds: Seeds, folder: Path, run: Path, train: Dataset, chosen: Dataset, seed: int
+) -> dict[str, Any]:
+    manifest = read_manifest(folder, "localize")
+    cached = folder / "cost.json"
+    if not cached.is_file():
+        config = dataclasses.replace(row.config, rib=row.config.rib.replace(learning_rate=manifest["learning_rate"]))
+        write_json(cached, {"flops": flops_of_image(run, train, folder, chosen.records[0].id, config, seed)})
+    return {
+        "miou": seeds.miou,
+        "threshold": seeds.threshold,
+        "gflops": read_json(cached)["flops"] / 1e9,
+        "seconds": manifest["seconds"] / len(chosen),
+        "learning_rate": manifest["learning_rate"],
+    }
+
+
+def _compared(
+    name: str, own: Seeds, other: Seeds | None, maps: Path, other_maps: Path, chosen: Dataset, seed: int
+) -> dict[str, Any]:
+    if other is None:
+        raise ConfigError(f"a row is compared with '{name}', which comes after it; put '{name}' first")
+    low, high = bootstrap_difference(own.confusions, other.confusions, seed)
+    return {
+        "against": name,
+        "difference": own.miou - other.miou,
+        "difference_interval": [float(low), float(high)],
+        "correlation": map_correlation(chosen, maps, other_maps),
+    }
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    text = f"mIoU {100 * entry['miou']:.1f} at {entry['threshold']:.2f}, {entry['gflops']:.0f} GFLOP an image"
+    if "against" in entry:
+        low, high = entry["difference_interval"]
+        text += (
+            f"; {100 * entry['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] to {entry['against']}, "
+            f"correlation {entry['correlation']:.3f}"
+        )
+    return text
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table as Markdown, with what its figures are."""
+    lines = [
+        f"Seed mIoU in percent on {table['images']} class-balanced training images, each row at the background "
+        "threshold that is best on these images' true masks; in brackets the 95% interval of the difference over "
+        f"images; {table.get('processes', 1)} process(es).",
+        "",
+        "| | mIoU | threshold | difference | to | map correlation | GFLOP an image | s an image |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, entry in table["rows"].items():
+        cells = [name, f"{100 * entry['miou']:.1f}", f"{entry['threshold']:.2f}"]
+        if "against" in entry:
+            low, high = entry["difference_interval"]
+            cells += [f"{100 * entry['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", entry["against"]]
+            cells += [f"{entry['correlation']:.3f}"]
+        else:
+            cells += ["", "", ""]
+        cells += [f"{entry['gflops']:.0f}", f"{entry['seconds']:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

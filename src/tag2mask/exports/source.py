@@ -1,0 +1,229 @@
+"""What an export is made of: the masks of a run, or of photos that its network predicted, one by one."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tag2mask import __version__
+from tag2mask.common.errors import ConfigError, DataError, did_you_mean
+from tag2mask.common.files import read_json
+from tag2mask.common.progress import track
+from tag2mask.data.classes import read_list
+from tag2mask.data.images import image_size
+from tag2mask.data.masks import read_mask
+from tag2mask.data.records import IGNORED, BadFileError, printable
+
+BEST_FIRST = ("masks", "pseudo_masks", "predictions")  # folders of a run, where none is asked for
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo and its mask."""
+
+    id: str
+    path: Path
+    name: str  # path below the photos' folder, with '/'
+    split: str  # "train", "val" or ""
+    mask: Path
+    confidence: Path  # grey PNG, 255 for a probability of 1; not there for every photo
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return os.path.splitext(self.name)[0]
+
+
+@dataclass
+class Source:
+    """Masks to be exported; iterating yields (photo, mask (H, W) uint8: 0, class + 1, or 255 unsure) and counts."""
+
+    folder: Path  # that holds masks/ID.png
+    title: str  # what made the masks: model version, run and step
+    classes: tuple[str, ...]  # in the order of the mask values 1..C
+    photos: list[Photo]
+    failed: list[str]  # ids of photos that have no mask
+    empty: int = 0  # photos without any object, so far
+    unsure: dict[str, int] = field(default_factory=dict)  # pixels by id, so far
+    missing: list[Path] = field(default_factory=list)  # photos that are not where they were, so far
+
+    def __iter__(self) -> Iterator[tuple[Photo, np.ndarray]]:
+        self.empty, self.unsure, self.missing = 0, {}, []
+        for photo in track(self.photos, total=len(self.photos), description="export"):
+            mask = read_mask(photo.mask)
+            self._check(photo, mask)
+            self._count(photo, mask)
+            yield photo, mask
+
+    def _check(self, photo: Photo, mask: np.ndarray) -> None:
+        """Raise DataError for a mask of other classes, or of a photo of another size."""
+        strange = mask[(mask > len(self.classes)) & (mask != IGNORED)]
+        if strange.size:
+            message = f"holds the value {strange[0]}, but there are {len(self.classes)} classes"
+            raise BadFileError(photo.mask, message, "delete it and have it made again")
+        if not photo.path.is_file():
+            self.missing.append(photo.path)
+        elif image_size(photo.path) != mask.shape:
+            message = f"is {mask.shape[0]} x {mask.shape[1]} pixels, its photo {photo.path} is of another size"
+            raise BadFileError(photo.mask, message, "delete the mask and have it made again")
+
+    def _count(self, photo: Photo, mask: np.ndarray) -> None:
+        unsure = int(np.count_nonzero(mask == IGNORED))
+        self.empty += np.count_nonzero(mask) == unsure
+        if unsure:
+            self.unsure[photo.id] = unsure
+
+    def check_stems(self, wanted_by: str) -> None:
+        """Raise DataError where two photos differ only in their suffix, which the format `wanted_by` doesn't keep."""
+        seen: dict[str, Photo] = {}
+        for photo in self.photos:
+            other = seen.setdefault(photo.stem, photo)
+            if other is not photo:
+                raise DataError(
+                    f"{photo.path}: differs only in its suffix from {other.path.name}, and {wanted_by} knows photos "
+                    "by their name without it; rename one and run again"
+                )
+
+    def report(self, out: Path, unsure: str = "left out, so background there") -> int:
+        """Print what was exported to `out`, and what of it is lost (`unsure`: where unsure pixels went); return 0."""
+        print(f"{out}: {len(self.photos)} photos, {self.empty} of them without any object; {self.title}")
+        notes = [
+            (self.unsure, f"photos have unsure pixels (255), {sum(self.unsure.values())} in all: {unsure}"),
+            (self.failed, "photos have no mask, since they failed, and are left out"),
+            (self.missing, "photos are not where they were; --photos DIR says where they lie by now"),
+        ]
+        for found, text in notes:
+            if found:
+                shown = ", ".join(map(printable, list(found)[:_SHOWN]))
+                print(f"! {len(found)} {text}; e.g. {shown}", file=sys.stderr)
+        return 0
+
+
+def add_source_options(command: argparse.ArgumentParser, out: str) -> None:
+    """Add the options that `source_of` and `out_of` read; `out` is the default's name in RUN/exports."""
+    command.add_argument("run", type=Path, help="the run, or a folder of masks that 'predict --images' wrote")
+    command.add_argument(
+        "--of",
+        metavar="FOLDER",
+        help=f"which masks of the run (default: the first there of {', '.join(BEST_FIRST)})",
+    )
+    command.add_argument(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="the folder below which photos have their names, or where they lie by now (default: that of all)",
+    )
+    command.add_argument("--out", type=Path, help=f"where it goes (default RUN/exports/{out})")
+    command.set_defaults(default_out=out)
+
+
+def out_of(options: argparse.Namespace) -> Path:
+    """Where the export goes; ConfigError where something is there already."""
+    out = Path(options.out or options.run / "exports" / options.default_out)
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"{out}: is there already, and nothing is overwritten; choose another --out, or delete it")
+    return out
+
+
+def source_of(options: argparse.Namespace) -> Source:
+    """The masks that the options ask for."""
+    return open_source(options.run, options.of, options.photos)
+
+
+def open_source(folder: Path | str, of: str | None = None, photos: Path | str | None = None) -> Source:
+    """Open the masks of a run's folder, or of one that `predict --images` wrote.
+
+    of: which folder of the run; None takes the best that is there. photos: the folder below which the photos' names
+    count; where they have moved, the one they lie in now. Raises ConfigError, DataError.
+    """
+    folder = Path(folder)
+    info = _json(folder / "run.json")
+    if info:
+        index = _json(folder / "index.json")
+        classes, run = tuple(index["classes"]), str(info.get("name"))
+        known = {image_id: (entry["path"], entry["split"]) for image_id, entry in index["images"].items()}
+        masks = folder / _chosen(folder, of)
+    else:
+        classes, run, masks = _classes(folder), folder.name, folder
+        photos_of = _json(folder / "manifest.json").get("photos", {})
+        known = {image_id: (entry["path"], "") for image_id, entry in photos_of.items()}
+        if of is not None or not known:
+            raise ConfigError(f"{folder}: {_no_run(of)}")
+    states = _states(masks)
+    unknown = next((image_id for image_id in states if image_id not in known), None)
+    if unknown is not None:
+        raise DataError(
+            f"{masks}: has '{unknown}', which the run's index.json doesn't list; give the run's own folder"
+        )
+    done = [image_id for image_id, state in states.items() if state["status"] == "done"]
+    root = Path(os.path.commonpath([Path(path).parent for path, _ in known.values()]))
+    placed = _placed([Path(known[image_id][0]) for image_id in done], root, photos)
+    found = [
+        Photo(i, path, name, known[i][1], masks / "masks" / f"{i}.png", masks / "confidence" / f"{i}.png")
+        for i, (path, name) in zip(done, placed, strict=True)
+    ]
+    title = f"tag2mask {__version__}: {printable(run)}" + (f", {masks.name}" if info else "")
+    return Source(masks, title, classes, found, [i for i in states if states[i]["status"] != "done"])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def _no_run(of: str | None) -> str:
+    if of is not None:
+        return "is no run's folder (no run.json), so there is nothing to choose from; leave out --of"
+    return "is neither a run's folder (no run.json) nor one that 'predict --images' wrote; give one of these"
+
+
+def _chosen(folder: Path, of: str | None) -> str:
+    """Which folder of a run the masks are taken from."""
+    there = [path.parent.name for path in sorted(folder.glob("*/masks")) if (path.parent / "manifest.json").is_file()]
+    if of is None:
+        of = next((name for name in BEST_FIRST if name in there), None)
+        if of is None:
+            raise ConfigError(f"{folder}: has no masks yet; run it until {' or '.join(BEST_FIRST[1:])} is there")
+    elif of not in there:
+        raise ConfigError(f"{folder}: has no masks in '{of}'{did_you_mean(of, there)}")
+    return of
+
+
+def _states(masks: Path) -> dict[str, dict[str, Any]]:
+    """The state of every photo by id; ConfigError where the step isn't finished, DataError without any mask."""
+    manifest = _json(masks / "manifest.json")
+    if not manifest.get("finished"):
+        raise ConfigError(f"{masks}: is not finished; run '{manifest.get('stage')}' to its end first")
+    states: dict[str, dict[str, Any]] = manifest.get("images", {})
+    if not any(state["status"] == "done" for state in states.values()):
+        raise DataError(f"{masks}: no photo has a mask there; see its manifest.json for what failed")
+    return states
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """The classes beside masks of photos, as classes.txt names them."""
+    path = folder / "classes.txt"
+    found = read_list(path) if path.is_file() else None
+    if found is None:
+        raise ConfigError(f"{folder}: {_no_run(None)}")
+    return tuple(found.names)
+
+
+def _placed(paths: Sequence[Path], root: Path, photos: Path | str | None) -> list[tuple[Path, str]]:
+    """Where each photo lies, and its name: below `photos`, else below `root`, the deepest folder that holds all."""
+    home = root if photos is None else Path(photos).expanduser().absolute()
+    outside = [path for path in paths if not path.is_relative_to(home)]
+    if len(outside) == len(paths):  # they have moved
+        paths = [home / path.relative_to(root) for path in paths]
+    elif outside:
+        raise ConfigError(
+            f"{outside[0]}: lies outside of --photos {photos}, others don't; give the folder above both"
+        )
+    return [(path, printable(path.relative_to(home).as_posix())) for path in paths]

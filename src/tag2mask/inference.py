@@ -1,0 +1,103 @@
+"""Masks of photos that belong to no data set, by the network of a finished run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tag2mask.common.files import read_json
+from tag2mask.data import Dataset, ImageRecord
+from tag2mask.data.class_files import write_class_files
+from tag2mask.data.images import decode_image, image_size
+from tag2mask.data.photos import photos_dataset
+from tag2mask.engine.execution import Execution
+from tag2mask.recipe import load_recipe
+from tag2mask.run.folder import parse_manifest, read_manifest
+from tag2mask.stages.predict import PredictConfig, predict
+from tag2mask.stages.train_segmenter import SegmenterConfig, load_segmenter
+
+if TYPE_CHECKING:
+    from tag2mask.exports.onnx import Parity
+
+CHECKED_ON = 8  # photos of the run, where no others are given
+
+
+def predict_photos(
+    photos: Path | str,
+    run_folder: Path | str,
+    out: Path | str,
+    config: PredictConfig | None = None,
+    *,
+    tags: Path | None = None,
+    execution: Execution | None = None,
+) -> dict[str, str]:
+    """Segment any photos (a folder, searched for images, or one file) by the network of a run.
+
+    Writes `out`/masks/NAME.png, classes.txt and labelmap.txt; returns what could not be used, by name. `tags`, a CSV
+    file (image,labels), restricts the photos that it lists to their tags. Raises ConfigError, DataError.
+    """
+    run_folder, out = Path(run_folder), Path(out)
+    classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
+    recipe = load_recipe(run_folder / "recipe.yaml")
+    dataset = photos_dataset(photos, classes, tags).at_most(recipe.data.long_side)
+    config = dataclasses.replace(config or recipe.predict, restrict=tags is not None)
+    predict(dataset, run_folder / "segmenter", out, config, execution=execution)
+    write_class_files(out, classes)
+    return parse_manifest(read_json(out / "manifest.json")).failed
+
+
+def predict_listed(
+    images: Mapping[str, Path], run_folder: Path, out: Path, *, execution: Execution | None = None
+) -> tuple[str, ...]:
+    """Segment `images` (path by id) by the network of a run into `out`/masks/ID.png; return the network's classes."""
+    classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
+    records = tuple(ImageRecord(image_id, path.absolute(), ()) for image_id, path in images.items())
+    dataset = Dataset("listed", classes, records)
+    config = load_recipe(run_folder / "recipe.yaml").predict
+    predict(dataset, run_folder / "segmenter", out, config, execution=execution)
+    return classes
+
+
+def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Parity:
+    """Write the network of a run to `out` as ONNX and return how it compares with torch.
+
+    It is checked on `photos` (a folder or one file), else on some of the run's own. Raises ConfigError, DataError,
+    MissingExtraError, WeightsError.
+    """
+    from tag2mask.exports.onnx import export_network
+
+    manifest = read_manifest(run_folder / "segmenter", "train-segmenter")
+    config = SegmenterConfig(**manifest["config"])
+    recipe = load_recipe(run_folder / "recipe.yaml")
+    classes = tuple(manifest["classes"])
+    paths = _own_photos(run_folder) if photos is None else [r.path for r in photos_dataset(photos, classes).records]
+    return export_network(
+        load_segmenter(run_folder / "segmenter"),
+        out,
+        classes,
+        _decoded(paths, recipe.data.long_side),
+        scales=recipe.predict.scales,
+        mirror=recipe.predict.mirror,
+        long_side=recipe.data.long_side,
+        about=f"{config.architecture} on {config.backbone}, recipe {recipe.name}",
+    )
+
+
+def _own_photos(run_folder: Path) -> list[Path]:
+    """Some photos of a run by its index, of as many sizes as there are."""
+    index = read_json(run_folder / "index.json")
+    paths = [path for path in (Path(entry["path"]) for entry in index["images"].values()) if path.is_file()]
+    by_size: dict[tuple[int, int], list[Path]] = {}
+    for path in paths[: 20 * CHECKED_ON]:
+        by_size.setdefault(image_size(path), []).append(path)
+    turns = [group[turn] for turn in range(CHECKED_ON) for group in by_size.values() if turn < len(group)]
+    return turns[:CHECKED_ON]
+
+
+def _decoded(paths: Iterable[Path], long_side: int | None) -> Iterator[np.ndarray]:
+    for path in paths:
+        yield decode_image(path, long_side=long_side)

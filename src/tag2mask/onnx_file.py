@@ -1,0 +1,109 @@
+"""Prediction with an exported network: onnxruntime, NumPy and Pillow, no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tag2mask.common.errors import MissingExtraError, WeightsError
+
+FORMAT = 1  # of the file's metadata
+
+
+class Prediction(NamedTuple):
+    """Labels of an image's pixels and the probability of each."""
+
+    labels: np.ndarray  # (H, W) uint8: 0 background, class index + 1
+    confidence: np.ndarray  # (H, W) uint8: 0..255 for a probability of 0..1
+
+
+class OnnxNetwork:
+    """A network written by `tag2mask export onnx`: `predict` takes a photo and gives its labels.
+
+    `classes` are the names of the labels 1, 2, ...; everything is read from the file itself. Raises
+    MissingExtraError without onnxruntime, WeightsError for a file that isn't there or isn't one of ours.
+    """
+
+    def __init__(self, path: Path | str, *, threads: int = 0) -> None:
+        self.path = Path(path)
+        self.session = _session(self.path, threads)
+        notes = self.session.get_modelmeta().custom_metadata_map
+        try:
+            values = {key: json.loads(notes[key]) for key in ("labels", "mean", "std", "size", "scales", "mirror")}
+        except (KeyError, ValueError) as error:
+            raise WeightsError(
+                f"{path}: says nothing of {error} in its metadata; give a file that 'tag2mask export onnx' wrote"
+            ) from error
+        self.classes: tuple[str, ...] = tuple(values["labels"][1:])
+        self.multiple = int(values["size"]["multiple"])
+        self.long_side: int | None = values["size"]["long_side"]  # larger photos are to be made smaller first
+        self.scales: tuple[float, ...] = tuple(values["scales"])
+        self.mirror = bool(values["mirror"])
+        self._mean = np.array(values["mean"], np.float32)
+        self._std = np.array(values["std"], np.float32)
+
+    def prepared(self, image: np.ndarray) -> np.ndarray:
+        """Turn an image (H, W, 3) uint8 into the network's input (1, 3, H', W') float32, sides padded."""
+        height, width = image.shape[:2]
+        pixels = ((image.astype(np.float32) / 255 - self._mean) / self._std).transpose(2, 0, 1)
+        padding = ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple))
+        return np.ascontiguousarray(np.pad(pixels, padding)[None], np.float32)
+
+    def run(self, prepared: np.ndarray) -> np.ndarray:
+        """Logits (1, L, H', W') of a prepared image."""
+        return self.session.run(["logits"], {"images": prepared})[0]
+
+    def logits(self, image: np.ndarray) -> np.ndarray:
+        """Logits (L, H, W) of an image (H, W, 3) uint8 at its size: the mean over the file's scales and mirrors."""
+        height, width = image.shape[:2]
+        views = []
+        for scale in self.scales:
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            pixels = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+            views.append(_resized(self._logits(pixels), (width, height)))
+            if self.mirror:
+                mirrored = self._logits(np.ascontiguousarray(pixels[:, ::-1]))
+                views.append(_resized(mirrored[:, :, ::-1], (width, height)))
+        return np.mean(views, axis=0)
+
+    def _logits(self, image: np.ndarray) -> np.ndarray:
+        return self.run(self.prepared(image))[0, :, : image.shape[0], : image.shape[1]]
+
+    def predict(self, image: np.ndarray, tags: Sequence[str] = ()) -> Prediction:
+        """Labels and confidence of an image (H, W, 3) uint8 RGB, among `tags` (class names) where there are any."""
+        allowed = [self.classes.index(name) + 1 for name in tags] or range(1, len(self.classes) + 1)
+        kept = np.array([0, *sorted(allowed)])
+        logits = self.logits(image)[kept]
+        shares = np.exp(logits - logits.max(axis=0))
+        best = logits.argmax(axis=0)
+        sure = 1 / shares.sum(axis=0)  # the best one's share is exp(0)
+        return Prediction(kept[best].astype(np.uint8), np.rint(255 * sure).astype(np.uint8))
+
+
+def _resized(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bring logits (L, h, w) to `size` = (width, height), linearly."""
+    if (logits.shape[2], logits.shape[1]) == size:
+        return logits
+    parts = [Image.fromarray(np.ascontiguousarray(part)).resize(size, Image.Resampling.BILINEAR) for part in logits]
+    return np.stack([np.asarray(part) for part in parts])
+
+
+def _session(path: Path, threads: int) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("onnxruntime", "onnx", "predict --onnx") from error
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; write it with: tag2mask export onnx RUN")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has many kinds, each for a file that it can't take
+        raise WeightsError(f"{path}: not an ONNX file that onnxruntime takes ({error}); export it again") from error

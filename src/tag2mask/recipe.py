@@ -1,0 +1,127 @@
+"""A recipe is the settings of every stage, read from YAML; its splits are the images that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.config import Free, Range, SettingError, Settings, build, load_yaml, to_mapping, with_overrides
+from tag2mask.data import Dataset, read_dataset
+from tag2mask.data.settings import DataConfig
+from tag2mask.stages import all_stages
+from tag2mask.stages.evaluate import EvaluateConfig
+from tag2mask.stages.localize import LocalizeConfig, kinds_of
+from tag2mask.stages.predict import PredictConfig
+from tag2mask.stages.refine import RefineConfig
+from tag2mask.stages.refinements import expanded
+from tag2mask.stages.stage import Stage
+from tag2mask.stages.train_classifier import ClassifierConfig
+from tag2mask.stages.train_segmenter import SegmenterConfig
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
+    """Everything that decides a run's results."""
+
+    name: Annotated[str, Free("any text")]
+    description: Annotated[str, Free("any text")] = ""
+    seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
+    localize: LocalizeConfig = dataclasses.field(default_factory=LocalizeConfig)
+    refine: RefineConfig = dataclasses.field(default_factory=RefineConfig)
+    # Further refinements by name, each written as changes over `refine`: scored beside it, never learned from.
+    comparisons: dict[str, RefineConfig] = dataclasses.field(default_factory=dict)
+    segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
+    predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    supervised: bool = True  # also train on true masks where there are any: the upper bound
+    # The chain ends with masks of the training images by the network, restricted to each image's tags: they are
+    # usually better than the pseudo-masks that it learned from.
+    final_masks: bool = False
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"key": False})  # stages' own sections
+
+    def check_relations(self) -> None:
+        """Raise ConfigError for a refinement of maps that the localization doesn't make."""
+        refinements = {"refine": self.refine} | {f"comparisons.{name}": one for name, one in self.comparisons.items()}
+        for place, one in refinements.items():
+            if one.maps not in kinds_of(self.localize):
+                expected = f"{self.localize.method}, the maps of localize.method: {self.localize.method}"
+                raise SettingError(self, (f"{place}.maps", "localize.method"), expected)
+
+    def section(self, stage: Stage) -> Any:
+        """The settings of a stage that has a section of its own; its defaults where the recipe has none."""
+        return self.extra.get(stage.section) or stage.config()
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by path, or by the name of one that comes along; `overrides` are like "classifier.epochs=3".
+
+    ConfigError names the key, the file, the line and the nearest valid key.
+    """
+    path = find_recipe(path)
+    values, lines = load_yaml(path)
+    values = expanded(with_overrides(values, overrides, lines), str(path), lines)
+    sections = {stage.section: stage for stage in all_stages() if stage.section}
+    extra: dict[str, Any] = {
+        name: build(sections[name].config, values.pop(name), source=str(path), lines=lines, place=(name,))
+        for name in list(values)
+        if name in sections
+    }
+    return dataclasses.replace(build(Recipe, values, source=str(path), lines=lines), extra=extra)
+
+
+def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as plain values, as recipe.yaml and run.json have it."""
+    return {**to_mapping(recipe), **{name: to_mapping(config) for name, config in recipe.extra.items()}}
+
+
+def recipe_folder() -> Path:
+    """Where the recipes of this installation lie: inside the package, or at the root of a clone."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def find_recipe(name: Path | str) -> Path:
+    """Return the path of a recipe given by path or by name; ConfigError with the nearest known name."""
+    if Path(name).is_file():
+        return Path(name)
+    known = {path.stem: path for path in recipe_folder().glob("*.yaml")}
+    if str(name) in known:
+        return known[str(name)]
+    raise ConfigError(f"{name}: no such recipe file or name{did_you_mean(Path(name).stem, known)}")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images that a run learns from and the held-out ones."""
+
+    train: Dataset
+    val: Dataset | None
+    limited_to: int | None
+    unassigned: int = 0  # images that belong to no split although others do: they are in neither
+
+
+def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
+    """Read the data set of a recipe and take its splits; without split names all images are for training.
+
+    So are those without one where only held-out images are named. Where both kinds are, they are left out.
+    """
+    dataset = recipe.data.applied(read_dataset(root, **recipe.data.how_to_read()), recipe.seed)
+    splits = {record.split for record in dataset.records}
+    rest_trains = "" in splits and "train" not in splits and recipe.data.train_split == "train"
+    unassigned = sum(not record.split for record in dataset.records) if not rest_trains else 0
+    if splits == {""}:
+        train, unassigned = dataset, 0
+    else:
+        train = dataset.select("" if rest_trains else recipe.data.train_split)
+    val = dataset.select(recipe.data.val_split) if recipe.data.val_split in splits - {""} else None
+    if limit is not None:
+        train = train.limit(limit, recipe.seed)
+    if val is not None and recipe.data.val_limit is not None:
+        val = val.limit(recipe.data.val_limit, recipe.seed)
+    return Splits(train, val, limit, unassigned)

@@ -1,0 +1,74 @@
+"""The ways in which labels follow an image's edges: a new one is a function and one line in `METHODS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tag2mask.common.errors import ConfigError, MissingExtraError, did_you_mean
+from tag2mask.refine.crf import crf_available, crf_labels, map_probabilities
+from tag2mask.refine.pamr import pamr
+from tag2mask.refine.threshold import Labels, labels_from_maps
+
+# image (H, W, 3) uint8 RGB, maps (n, H, W) in 0..1, classes (n,) 0-based, background score 0..1 -> labels (H, W)
+# uint8: 0 background, else class index + 1
+Refine = Callable[[npt.NDArray[np.uint8], npt.NDArray, npt.NDArray, float], Labels]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to refine labels, what it is called in tables, and the extra that it needs."""
+
+    refine: Refine
+    title: str
+    package: str = ""  # that it needs, and the extra that brings it; "" = nothing
+    extra: str = ""
+    available: Callable[[], bool] = lambda: True
+
+
+def by_crf(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float) -> Labels:
+    """Dense CRF on hard labels, as the reference code has it."""
+    values = _values(classes)
+    dense = np.searchsorted(values, labels_from_maps(maps, classes, threshold))  # 0..n, as `values` are ascending
+    return values[crf_labels(image, dense, len(values))]
+
+
+def by_pamr(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float) -> Labels:
+    """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020) of the maps' probabilities."""
+    return _values(classes)[pamr(image, map_probabilities(maps, threshold)).argmax(axis=0)]
+
+
+def by_threshold(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float) -> Labels:
+    """The background score alone: edges are not looked at."""
+    return labels_from_maps(maps, classes, threshold)
+
+
+METHODS = {
+    "crf": Method(by_crf, "CRF", "pydensecrf2", "crf", lambda: crf_available()),
+    "pamr": Method(by_pamr, "PAMR"),
+    "none": Method(by_threshold, "threshold"),
+}
+AUTOMATIC = ("crf", "pamr")  # "auto" is the first of these that is there
+
+
+def method_named(name: str, setting: str) -> str:
+    """The method of this name, or what "auto" means on this machine.
+
+    ConfigError, naming `setting`, for an unknown one; MissingExtraError where it needs an extra that isn't there.
+    """
+    if name == "auto":
+        return next(one for one in AUTOMATIC if METHODS[one].available())
+    if name not in METHODS:
+        raise ConfigError(f"{setting} is '{name}'{did_you_mean(name, ('auto', *METHODS))}")
+    method = METHODS[name]
+    if not method.available():
+        raise MissingExtraError(method.package, method.extra, f"{setting}: {name}")
+    return name
+
+
+def _values(classes: npt.NDArray) -> Labels:
+    """Mask values of background and of the classes, in their order."""
+    return np.concatenate([[0], np.asarray(classes) + 1]).astype(np.uint8)

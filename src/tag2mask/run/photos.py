@@ -1,0 +1,42 @@
+"""Which photos a folder of masks is of: further ones may be added, a mask of another photo is never taken for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import Any
+
+from tag2mask.common.errors import ConfigError
+from tag2mask.data.records import ImageRecord, printable
+from tag2mask.run.folder import StageFolder
+
+
+def note_photos(folder: StageFolder, records: Sequence[ImageRecord]) -> None:
+    """Note in the manifest which photos the masks are of; ConfigError where a mask that is there is of another."""
+    known: dict[str, Any] = folder.manifest.get("photos", {})
+    given = {record.id: _stamp(record.path) for record in records}
+    others = [record for record in records
+              if known.get(record.id) != given[record.id] and (folder.path / "masks" / f"{record.id}.png").is_file()
+              ]  # fmt: skip
+    if others:
+        first, old = others[0], (known.get(others[0].id) or {}).get("path", "one that was not noted")
+        of = "an earlier state of this photo" if old == given[first.id]["path"] else f"another photo ({old})"
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise ConfigError(
+            f"{printable(first.path)}{more}: {folder.path / 'masks' / first.id}.png was made from {of}; nothing is "
+            "overwritten: choose another folder for the masks, or delete that mask to have it made again"
+        )
+    folder.save(finished=False, photos=known | given)  # before any mask is written
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    """What tells a photo from another one, or from an earlier state of it."""
+    state = path.stat()
+    return {"path": printable(os.path.realpath(path)), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def done_before(folder: StageFolder, given: Container[str]) -> list[str]:
+    """Photos of earlier calls that have their mask; those that failed are forgotten until they are given again."""
+    masks = {path.name for path in (folder.path / "masks").glob("*.png")}
+    return [i for i in folder.manifest["photos"] if i not in given and f"{i}.png" in masks]

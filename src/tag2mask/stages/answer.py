@@ -1,0 +1,104 @@
+"""The answer of a segmentation network to one image: labels and how sure they are, at any size, by tags if given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise, product
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tag2mask.data.transforms import rescale, to_tensor
+from tag2mask.networks.decoders import SegmentationNetwork
+from tag2mask.refine.crf import DEEPLAB_CRF, crf_probabilities
+
+TILE_MARGIN = 8  # a tile's share, 1 / 8 of its side, that only serves as surroundings
+
+
+class Answer(NamedTuple):
+    """Labels of an image's pixels and the probability of each."""
+
+    labels: np.ndarray  # (H, W) uint8: 0 background, class index + 1
+    confidence: np.ndarray  # (H, W) uint8: 0..255 for a probability of 0..1
+
+
+@torch.inference_mode()
+def combined_logits(
+    network: SegmentationNetwork,
+    image: np.ndarray,
+    scales: Sequence[float],
+    *,
+    mirror: bool = True,
+    combine: Literal["mean", "max"] = "mean",
+) -> Tensor:
+    """Logits (L, H, W) of an image (H, W, 3) uint8, combined over scales and mirrors, at its size; on the CPU."""
+    size = image.shape[:2]
+    device = next(network.parameters()).device
+    combined: Tensor | None = None
+    for scale in scales:
+        pixels = to_tensor(rescale(image, scale))[None].to(device)  # (1, 3, h, w)
+        views = torch.cat([pixels, pixels.flip(3)]) if mirror else pixels
+        logits = network(views.contiguous(memory_format=torch.channels_last))
+        if mirror:
+            logits = torch.stack([logits[0], logits[1].flip(2)])
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        view = logits.mean(dim=0) if combine == "mean" else logits.amax(dim=0)  # (L, H, W)
+        if combined is None:
+            combined = view
+        else:
+            combined = combined + view if combine == "mean" else torch.maximum(combined, view)
+    assert combined is not None
+    if combine == "mean":
+        combined = combined / len(scales)
+    return combined.cpu()
+
+
+def kept_labels(n_labels: int, classes: Sequence[int] | None) -> list[int]:
+    """The labels that an image may have: background and its tags (class indices), or all of them for None."""
+    return list(range(n_labels)) if classes is None else [0, *(index + 1 for index in sorted(classes))]
+
+
+def answer_of_logits(
+    logits: Tensor, classes: Sequence[int] | None = None, *, crf_image: np.ndarray | None = None
+) -> Answer:
+    """Turn logits (L, H, W) into labels and confidence, among the image's tags where `classes` are given.
+
+    With `crf_image` (H, W, 3) uint8 the probabilities are refined along its edges by a dense CRF.
+    """
+    kept = kept_labels(len(logits), classes)
+    probabilities = logits[kept].softmax(dim=0)  # (K, H, W)
+    if crf_image is not None:
+        probabilities = torch.from_numpy(crf_probabilities(crf_image, probabilities.numpy(), DEEPLAB_CRF))
+    sure, best = probabilities.max(dim=0)
+    labels = torch.tensor(kept, dtype=torch.uint8)[best]
+    return Answer(labels.numpy(), (255 * sure).round().to(torch.uint8).numpy())
+
+
+def by_tiles(answer: Callable[[np.ndarray], Answer], image: np.ndarray, tile: int) -> Answer:
+    """Answer an image (H, W, 3) of any size tile by tile, so that memory depends on `tile` (pixels a side) alone.
+
+    Tiles overlap by a quarter of their side, and of each only the part is used that is farther from its border than
+    from its neighbour's. An image that fits in one tile is answered as it is.
+    """
+    height, width = image.shape[:2]
+    labels, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+    for (top, rows, own_rows), (left, columns, own_columns) in product(_spans(height, tile), _spans(width, tile)):
+        part = answer(np.ascontiguousarray(image[top : top + rows, left : left + columns]))
+        place = (slice(*own_rows), slice(*own_columns))
+        inside = (slice(own_rows[0] - top, own_rows[1] - top), slice(own_columns[0] - left, own_columns[1] - left))
+        labels[place], confidence[place] = part.labels[inside], part.confidence[inside]
+    return Answer(labels, confidence)
+
+
+def _spans(side: int, tile: int) -> list[tuple[int, int, tuple[int, int]]]:
+    """(start, length, (first, last + 1) of its own pixels) of the tiles along a side; the own pixels cover it."""
+    if side <= tile:
+        return [(0, side, (0, side))]
+    step = tile - 2 * (tile // TILE_MARGIN)
+    count = -(-(side - tile) // step) + 1
+    starts = [round(index * (side - tile) / (count - 1)) for index in range(count)]
+    cuts = [0, *((before + tile + after) // 2 for before, after in pairwise(starts)), side]
+    return [(start, tile, (cuts[i], cuts[i + 1])) for i, start in enumerate(starts)]

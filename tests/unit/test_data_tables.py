@@ -1,0 +1,311 @@
+"""Label tables in every form that people and tools write: columns, cells, paths, splits and groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tag2mask.common.errors import DataError
+from tag2mask.data import Dataset, read_dataset
+from tag2mask.data.readers.labels import LabelError, split_labels
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Write:
+    """Return a function that writes files, and pictures under the names that are given."""
+
+    def write(text: str = "", *images: str, name: str = "labels.csv", encoding: str = "utf-8") -> Path:
+        for number, image in enumerate(images):
+            path = tmp_path / image
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 6), (number, 50, 90)).save(path)
+        if text:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text, encoding=encoding)
+        return tmp_path
+
+    return write
+
+
+def labels(dataset: Dataset) -> dict[str, list[str]]:
+    return {r.id: [dataset.classes[label] for label in r.labels] for r in dataset.records}
+
+
+def problems(dataset: Dataset) -> list[str]:
+    return [problem.kind for problem in dataset.problems if not problem.note]
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("golden retriever", ["golden retriever"]),
+        ("golden retriever;cat", ["golden retriever", "cat"]),
+        ("cat | dog ,horse", ["cat", "dog", "horse"]),
+        ("['cat', 'traffic light']", ["cat", "traffic light"]),
+        ('["cat","dog"]', ["cat", "dog"]),
+        ("('cat',)", ["cat"]),
+        ("{'dog', 'cat'}", ["cat", "dog"]),
+        ("['cat' 'dog']", ["cat", "dog"]),  # as NumPy prints it
+        ("['cat'\n 'dog']", ["cat", "dog"]),
+        ("[cat, dog]", ["cat", "dog"]),
+        ("{cat,dog}", ["cat", "dog"]),  # PostgreSQL
+        ('{"choices": ["cat", "dog"]}', ["cat", "dog"]),
+        ('[{"rectanglelabels": ["cat"], "x": 1.5}, {"rectanglelabels": ["dog"], "x": 2}]', ["cat", "dog"]),
+        ('{"cat": 1, "dog": 0, "cow": true}', ["cat", "cow"]),
+        ("[1, 2.0]", ["1", "2"]),
+        ('"cat;dog"', ["cat", "dog"]),
+        ("cat;nan", ["cat"]),
+        ("cat\ndog", ["cat", "dog"]),
+        ("it's a cat", ["it's a cat"]),
+        ("(unripe) apple", ["(unripe) apple"]),
+        *((empty, []) for empty in ("", " ", "nan", "NaN", "None", "null", "NA", "N/A", "<NA>", "[]", "[None]", "[nan]",
+                                    "{}", "-", "#N/A", '{"choices": []}', "['']", "null;", "[ ]")),
+    ],
+)  # fmt: skip
+def test_cells(cell: str, names: list[str]) -> None:
+    assert split_labels(cell) == names
+
+
+@pytest.mark.parametrize("cell", ["{'box': [1, 2], 'w': 3}", "[" * 300 + "]" * 300, "[" + "'a'," * 9000 + "]"])
+def test_cells_that_are_no_labels(folder: Write, cell: str) -> None:
+    text = f'image,labels\na.png,cat\nb.png,"{cell}"\n'
+    dataset = read_dataset(folder(text, "a.png", "b.png"))
+    if cell.startswith("[[["):  # an empty list, however deep, or too deep to be read
+        assert labels(dataset)["a"] == ["cat"]
+        return
+    with pytest.raises(LabelError):
+        split_labels(cell)
+    assert labels(dataset) == {"a": ["cat"]}
+    assert problems(dataset) == ["bad-row"]
+
+
+def test_code_in_a_cell_is_text(folder: Write) -> None:
+    dataset = read_dataset(folder("image,labels\na.png,[__import__('os').getcwd()]\n", "a.png"))
+    assert "__import__" in dataset.classes[0]
+
+
+def test_a_space_splits_only_what_consists_of_known_names(folder: Write) -> None:
+    root = folder("image,labels\na.png,cat dog\nb.png,cat\nc.png,dog\n", "a.png", "b.png", "c.png")
+    dataset = read_dataset(root)
+    assert dataset.classes == ("cat", "cat dog", "dog")
+    assert problems(dataset) == ["several-words"]
+    assert labels(read_dataset(root, classes=["cat", "dog"]))["a"] == ["cat", "dog"]
+    (root / "classes.txt").write_text("dog\ncat\n")
+    assert labels(read_dataset(root)) == {"a": ["dog", "cat"], "b": ["cat"], "c": ["dog"]}
+
+
+def test_names_with_commas_in_the_class_file(folder: Write) -> None:
+    root = folder('image,labels\na.png,"apple, rotten;pear"\nb.png,"apple, rotten"\n', "a.png", "b.png")
+    (root / "classes.txt").write_text("pear\napple, rotten\n")
+    assert labels(read_dataset(root)) == {"a": ["pear", "apple, rotten"], "b": ["apple, rotten"]}
+
+
+@pytest.mark.parametrize("image", ["image", "filename", "File Name", "file", "path", "image_path", "IMG", "image-id"])
+@pytest.mark.parametrize("label", ["labels", "Label", "class", "classes", "tags", "category", "class_name"])
+def test_headers(folder: Write, image: str, label: str) -> None:
+    root = folder(f"id,{label},{image},width\n7,cat;dog,a.png,640\n8,,b.png,480\n", "a.png", "b.png")
+    assert labels(read_dataset(root)) == {"a": ["cat", "dog"], "b": []}
+
+
+def test_columns_by_their_content(folder: Write) -> None:
+    root = folder("picture of,label\na.png,cat\nb.png,dog\n", "a.png", "b.png")
+    assert labels(read_dataset(root)) == {"a": ["cat"], "b": ["dog"]}
+    headless = folder("a.png,cat\nb.png,dog\n", "a.png", "b.png")
+    dataset = read_dataset(headless)
+    assert labels(dataset) == {"a": ["cat"], "b": ["dog"]}
+    assert [problem.kind for problem in dataset.problems] == ["header"]
+    split = folder("a.png,cat,train\nb.png,dog,test\n", "a.png", "b.png")
+    assert [record.split for record in read_dataset(split).records] == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("1", "0"), ("1.0", "0.0"), ("True", "False"), ("TRUE", ""), ("x", ""), ("yes", "no")]
+)
+@pytest.mark.parametrize("separator", [",", ", ", ";", "\t"])
+def test_one_hot(folder: Write, yes: str, no: str, separator: str) -> None:
+    rows = (("filename", "cat", "dog"), ("a.png", yes, no), ("b.png", yes, yes), ("c.png", no, no))
+    text = "\n".join(separator.join(row) for row in rows) + "\n"
+    root = folder(text, "a.png", "b.png", "c.png", name="_classes.csv", encoding="utf-8-sig")
+    dataset = read_dataset(root)
+    assert dataset.classes == ("cat", "dog")
+    assert labels(dataset) == {"a": ["cat"], "b": ["cat", "dog"], "c": []}
+    assert dataset.class_source == "the columns of _classes.csv"
+
+
+def test_one_hot_beside_other_columns(folder: Write) -> None:
+    text = "image,cat,age,dog,split,patient,Unlabeled\na.png,1,63,0,train,p1,0\nb.png,0,41,1,val,p2,0\n"
+    root = folder(text + "c.png,0,50,0,val,p2,1\n", "a.png", "b.png", "c.png")
+    dataset = read_dataset(root)
+    assert dataset.classes == ("cat", "dog")
+    assert [(r.split, r.group) for r in dataset.records] == [("train", "p1"), ("val", "p2")]
+    assert problems(dataset) == ["no-label"]  # nobody has looked at c.png
+    assert "column(s) age hold more than yes and no" in str(dataset.problems[0])
+
+
+def test_uncertain_answers_are_not_taken_for_classes(folder: Write) -> None:
+    with pytest.raises(DataError, match="no column 'labels'"):
+        read_dataset(folder("image,edema\na.png,1\nb.png,-1\n", "a.png", "b.png"), reader="csv")
+
+
+def test_rows_are_joined(folder: Write) -> None:
+    text = "image,label,xmin,split\na.png,cat,1,train\nb.png,dog,2,val\na.png,dog,3,train\na.png,cat,4,train\n"
+    dataset = read_dataset(folder(text, "a.png", "b.png"))
+    assert labels(dataset) == {"a": ["cat", "dog"], "b": ["dog"]}
+    assert problems(dataset) == []
+    dataset = read_dataset(folder("image,label\na.png,\na.png,cat\nb.png,dog\nb.png,dog\n", "a.png", "b.png"))
+    assert labels(dataset) == {"a": ["cat"], "b": ["dog"]}
+    assert problems(dataset) == ["contradiction"]
+
+
+def test_labels_that_go_on_in_further_cells(folder: Write) -> None:
+    assert labels(read_dataset(folder("image,labels\na.png,cat,dog\nb.png,['cat', 'cow']\n", "a.png", "b.png"))) == {
+        "a": ["cat", "dog"], "b": ["cat", "cow"]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("C:\\Users\\me\\1.png", "1.png"),
+        ("\\\\server\\share\\x\\1.png", "deep/1.png"),
+        ("/home/other/pets/train/1.png", "train/1.png"),
+        ("../images/1.png", "images/1.png"),
+        ("/data/upload/3/0a1b2c3d-1.png", "1.png"),
+        ("/data/upload/3/0a1b2c3d-1.png", "0a1b2c3d-1.png"),
+        ("/data/local-files/?d=pets/cat%201.png", "cat 1.png"),
+        ("https://example.com/bucket/cat%201.png?sig=x", "cat 1.png"),
+        ("s3://bucket/pets/1.png", "1.png"),
+        ("pets/1.png", "1.png"),
+        ("file:///home/x/1.png", "1.png"),
+        ("./1.png", "1.png"),
+    ],
+)
+def test_paths_of_elsewhere(folder: Write, name: str, image: str) -> None:
+    dataset = read_dataset(folder(f"image,labels\n{name},cat\n", image))
+    assert dataset.records[0].path == dataset.records[0].path.parent / Path(image).name
+    assert problems(dataset) == []
+
+
+def test_paths_are_never_guessed(folder: Write, tmp_path: Path) -> None:
+    text = (
+        "image,labels\n/x/1.png,cat\n/y/2.png,cat\n/z/2.png,dog\n/x/b/3.png,cat\nmasks/4.png,cat\n/etc/passwd,cat\n"
+    )
+    root = folder(text, "a/1.png", "b/1.png", "2.png", "a/3.png", "b/3.png", "masks/9.png")
+    dataset = read_dataset(root)
+    assert labels(dataset) == {"3": ["cat"]}
+    assert dataset.records[0].path == root / "b" / "3.png"
+    kinds = problems(dataset)
+    assert kinds.count("ambiguous-image") == 3
+    assert kinds.count("unsafe-path") == 1
+    assert all(record.path.is_relative_to(root) for record in dataset.records)
+
+
+def test_a_listed_image_is_not_found_by_another_name(folder: Write) -> None:
+    dataset = read_dataset(folder("image,labels\nx/1.png,cat\ny/1.png,dog\n", "y/1.png"))
+    assert labels(dataset) == {"1": ["dog"]}
+    assert problems(dataset) == ["missing-image"]
+
+
+def test_splits_as_folders_keep_their_images(folder: Write) -> None:
+    folder(
+        "image,labels\n1.png,cat\n2.png,dog\n", "train/1.png", "valid/1.png", "valid/2.png", name="train/labels.csv"
+    )
+    dataset = read_dataset(folder("image,labels\n1.png,cat\n2.png,dog\n", name="valid/labels.csv"))
+    assert [(r.id, r.split) for r in dataset.records] == [
+        ("train__1.png", "train"),
+        ("valid__1.png", "val"),
+        ("2", "val"),
+    ]
+    assert problems(dataset) == ["missing-image"]  # train/2.png is not taken from valid
+
+
+def test_tables_of_other_names(folder: Write) -> None:
+    folder("file,tag\n1.png,cat\n", "1.png", "2.png", name="train.csv")
+    dataset = read_dataset(folder("file,tag\n2.png,cat\n", name="val.csv"))
+    assert [record.split for record in dataset.records] == ["train", "val"]
+    (dataset.records[0].path.parent / "val.csv").unlink()
+    (dataset.records[0].path.parent / "train.csv").rename(dataset.records[0].path.parent / "my photos.csv")
+    dataset = read_dataset(dataset.records[0].path.parent)
+    assert [record.split for record in dataset.records] == [""]
+    assert [problem.kind for problem in dataset.problems] == ["unlisted"]
+
+
+def test_negative_words_and_names(folder: Write) -> None:
+    text = "image,labels\na.png,cat\nb.png,background\nc.png,Negative\nd.png,No Finding\ne.png,cat;normal\n"
+    root = folder(text, *(f"{name}.png" for name in "abcde"))
+    dataset = read_dataset(root)
+    assert dataset.classes == ("No Finding", "cat", "normal")
+    dataset = read_dataset(root, negatives=["no finding", "Normal"])
+    assert dataset.classes == ("cat",)
+    assert labels(dataset) == {"a": ["cat"], "b": [], "c": [], "d": [], "e": ["cat"]}
+    without = read_dataset(root, negatives=False)
+    assert set(labels(without)) == {"a", "d", "e"}
+    assert problems(without) == ["no-label", "no-label"]
+    (root / "classes.txt").write_text("negative\nNegative\ncat\nNo Finding\nnormal\n")
+    assert labels(read_dataset(root))["c"] == ["Negative"]  # it is a class where the class file says so
+
+
+def test_labels_as_numbers(folder: Write) -> None:
+    root = folder('image,labels\na.png,0\nb.png,1\nc.png,"0,1"\n', "a.png", "b.png", "c.png")
+    assert read_dataset(root).classes == ("0", "1")
+    (root / "classes.txt").write_text("dog\ncat\n")
+    assert labels(read_dataset(root)) == {"a": ["dog"], "b": ["cat"], "c": ["dog", "cat"]}
+    (root / "labels.csv").write_text("image,labels\na.png,1\nb.png,1\n")
+    with pytest.raises(DataError, match="numbers may begin at 0 or at 1"):
+        read_dataset(root)
+
+
+def test_classes_are_counted_as_people_do(folder: Write) -> None:
+    names = ("class 10", "class 2", "class 1", "Zebra", "ant")
+    text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))
+    dataset = read_dataset(folder(text, *(f"{i}.png" for i in range(5))))
+    assert dataset.classes == ("Zebra", "ant", "class 1", "class 2", "class 10")
+
+
+TOOL = "annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at\n"
+
+
+def test_exports_of_label_studio_as_csv(folder: Write) -> None:
+    rows = ['1,1,cat,x,1,/data/upload/1/0a1b2c3d-a.png,2.5,x', '2,1,"{""choices"":[""cat"",""dog""]}",x,2,b.png,1,x',
+            "3,1,,x,3,c.png,1,x", "4,2,dog,x,1,/data/upload/1/0a1b2c3d-a.png,9,x"]  # fmt: skip
+    dataset = read_dataset(folder(TOOL + "\n".join(rows) + "\n", "a.png", "b.png", "c.png"))
+    assert labels(dataset) == {"a": ["dog"], "b": ["cat", "dog"], "c": []}
+    assert problems(dataset) == ["contradiction"]  # two people, two answers: the last counts
+    named = TOOL.replace("choice", "kind of pet").replace("image", "photo url")
+    dataset = read_dataset(folder(named + "\n".join(rows[:3]) + "\n"))
+    assert labels(dataset) == {"a": ["cat"], "b": ["cat", "dog"], "c": []}
+
+
+def test_groups_of_copies(folder: Write) -> None:
+    names = ("a_jpg.rf.1f0e.jpg", "a_jpg.rf.2b3c.jpg", "b_png.rf.77.jpg", "c.jpg")
+    text = "image,labels\n" + "".join(f"{name},cat\n" for name in names)
+    assert [record.group for record in read_dataset(folder(text, *names)).records] == ["a_jpg", "a_jpg", "b_png", ""]
+
+
+def test_json_of_choices(folder: Write) -> None:
+    root = folder("", "a.png", "b.png", "c.png", "d.png")
+
+    def task(image: str, *answers: dict) -> dict:
+        return {"data": {"pic": f"/data/upload/1/0a1b2c3d-{image}", "note": "x"}, "annotations": list(answers)}
+
+    def answer(*names: str, cancelled: bool = False) -> dict:
+        value = {"choices": list(names)}
+        result = [{"type": "choices", "from_name": "c", "to_name": "pic", "value": value}] if names else []
+        return {"was_cancelled": cancelled, "result": result}
+
+    box = {"result": [{"type": "rectanglelabels", "value": {"x": 1, "rectanglelabels": ["dog"]}}]}
+    tasks = [task("a.png", answer("cat"), answer("cat", "dog"), answer("cow", cancelled=True)), task("b.png", answer()),
+             task("c.png"), task("d.png", box)]  # fmt: skip
+    (root / "export.json").write_text(json.dumps(tasks))
+    dataset = read_dataset(root)
+    assert labels(dataset) == {"a": ["cat", "dog"], "b": [], "d": ["dog"]}
+    assert problems(dataset) == ["no-label"]
+    short = [{"image": "a.png", "choice": "cat", "annotation_id": 1}, {"image": "b.png", "annotation_id": 2},
+             {"image": "d.png", "choice": {"choices": ["cat", "dog"]}, "annotation_id": 3}]  # fmt: skip
+    (root / "export.json").write_text(json.dumps(short))
+    assert labels(read_dataset(root)) == {"a": ["cat"], "b": [], "d": ["cat", "dog"]}
