@@ -109,8 +109,18 @@ def test_predict_without_torch(run: Path, tmp_path: Path) -> None:
     tags.write_text("image,labels\n0.png,cat\n3,big dog\n", encoding="utf-8")
     photo(run / "photos" / "broken.png", (30, 30)).write_bytes(b"no picture")
     code = "import sys; sys.modules['torch'] = None; from tag2mask.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = ["predict", "--onnx", str(run / "segmenter" / "network.onnx"), "--images", str(run / "photos"),
-               "--masks", str(tmp_path / "out"), "--tags", str(tags), "--confidence"]  # fmt: skip
+    command = [
+        "predict",
+        "--onnx",
+        str(run / "segmenter" / "network.onnx"),
+        "--images",
+        str(run / "photos"),
+        "--masks",
+        str(tmp_path / "out"),
+        "--tags",
+        str(tags),
+        "--confidence",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
     (run / "photos" / "broken.png").unlink()
     assert done.returncode == 1, done.stderr

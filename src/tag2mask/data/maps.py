@@ -20,8 +20,17 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most of this package's u
 
 EPSILON = 1e-5  # added to each class map's maximum before dividing by it
 # what numpy and zipfile raise for a file that was cut off or altered; RuntimeError: a flag or version it can't have
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, AttributeError, IndexError, RuntimeError, zipfile.BadZipFile,
-            zlib.error)  # fmt: skip
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _REMAKE = "delete the file and run the localization again"
 
 

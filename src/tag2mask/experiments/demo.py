@@ -100,8 +100,11 @@ def _show(
     cam, rib = (maps.full() for maps in stored)  # (1, H, W)
     followed = follower.followed(image, stored[1:])[0].full()
     mask = refined_labels(image, followed, np.asarray([0]), refine.threshold, refine.method)
-    pictures = {"cam": heat_overlay(image, cam[0]), "rib": heat_overlay(image, rib[0]),
-                "mask": mask_overlay(image, mask)}  # fmt: skip
+    pictures = {
+        "cam": heat_overlay(image, cam[0]),
+        "rib": heat_overlay(image, rib[0]),
+        "mask": mask_overlay(image, mask),
+    }
     item = {"name": photo.name, "tag": photo.tag, "photo": f"showcase/{photo.name}.jpg"}
     for kind, picture in pictures.items():
         item[kind] = f"showcase/{photo.name}_{kind}.jpg"

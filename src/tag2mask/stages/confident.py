@@ -42,9 +42,15 @@ class ConfidentConfig(Settings):
 
 
 def confident(
-    dataset: Dataset, localization: Path, out: Path, config: ConfidentConfig, *, maps: str = "rib", seed: int = 0,
+    dataset: Dataset,
+    localization: Path,
+    out: Path,
+    config: ConfidentConfig,
+    *,
+    maps: str = "rib",
+    seed: int = 0,
     execution: Execution | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image with maps.
 
     `localization` is the folder that `localize` wrote, `maps` which of its two kinds is used. Resumes; broken images
@@ -60,10 +66,16 @@ def confident(
     if folder.finished and not todo:
         return
     config = _on_own_scale(config, localization, maps, folder, [i for i in records if records[i].labels], seed)
-    run_images(todo, make_work, (records, localization / maps, out / "masks", config), folder,
-               processes=process_count(execution.processes, len(todo)), total=len(records),
-               description=f"confident labels of {maps} ({config.refinement})",
-               cluster=execution.cluster())  # fmt: skip
+    run_images(
+        todo,
+        make_work,
+        (records, localization / maps, out / "masks", config),
+        folder,
+        processes=process_count(execution.processes, len(todo)),
+        total=len(records),
+        description=f"confident labels of {maps} ({config.refinement})",
+        cluster=execution.cluster(),
+    )
     folder.finish(i for i in records if i not in folder.failures)
 
 
@@ -86,8 +98,14 @@ def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: 
     def work(image_id: str) -> None:
         image = read_image(records[image_id])
         found = maps_of(records[image_id], maps).at_size(image.shape[:2])
-        labels = confident_labels(image, found.full(), found.classes, foreground=config.foreground,
-                                  background=config.background, method=config.refinement)  # fmt: skip
+        labels = confident_labels(
+            image,
+            found.full(),
+            found.classes,
+            foreground=config.foreground,
+            background=config.background,
+            method=config.refinement,
+        )
         write_mask(masks / f"{image_id}.png", labels)
 
     return work

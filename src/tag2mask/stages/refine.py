@@ -139,9 +139,16 @@ def title_of(config: RefineConfig) -> str:
 
 
 def refine(
-    dataset: Dataset, localization: Path, out: Path, config: RefineConfig, *, boundary: Path | None = None,
-    cam: Path | None = None, seed: int = 0, execution: Execution | None = None,
-) -> None:  # fmt: skip
+    dataset: Dataset,
+    localization: Path,
+    out: Path,
+    config: RefineConfig,
+    *,
+    boundary: Path | None = None,
+    cam: Path | None = None,
+    seed: int = 0,
+    execution: Execution | None = None,
+) -> None:
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image that has maps.
 
     `cam` is a folder of plain CAM, by which threshold "auto" is found (default: that beside the maps).
@@ -162,8 +169,16 @@ def refine(
     device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
     arguments = (records, localization / config.maps, out, config, boundary, traced, str(device))
     processes = process_count(execution.processes, len(todo), device.type)
-    run_images(todo, Refiner, arguments, folder, processes=processes, total=len(records),
-               description=f"refine {config.maps} ({config.method})", cluster=execution.cluster(device))  # fmt: skip
+    run_images(
+        todo,
+        Refiner,
+        arguments,
+        folder,
+        processes=processes,
+        total=len(records),
+        description=f"refine {config.maps} ({config.method})",
+        cluster=execution.cluster(device),
+    )
     more: dict[str, Any] = {"title": title_of(config)}
     if config.saliency.source is not None:
         missing = without_map(config.saliency, list(records))
@@ -202,9 +217,15 @@ class Refiner:
     """Everything that every image needs, once a process: the boundary network and the source of saliency."""
 
     def __init__(
-        self, records: dict[str, ImageRecord], maps: Path, out: Path, config: RefineConfig,
-        boundary: Path | None = None, traced: frozenset[str] = frozenset(), device: str = "cpu",
-    ) -> None:  # fmt: skip
+        self,
+        records: dict[str, ImageRecord],
+        maps: Path,
+        out: Path,
+        config: RefineConfig,
+        boundary: Path | None = None,
+        traced: frozenset[str] = frozenset(),
+        device: str = "cpu",
+    ) -> None:
         self.records, self.maps, self.out, self.config = records, maps, out, config
         self.traced, self.device = traced, device
         self.saliency = open_saliency(config.saliency) if config.saliency.source is not None else None
@@ -221,8 +242,10 @@ class Refiner:
         maps = stored.at_size(limited_size(stored.size, record.long_side))
         if image.shape[:2] != maps.size:
             height, width = image.shape[:2]
-            raise DataError(f"{image_id}: the image is {height} x {width} but its maps are of {maps.size[0]} x "
-                            f"{maps.size[1]}; run the localization again")  # fmt: skip
+            raise DataError(
+                f"{image_id}: the image is {height} x {width} but its maps are of {maps.size[0]} x "
+                f"{maps.size[1]}; run the localization again"
+            )
         steps: dict[str, np.ndarray] = {"classes": np.asarray(maps.classes, np.int16)}
         walks = self.config.method == "irn" and len(maps.classes) > 0
         scores = self._walk(image, maps, steps) if walks else maps.full()

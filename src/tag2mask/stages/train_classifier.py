@@ -90,9 +90,14 @@ class ClassifierConfig(Settings):
 
 
 def train_classifier(
-    dataset: Dataset, out: Path, config: ClassifierConfig, *, seed: int = 0, execution: Execution | None = None,
+    dataset: Dataset,
+    out: Path,
+    config: ClassifierConfig,
+    *,
+    seed: int = 0,
+    execution: Execution | None = None,
     validation: Dataset | None = None,
-) -> CAMClassifier:  # fmt: skip
+) -> CAMClassifier:
     """Train on the images and labels of `dataset`; write weights.safetensors, log.jsonl and a manifest to `out`.
 
     Masks are never read. Resumes from the last whole epoch. `validation`, where given, is only for reporting: the
