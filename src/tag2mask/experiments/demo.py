@@ -99,7 +99,7 @@ def _show(
     ]
     cam, rib = (maps.full() for maps in stored)  # (1, H, W)
     followed = follower.followed(image, stored[1:])[0].full()
-    mask = refined_labels(image, followed, np.asarray([0]), refine.threshold, refine.method)
+    mask = refined_labels(image, followed, np.asarray([0]), THRESHOLD, refine.method)
     pictures = {
         "cam": heat_overlay(image, cam[0]),
         "rib": heat_overlay(image, rib[0]),
