@@ -135,7 +135,7 @@ class Draws:
     mirror: bool
     left: int  # into the image when it is wider than the crop, else into the container
     top: int
-    brightness: float = 1.0  # factor of the pixels' values
+    gains: tuple[float, ...] = ()  # factor of all values, or of each of red, green and blue; () = as they are
 
     @classmethod
     def draw(
@@ -146,10 +146,12 @@ class Draws:
         long_side: tuple[int, int] = LONG_SIDE,
         crop_size: CropSize = CROP_SIZE,
         brightness: float = 0.0,
+        colour: float = 0.0,
     ) -> Draws:
-        """Draw for an image of `size` = (H, W): long side, mirror, left, top and brightness, in this order.
+        """Draw for an image of `size` = (H, W): long side, mirror, left, top, brightness and colour, in this order.
 
-        `brightness` is the most that values may grow or fall, as a share; 0 draws nothing.
+        `brightness` is the most that values may grow or fall, as a share, `colour` that of each of red, green and blue
+        on top of it; 0 draws nothing.
         """
         side = rng.randint(*long_side)
         height, width = scaled_size(size, side / max(size))
@@ -157,12 +159,16 @@ class Draws:
         mirror = draw_mirror(rng)
         left = draw_offset(rng, width, wide)
         top = draw_offset(rng, height, tall)
-        return cls(side, mirror, left, top, rng.uniform(1 - brightness, 1 + brightness) if brightness else 1.0)
+        gains = (rng.uniform(1 - brightness, 1 + brightness),) if brightness else ()
+        if colour:
+            tint = [rng.uniform(1 - colour, 1 + colour) for _ in range(3)]
+            gains = tuple((gains[0] if gains else 1.0) * one for one in tint)
+        return cls(side, mirror, left, top, gains)
 
 
-def brightened(image: np.ndarray, factor: float) -> np.ndarray:
-    """Multiply (H, W, 3) uint8 by `factor`, rounded and cut off at 255."""
-    return np.clip(np.rint(image * np.float32(factor)), 0, 255).astype(np.uint8)
+def brightened(image: np.ndarray, gains: tuple[float, ...]) -> np.ndarray:
+    """Multiply (H, W, 3) uint8 by one factor, or by one for each channel, rounded and cut off at 255."""
+    return np.clip(np.rint(image * np.array(gains, np.float32)), 0, 255).astype(np.uint8)
 
 
 def augment(image: np.ndarray, draws: Draws, crop_size: CropSize = CROP_SIZE) -> np.ndarray:
@@ -173,8 +179,8 @@ def augment(image: np.ndarray, draws: Draws, crop_size: CropSize = CROP_SIZE) ->
     resized = resize_long(image, draws.long_side)
     if draws.mirror:
         resized = resized[:, ::-1]
-    if draws.brightness != 1.0:
-        resized = brightened(resized, draws.brightness)
+    if draws.gains:
+        resized = brightened(resized, draws.gains)
     box = crop_box((resized.shape[0], resized.shape[1]), crop_size, draws.left, draws.top)
     return _channels_first(crop(normalise(resized), box, crop_size))
 

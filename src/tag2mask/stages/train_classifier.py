@@ -65,6 +65,8 @@ class ClassifierConfig(Settings):
     balance: Annotated[float, Range(ge=0, le=1)] = 0.0
     # most that pixels' values grow or fall, as a share, drawn for each sample
     brightness: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    # the same for each of red, green and blue: the backdrop's tint then tells no class
+    colour: Annotated[float, Range(ge=0, lt=1)] = 0.0
     # long side drawn from this range (reference)
     long_side_min: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 320
     long_side_max: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 640
@@ -253,7 +255,7 @@ def load_sample(
     rng = rng_for(seed, "augment", epoch, record.id)
     sides = (config.long_side_min, config.long_side_max)
     size = (image.shape[0], image.shape[1])
-    draws = Draws.draw(rng, size, long_side=sides, crop_size=crop, brightness=config.brightness)
+    draws = Draws.draw(rng, size, long_side=sides, crop_size=crop, brightness=config.brightness, colour=config.colour)
     return torch.from_numpy(augment(image, draws, crop))
 
 
