@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from tag2mask.cli import main
-from tag2mask.cli.run import run_step
 from tag2mask.common.errors import DataError
 
 
@@ -143,22 +142,6 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path, capsys: pyt
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: ")
     assert "file" in error
-
-
-def test_predict_takes_the_network_that_was_asked_for() -> None:
-    class Fake:
-        def __init__(self) -> None:
-            self.asked: list[bool] = []
-
-        def predict(self, *, supervised: bool) -> None:
-            self.asked.append(supervised)
-
-        train_classifier = localize = confident = train_boundary = refine = lambda self: None
-
-    chain = Fake()
-    run_step(chain, "predict", supervised=True)  # type: ignore[arg-type]
-    run_step(chain, "predict")  # type: ignore[arg-type]
-    assert chain.asked == [True, False]
 
 
 def test_a_folder_with_other_things_is_not_written_to(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -150,8 +150,8 @@ class Draws:
     ) -> Draws:
         """Draw for an image of `size` = (H, W): long side, mirror, left, top, brightness and colour, in this order.
 
-        `brightness` is the most that values may grow or fall, as a share, `colour` that of each of red, green and blue
-        on top of it; 0 draws nothing.
+        `brightness` is the most that values may grow or fall, as a share, `colour` that of each of red, green and
+        blue on top of it; 0 draws nothing.
         """
         side = rng.randint(*long_side)
         height, width = scaled_size(size, side / max(size))
