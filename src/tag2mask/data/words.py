@@ -18,7 +18,7 @@ _IGNORED = frozenset({"ignore", "ignored", "void", "unlabeled", "unlabelled", "d
 # what often means that a picture holds nothing of interest; only asked about, never taken for granted
 _PERHAPS = frozenset(
     {"normal", "healthy", "good", "ok", "okay", "clean", "empty", "nothing", "no finding", "no findings", "other",
-     "others", "intact", "undamaged", "no defect", "no damage", "defect free"}
+     "others", "0", "false", "no", "intact", "undamaged", "no defect", "no damage", "defect free"}
 )  # fmt: skip
 SPLIT_NAMES = {
     "": "", "train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
