@@ -206,8 +206,15 @@ def measure(dataset: Dataset, chosen: Dataset, out: Path, recipe: Recipe, execut
     table["rows"]["CAM"] = {"miou": cam.miou, "threshold": cam.threshold}
     for row in rows:
         if row.name != first.name:
-            localize(dataset, out / "classifier", out / row.name, row.config, seed=recipe.seed, execution=execution,
-                     only=only)  # fmt: skip
+            localize(
+                dataset,
+                out / "classifier",
+                out / row.name,
+                row.config,
+                seed=recipe.seed,
+                execution=execution,
+                only=only,
+            )
         maps, base = out / row.name / "rib", out / row.against / "rib"
         seeds[row.name] = score_seeds(chosen, maps)
         entry: dict[str, Any] = {"miou": seeds[row.name].miou, "threshold": seeds[row.name].threshold}

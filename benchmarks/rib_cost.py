@@ -287,8 +287,9 @@ def print_fidelity(options: argparse.Namespace) -> None:
     if options.data is None:
         sys.exit("--run needs --data DIR, the run's data set")
     with tempfile.TemporaryDirectory() as folder:
-        table = ablate(options.run, options.data, "cost", Path(folder), images=options.images,
-                       images_seed=options.images_seed)  # fmt: skip
+        table = ablate(
+            options.run, options.data, "cost", Path(folder), images=options.images, images_seed=options.images_seed
+        )
     print("\nFidelity\n\n" + markdown(table))
 
 

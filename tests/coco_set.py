@@ -58,13 +58,22 @@ def coco_set(
                     number += 1
                     region = mask == value
                     crowd = int(value == IGNORED)
-                    annotations.append({
-                        "id": number, "image_id": image_id, "area": float(region.sum()), "iscrowd": crowd,
-                        "category_id": min(categories) if crowd else values[int(value)],
-                        "segmentation": run_lengths(region) if crowd else [outline(region)],
-                    })  # fmt: skip
-        content = {"info": {"description": "made for a test"}, "images": images, "annotations": annotations,
-                   "categories": [{"id": i, "name": n} for i, n in categories.items()]}  # fmt: skip
+                    annotations.append(
+                        {
+                            "id": number,
+                            "image_id": image_id,
+                            "area": float(region.sum()),
+                            "iscrowd": crowd,
+                            "category_id": min(categories) if crowd else values[int(value)],
+                            "segmentation": run_lengths(region) if crowd else [outline(region)],
+                        }
+                    )
+        content = {
+            "info": {"description": "made for a test"},
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": i, "name": n} for i, n in categories.items()],
+        }
         path = home / "annotations" / f"instances_{folder}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))

@@ -110,7 +110,8 @@ def _expected_of(hint: Any, value: Any) -> str | None:
         hint, *notes = typing.get_args(hint)  # type: ignore[assignment]
     if not _is_of(hint, value):
         return _describe(hint)
-    out = [note for note in notes if isinstance(note, Range) and value is not None and not note.holds(value)]
+    ranges = [] if isinstance(value, str | None) else [note for note in notes if isinstance(note, Range)]
+    out = [note for note in ranges if not note.holds(value)]
     return f"{out[0]}{', or null' if _is_of(hint, None) else ''}" if out else None
 
 

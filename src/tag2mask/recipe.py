@@ -13,6 +13,7 @@ from tag2mask.config import Free, Range, SettingError, Settings, build, load_yam
 from tag2mask.data import Dataset, read_dataset
 from tag2mask.data.settings import DataConfig
 from tag2mask.stages import all_stages
+from tag2mask.stages.affinity import AffinityStageConfig
 from tag2mask.stages.evaluate import EvaluateConfig
 from tag2mask.stages.localize import LocalizeConfig, kinds_of
 from tag2mask.stages.predict import PredictConfig
@@ -33,6 +34,7 @@ class Recipe(Settings):
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     localize: LocalizeConfig = dataclasses.field(default_factory=LocalizeConfig)
+    affinity: AffinityStageConfig | None = None  # null: refinements work on the maps as they are
     refine: RefineConfig = dataclasses.field(default_factory=RefineConfig)
     # Further refinements by name, each written as changes over `refine`: scored beside it, never learned from.
     comparisons: dict[str, RefineConfig] = dataclasses.field(default_factory=dict)

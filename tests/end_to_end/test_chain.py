@@ -64,8 +64,13 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.open(images / "cmyk 犬.jpg").convert("CMYK").save(images / "cmyk 犬.jpg")
     header = rows[0]
     with (data / "labels.csv").open("a", encoding="utf-8", newline="") as stream:
-        for name, label in (("zero byte.jpg", "two"), ("кот.jpg", "two"), ("cmyk 犬.jpg", "six"), ("lost.jpg", "six"),
-                            ("cmyk 犬.jpg", "sixx")):  # fmt: skip
+        for name, label in (
+            ("zero byte.jpg", "two"),
+            ("кот.jpg", "two"),
+            ("cmyk 犬.jpg", "six"),
+            ("lost.jpg", "six"),
+            ("cmyk 犬.jpg", "sixx"),
+        ):
             path = name if (data / name).is_file() else f"{images.name}/{name}"
             csv.writer(stream).writerow(
                 [{"image": path, "labels": label, "split": "train"}.get(c, "") for c in header]
@@ -153,8 +158,12 @@ def contents(run: Path) -> dict[str, object]:
 
 def start(work: Path, out: Path, *more: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tag2mask.cli", "run", str(work / "recipe.yaml"), "--data", str(work / "data")]
-    return subprocess.Popen([*command, "--out", str(out), *more], start_new_session=True, stderr=subprocess.DEVNULL,
-                            stdout=subprocess.DEVNULL)  # fmt: skip
+    return subprocess.Popen(
+        [*command, "--out", str(out), *more],
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def kill_when(process: subprocess.Popen, ready: object, seconds: float = 240) -> None:
@@ -202,12 +211,20 @@ def test_one_long_step_is_the_same_for_any_number_of_processes(work: Path, finis
     recipe = load_recipe(work / "recipe.yaml")
     train = read_splits(recipe, work / "data").train
     config = dataclasses.replace(
-        recipe.localize, growth=None, gradient_images=2, partner_cache=1,
+        recipe.localize,
+        growth=None,
+        gradient_images=2,
+        partner_cache=1,
         rib=RIBConfig.fast(batch_size=3, scales=(1.0, 0.5, 1.5), loss_scales=(1.0, 1.5)),
-    )  # fmt: skip
+    )
     for processes in (1, 2):
-        localize(train, finished / "classifier", tmp_path / str(processes), config,
-                 execution=Execution(processes=processes, trace=0))  # fmt: skip
+        localize(
+            train,
+            finished / "classifier",
+            tmp_path / str(processes),
+            config,
+            execution=Execution(processes=processes, trace=0),
+        )
     files = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.npz"))
     assert len(files) > 20
     assert all((tmp_path / "1" / f).read_bytes() == (tmp_path / "2" / f).read_bytes() for f in files)

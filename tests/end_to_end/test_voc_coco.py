@@ -22,18 +22,36 @@ from tag2mask.stages.train_classifier import classification_loss
 
 # Everything that costs time, cut down; the rest is the recipe's.
 TINY = {
-    "classifier.weights": "none", "classifier.epochs": 1, "classifier.batch_size": 4, "classifier.long_side_min": 64,
-    "classifier.long_side_max": 80, "classifier.crop_size": 64, "classifier.learning_rate": 0.001,
-    "refine.confident.refinement": "none", "refine.boundary.epochs": 1, "refine.boundary.batch_size": 2,
-    "refine.boundary.crop_size": 96, "refine.boundary.learning_rate": 0.001,
-    "segmenter.weights": "none", "segmenter.iterations": 3, "segmenter.batch_size": 2, "segmenter.accumulate": 2,
-    "segmenter.crop_size": 64, "predict.scales": "[0.5]", "predict.mirror": "false", "predict.crf": "false",
-}  # fmt: skip
+    "classifier.weights": "none",
+    "classifier.epochs": 1,
+    "classifier.batch_size": 4,
+    "classifier.long_side_min": 64,
+    "classifier.long_side_max": 80,
+    "classifier.crop_size": 64,
+    "classifier.learning_rate": 0.001,
+    "refine.confident.refinement": "none",
+    "refine.boundary.epochs": 1,
+    "refine.boundary.batch_size": 2,
+    "refine.boundary.crop_size": 96,
+    "refine.boundary.learning_rate": 0.001,
+    "segmenter.weights": "none",
+    "segmenter.iterations": 3,
+    "segmenter.batch_size": 2,
+    "segmenter.accumulate": 2,
+    "segmenter.crop_size": 64,
+    "predict.scales": "[0.5]",
+    "predict.mirror": "false",
+    "predict.crf": "false",
+}
 TINY_RIB = {
-    "localize.rib.steps": 2, "localize.rib.batch_size": 2, "localize.rib.scales": "[1.0, 0.5]",
-    "localize.rib.loss_scales": "[1.0]", "localize.partner_long_side_min": 64, "localize.partner_long_side_max": 80,
+    "localize.rib.steps": 2,
+    "localize.rib.batch_size": 2,
+    "localize.rib.scales": "[1.0, 0.5]",
+    "localize.rib.loss_scales": "[1.0]",
+    "localize.partner_long_side_min": 64,
+    "localize.partner_long_side_max": 80,
     "localize.partner_crop_size": 64,
-}  # fmt: skip
+}
 SMALL = {"classifier.backbone": "resnet18", "segmenter.backbone": "resnet18"}  # ResNet-50 and -101 run in voc12-rib
 LIMIT = 4
 LIGHT = ["--workers", "0", "--processes", "1"]  # no other processes: starting them takes longer than the work
@@ -196,8 +214,12 @@ def test_baselines_are_the_same_but_for_the_maps(recipe: str) -> None:
     ours, baseline = (to_mapping(load_recipe(name)) for name in (recipe.replace("cam-irn", "rib"), recipe))
     assert baseline["localize"]["method"] == "cam"
     assert {key for key in ours if ours[key] != baseline[key]} == {
-        "name", "description", "localize", "refine", "comparisons",
-    }  # fmt: skip
+        "name",
+        "description",
+        "localize",
+        "refine",
+        "comparisons",
+    }
     assert ours["refine"] == baseline["refine"] | {"maps": "rib"}
 
 

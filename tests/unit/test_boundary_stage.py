@@ -62,8 +62,12 @@ def test_the_stage_writes_labels_and_names_broken_images(world: tuple[Dataset, P
     manifest = read_json(labelled / "manifest.json")
     assert manifest["finished"]
     assert manifest["config"] == {
-        "foreground": 0.6, "background": 0.1, "scale": "own", "refinement": "none", "maps": "rib",
-    }  # fmt: skip
+        "foreground": 0.6,
+        "background": 0.1,
+        "scale": "own",
+        "refinement": "none",
+        "maps": "rib",
+    }
     assert {i for i, s in manifest["images"].items() if s["status"] == "failed"} == {"image 5"}
     found = read_mask(labelled / "masks" / "image 1.png")
     truth = read_mask(world[0].records[1].mask_path)  # type: ignore[arg-type]

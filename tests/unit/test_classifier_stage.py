@@ -109,6 +109,10 @@ def test_the_manifest_tells_what_was_learned(photos: Dataset, tmp_path: Path) ->
     assert rows[-1]["val_map"] == pytest.approx(manifest["validation_map"], abs=1e-5)
     assert len(rows) == 2
     assert any(warning.startswith(f"class '{photos.classes[0]}'") for warning in manifest["warnings"])
+    looks = manifest["localization_criterion"]
+    assert looks["photos"] == len(photos) - 2  # one is broken, and one has no tag
+    means = [sum(looks[name]) / len(looks[name]) for name in ("kept", "erased")]
+    assert looks["criterion"] == pytest.approx(means[0] - means[1], abs=2e-4)
     for row in manifest["doubted_tags"]:
         assert row["split"] in ("train", "val")
         assert (row["score"] < 0.5) == row["tagged"]

@@ -85,9 +85,14 @@ def test_errors_are_one_line_with_a_remedy(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["hgr", "x"], ["run"], ["nothing"], ["hgr", "x", "--data", "y", "--device", "gpu"],
-     ["run", "photos", "--data", "x", "--device", "cude"]],
-)  # fmt: skip
+    [
+        ["hgr", "x"],
+        ["run"],
+        ["nothing"],
+        ["hgr", "x", "--data", "y", "--device", "gpu"],
+        ["run", "photos", "--data", "x", "--device", "cude"],
+    ],
+)
 def test_wrong_use_ends_with_one_line_below_the_usage(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -99,15 +104,17 @@ def test_wrong_use_ends_with_one_line_below_the_usage(arguments: list[str], caps
     ("error", "text"),
     [
         (PermissionError(13, "Permission denied", "/data/runs"), "error: Permission denied: /data/runs\n"),
-        (OSError(28, "No space left on device", "/r/.weights.712-a0b1c2.partial.safetensors"),
-         "error: No space left on device: /r/weights.safetensors\n"),
+        (
+            OSError(28, "No space left on device", "/r/.weights.712-a0b1c2.partial.safetensors"),
+            "error: No space left on device: /r/weights.safetensors\n",
+        ),
         (OSError(28, "No space left on device"), "error: No space left on device\n"),
         (ConnectionError("no route\nto host"), "error: no route to host\n"),
         (DataError("x.jpg: is empty"), "error: x.jpg: is empty\n"),
         (KeyboardInterrupt(), "\nstopped; the same command goes on where it stopped\n"),
         (BrokenPipeError(), ""),
     ],
-)  # fmt: skip
+)
 def test_what_stops_a_command_is_said_in_one_line(
     error: BaseException, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:

@@ -78,8 +78,15 @@ def test_missing_name_and_file(tmp_path: Path) -> None:
 
 def test_overrides(tmp_path: Path) -> None:
     path = write(tmp_path, "name: x\n")
-    recipe = load_recipe(path, ("classifier.epochs=2", "localize.rib.scales=[1.0, 0.5]", "data.classes=[cat, dog]",
-                                "localize.rib.loss_scales=[1.0]"))  # fmt: skip
+    recipe = load_recipe(
+        path,
+        (
+            "classifier.epochs=2",
+            "localize.rib.scales=[1.0, 0.5]",
+            "data.classes=[cat, dog]",
+            "localize.rib.loss_scales=[1.0]",
+        ),
+    )
     assert recipe.classifier.epochs == 2
     assert recipe.localize.rib.scales == (1.0, 0.5)
     assert recipe.data.classes == ("cat", "dog")

@@ -48,9 +48,16 @@ def test_everything_is_found_and_the_rest_goes_on(messy: Path) -> None:
     dataset = read_dataset(messy)
     report = check_dataset(dataset, progress=False)
     assert {kind: len(problems) for kind, problems in report.by_kind().items()} == {
-        "unreadable-image": 3, "duplicate": 2, "mask-size": 1, "mask-values": 1, "missing-image": 1, "small-image": 1,
-        "suspect-class": 1, "tags-masks": 1, "unreadable-mask": 1,
-    }  # fmt: skip
+        "unreadable-image": 3,
+        "duplicate": 2,
+        "mask-size": 1,
+        "mask-values": 1,
+        "missing-image": 1,
+        "small-image": 1,
+        "suspect-class": 1,
+        "tags-masks": 1,
+        "unreadable-mask": 1,
+    }
     assert report.images == len(dataset) == 13
     assert report.negatives == {"train": 1, "val": 0}
     assert report.masks == 4

@@ -166,11 +166,17 @@ def bad_files(folder: Path) -> dict[str, str]:
     claims_size(folder / "bomb.png", 60_000, 60_000)
     claims_size(folder / "large.png", 10_500, 10_000)
     return {
-        "cut.jpg": "cut off", "cut.png": "cut off", "zero.jpg": "0 bytes", "page.jpg": "not an image",
-        "post.jpg": "not an image", "head.jpg": "not an image", "folder.jpg": "not a file",
+        "cut.jpg": "cut off",
+        "cut.png": "cut off",
+        "zero.jpg": "0 bytes",
+        "page.jpg": "not an image",
+        "post.jpg": "not an image",
+        "head.jpg": "not an image",
+        "folder.jpg": "not a file",
         "bomb.png": "over the limit",
-        "large.png": "over the limit", "gone.jpg": "does not exist",
-    }  # fmt: skip
+        "large.png": "over the limit",
+        "gone.jpg": "does not exist",
+    }
 
 
 def test_bad_files_are_named_with_value_and_remedy(tmp_path: Path) -> None:

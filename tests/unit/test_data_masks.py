@@ -23,9 +23,15 @@ def test_palette_is_vocs() -> None:
     palette = voc_palette()
     assert palette.shape == (256, 3)
     assert palette[[0, 1, 2, 3, 8, 15, 20, 255]].tolist() == [
-        [0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [64, 0, 0], [192, 128, 128], [0, 64, 128],
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [128, 128, 0],
+        [64, 0, 0],
+        [192, 128, 128],
+        [0, 64, 128],
         [224, 224, 192],
-    ]  # fmt: skip
+    ]
     assert len({tuple(colour) for colour in palette.tolist()}) == 256
 
 

@@ -109,10 +109,15 @@ def test_csv_each_wrong_row_is_named_and_the_rest_goes_on(csv_set: Callable[...,
     assert labels(dataset) == {"a": ["cat"], "c": [], "d": ["horse"]}
     found = {problem.place: problem for problem in dataset.problems}
     assert {place: problem.kind for place, problem in found.items() if not problem.note} == {
-        "line 3": "missing-image", "line 4": "unknown-class", "line 5": "duplicate",
-        "line 7": "unsafe-path", "line 8": "unsafe-path", "line 9": "unknown-split", "line 10": "bad-row",
+        "line 3": "missing-image",
+        "line 4": "unknown-class",
+        "line 5": "duplicate",
+        "line 7": "unsafe-path",
+        "line 8": "unsafe-path",
+        "line 9": "unknown-split",
+        "line 10": "bad-row",
         "line 11": "missing-image",
-    }  # fmt: skip
+    }
     assert str(found["line 4"]).startswith(
         "labels.csv line 4: class 'hose' is not in the class list; did you mean 'horse'?"
     )
@@ -196,11 +201,18 @@ def test_csv_masks_of_images_with_one_name(csv_set: Callable[..., Path]) -> None
     dataset = read_dataset(folder)
     masks = {r.id: r.mask_path and r.mask_path.relative_to(folder / "masks").as_posix() for r in dataset.records}
     assert masks == {
-        "day1__IMG_1.png": "day1/IMG_1.png", "images__day2__IMG_1.png": "day2/IMG_1.png", "day3__IMG_1.png": None,
-        "IMG_2": "IMG_2.png", "a.jpg": None, "a.png": None,
-    }  # fmt: skip
+        "day1__IMG_1.png": "day1/IMG_1.png",
+        "images__day2__IMG_1.png": "day2/IMG_1.png",
+        "day3__IMG_1.png": None,
+        "IMG_2": "IMG_2.png",
+        "a.jpg": None,
+        "a.png": None,
+    }
     assert [(p.kind, p.place) for p in dataset.problems] == [
-        ("ambiguous-mask", "line 4"), ("ambiguous-mask", "line 6"), ("ambiguous-mask", "line 7")]  # fmt: skip
+        ("ambiguous-mask", "line 4"),
+        ("ambiguous-mask", "line 6"),
+        ("ambiguous-mask", "line 7"),
+    ]
     assert "'masks/IMG_1.png' may be that of 3 images, one of them 'day3/IMG_1.png'" in problem_lines(dataset)[0]
 
 
@@ -389,9 +401,17 @@ def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
 
 
 def test_what_runs_and_computers_leave_is_no_data(tmp_path: Path) -> None:
-    for name in ("cat/a.jpg", "cat/old/b.jpg", "cat/@eaDir/a.jpg/thumb.jpg", "__MACOSX/cat/c.jpg", "lost+found/d.jpg",
-                 "runs/photos/predictions/masks/a.png", "predicted/masks/a.png", "cat/predicted/masks/b.png",
-                 "dog/c.jpg"):  # fmt: skip
+    for name in (
+        "cat/a.jpg",
+        "cat/old/b.jpg",
+        "cat/@eaDir/a.jpg/thumb.jpg",
+        "__MACOSX/cat/c.jpg",
+        "lost+found/d.jpg",
+        "runs/photos/predictions/masks/a.png",
+        "predicted/masks/a.png",
+        "cat/predicted/masks/b.png",
+        "dog/c.jpg",
+    ):
         picture(tmp_path / name)
     write_json(tmp_path / "runs" / "photos" / "run.json", {"name": "photos", "recipe": {}})
     for name in ("predicted", "cat/predicted"):

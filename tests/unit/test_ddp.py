@@ -24,8 +24,9 @@ from tag2mask.run.folder import StageFolder
 
 NAMES = [f"image{number}" for number in range(6)]
 BROKEN = {3, 5}
-SETTINGS = FitSettings(epochs=3, batch_size=3, learning_rate=0.1, new_layers_multiplier=10.0, weight_decay=1e-3,
-                       momentum=0.9)  # fmt: skip
+SETTINGS = FitSettings(
+    epochs=3, batch_size=3, learning_rate=0.1, new_layers_multiplier=10.0, weight_decay=1e-3, momentum=0.9
+)
 
 
 def load(epoch: int, index: int) -> tuple[Tensor, Tensor]:
@@ -37,8 +38,17 @@ def load(epoch: int, index: int) -> tuple[Tensor, Tensor]:
 def train(path: Path, device: str, devices: int) -> None:
     net = nn.Conv2d(3, 2, 1)
     folder = StageFolder(path, "train-segmenter", config={}, seed=0, inputs={})
-    fit(net, ([net.weight], [net.bias]), lambda *batch: batch[1].sum(), load, NAMES, SETTINGS, folder, seed=0,
-        execution=Execution(device=device, devices=devices))  # fmt: skip
+    fit(
+        net,
+        ([net.weight], [net.bias]),
+        lambda *batch: batch[1].sum(),
+        load,
+        NAMES,
+        SETTINGS,
+        folder,
+        seed=0,
+        execution=Execution(device=device, devices=devices),
+    )
 
 
 def log_of(path: Path) -> list[dict]:

@@ -70,8 +70,12 @@ def test_same_score_for_any_parts(
     scores = []
     for size in (1, 7, 100):
         monkeypatch.setattr("tag2mask.stages.evaluate._CHUNK", size)
-        scores.append([s(dataset, folder / name, config=config, split="train", processes=1)
-                       for s, name in ((score_masks, "masks"), (score_maps, "maps"))])  # fmt: skip
+        scores.append(
+            [
+                s(dataset, folder / name, config=config, split="train", processes=1)
+                for s, name in ((score_masks, "masks"), (score_maps, "maps"))
+            ]
+        )
     assert scores[0] == scores[1] == scores[2]
 
 

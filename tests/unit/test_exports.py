@@ -21,7 +21,7 @@ from PIL import Image
 from exports_world import CLASSES, NAMES, UNSURE, World, make_world, speckled, write_step
 from tag2mask.cli import main
 from tag2mask.common.errors import DataError
-from tag2mask.data import READERS, image_size, read_dataset, read_mask, voc_palette
+from tag2mask.data import image_size, read_dataset, read_mask, voc_palette
 from tag2mask.data.class_files import write_class_files
 from tag2mask.data.classes import find_class_list
 from tag2mask.data.coco_masks import polygon_mask, semantic_mask
@@ -143,9 +143,13 @@ def test_names_count_from_the_folder_asked_for_and_photos_may_have_moved(world: 
     ],
 )
 def test_what_is_wrong_is_said_with_its_remedy(
-    world: World, tmp_path: Path, arguments: list[str], message: str,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
-) -> None:  # fmt: skip
+    world: World,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     write_step(world.run / "half", world.masks)
     (world.run / "half" / "manifest.json").write_text('{"stage": "refine", "finished": false}')
     monkeypatch.chdir(tmp_path)
@@ -249,8 +253,11 @@ def test_coco_is_read_by_our_reader(world: World, form: list[str]) -> None:
     assert tags == {name: tags_of(world.expected(image_id)) for image_id, name in NAMES.items()}
     written = json.loads((world.photos / "annotations" / "instances.json").read_text("utf-8"))
     for image, (image_id, name) in zip(written["images"], NAMES.items(), strict=True):
-        regions = [(row["category_id"], False, row["segmentation"]) for row in written["annotations"]
-                   if row["image_id"] == image["id"]]  # fmt: skip
+        regions = [
+            (row["category_id"], False, row["segmentation"])
+            for row in written["annotations"]
+            if row["image_id"] == image["id"]
+        ]
         assert image["file_name"] == name
         mask = semantic_mask(regions, image["height"], image["width"])
         np.testing.assert_array_equal(mask, world.expected(image_id))
@@ -305,8 +312,10 @@ def test_cvat_is_read_by_our_reader_beside_the_photos(world: World) -> None:
     shutil.copytree(world.photos, world.run.parent / "voc" / "JPEGImages")
     dataset = read_dataset(world.run.parent / "voc")
     assert dataset.classes == CLASSES
-    records = {record.path.relative_to(world.run.parent / "voc" / "JPEGImages").as_posix(): record
-               for record in dataset.records}  # fmt: skip
+    records = {
+        record.path.relative_to(world.run.parent / "voc" / "JPEGImages").as_posix(): record
+        for record in dataset.records
+    }
     for image_id, name in NAMES.items():
         record = records[name]
         assert record.mask_path is not None
@@ -323,9 +332,7 @@ def test_cvat_takes_classes_as_objects_where_there_are_too_many(world: World) ->
     np.testing.assert_array_equal(objects, mask)
 
 
-@pytest.mark.parametrize(
-    ("classes", "reason"), [(("a:b", "a_b"), "written like 'a:b'"), (("#1", "_1"), "written like '#1'")]
-)
+@pytest.mark.parametrize(("classes", "reason"), [(("a:b", "a b"), "written like 'a:b'"), (("#1",), "a comment")])
 def test_cvat_refuses_classes_that_it_cannot_name(
     tmp_path: Path, classes: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -355,7 +362,6 @@ def test_yolo_polygons_give_the_same_pixels(world: World) -> None:
         np.testing.assert_array_equal(mask, world.expected(image_id))
 
 
-@pytest.mark.skipif("yolo" not in READERS, reason="no reader of YOLO's folders")
 def test_yolo_is_read_by_our_reader(world: World) -> None:
     out = export(world, "yolo")
     dataset = read_dataset(out)
@@ -384,8 +390,9 @@ def test_photos_are_held_out_by_name_and_one_split_stands_for_both(world: World,
         arguments = ["export", "yolo", str(world.run), "--of", "half" if out == "none" else "pseudo_masks"]
         write_step(world.run / "half", {"day1__IMG 1": world.masks["day1__IMG 1"]}) if out == "none" else None
         assert main([*arguments, "--val", share, "--out", str(tmp_path / out)]) == 0
-    one, two = (sorted(path.relative_to(tmp_path / out) for path in (tmp_path / out).rglob("*.*")) for out in
-                ("one", "two"))  # fmt: skip
+    one, two = (
+        sorted(path.relative_to(tmp_path / out) for path in (tmp_path / out).rglob("*.*")) for out in ("one", "two")
+    )
     assert one == two
     assert yaml.safe_load((tmp_path / "none" / "data.yaml").read_text())["val"] == "images/train"
     assert "no photo is held out" in (tmp_path / "none" / "data.yaml").read_text()
@@ -492,19 +499,21 @@ def test_masks_are_read_by_our_reader(tmp_path: Path, kind: str) -> None:
     assert listed.names == classes
     rows = [line.split(",") for line in (out / "classes.csv").read_text("utf-8").splitlines()]
     assert rows == [
-        ["value", "name", "red", "green", "blue"], ["0", "background", "0", "0", "0"],
-        ["1", "cat: wild", "128", "0", "0"], ["2", "'=2+3", "0", "128", "0"], ["3", "dog", "128", "128", "0"],
+        ["value", "name", "red", "green", "blue"],
+        ["0", "background", "0", "0", "0"],
+        ["1", "cat: wild", "128", "0", "0"],
+        ["2", "'=2+3", "0", "128", "0"],
+        ["3", "dog", "128", "128", "0"],
         ["255", "ignored", "224", "224", "192"],
-    ]  # fmt: skip
+    ]
     for image_id, name in NAMES.items():
         path = (out / "masks" / name).with_suffix(".png")
         assert Image.open(path).mode == {"grey": "L", "palette": "P"}[kind]
         np.testing.assert_array_equal(read_mask(path), world.masks[image_id])
         np.testing.assert_array_equal(np.array(Image.open(path)), world.masks[image_id])
-    if "image_masks" in READERS or "masks" in READERS:
-        shutil.copytree(world.photos, out / "images")
-        dataset = read_dataset(out)
-        assert (dataset.classes, len(dataset)) == (classes, 4)
+    shutil.copytree(world.photos, out / "images")
+    dataset = read_dataset(out)
+    assert (dataset.classes, len(dataset)) == (classes, 4)
 
 
 def test_overlays_lie_over_the_upright_photo(world: World) -> None:
@@ -514,8 +523,11 @@ def test_overlays_lie_over_the_upright_photo(world: World) -> None:
         photo = decode_image(world.photos / name).astype(float)
         mask = world.masks[image_id]
         assert found.shape == photo.shape
-        wanted = np.where(mask[..., None] > 0, (photo + voc_palette()[mask]) / 2, photo)
-        assert np.abs(found - wanted).mean() < 9  # JPEG; a mask that lies elsewhere gives 20
+        right, turned = (
+            np.where(shown[..., None] > 0, (photo + voc_palette()[shown]) / 2, photo) for shown in (mask, mask[::-1])
+        )
+        assert np.abs(found - right).mean() < 8  # for JPEG
+        assert not mask.any() or np.abs(found - turned).mean() > 20
     world.photos.rename(world.photos.with_name("moved"))
     with pytest.raises(DataError, match="does not exist"):
         write_masks(open_source(world.run), world.run.parent / "missing", "overlay")

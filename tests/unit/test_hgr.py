@@ -70,8 +70,10 @@ def test_taps_joined_are_the_backbone() -> None:
 
 def test_gradients_are_those_of_the_classifier() -> None:
     classifier, image = tiny_classifier(), tiny_views()[0][:1]
-    found = {(layer, scalar): m for layer, scalar, m in
-             gradient_maps(classifier, image, torch.tensor([1, 3]), ["features"])}  # fmt: skip
+    found = {
+        (layer, scalar): m
+        for layer, scalar, m in gradient_maps(classifier, image, torch.tensor([1, 3]), ["features"])
+    }
     assert set(found) == {("features", "sum"), ("features", "norm"), ("logit", "1"), ("logit", "3")}
     pixels = image.clone().requires_grad_()
     logits = classifier.classifier(classifier.backbone(pixels)).mean(dim=(2, 3))
@@ -99,8 +101,10 @@ def test_regions_come_from_mask_and_map() -> None:
     activation = np.array([[0.9, 0.2, 0.9], [0.9, 0.9, 0.4]], np.float32)
     regions = regions_of(mask, activation, 1, tau=0.4)
     assert {name: np.argwhere(region).tolist() for name, region in regions.items()} == {
-        "discriminative": [[0, 0], [1, 2]], "non-discriminative": [[0, 1]], "background": [[1, 0]],
-    }  # fmt: skip
+        "discriminative": [[0, 0], [1, 2]],
+        "non-discriminative": [[0, 1]],
+        "background": [[1, 0]],
+    }
     assert tuple(regions) == REGIONS
 
 
@@ -108,8 +112,14 @@ def test_rib_calls_back_as_each_step_begins() -> None:
     classifier = tiny_classifier()
     kept = classifier.classifier.weight.clone()
     seen = []
-    rib(classifier, tiny_views(), LABELS, tiny_batches(4), CONFIG,
-        on_step=lambda step, network: seen.append((step, network.classifier.weight.detach().clone())))  # fmt: skip
+    rib(
+        classifier,
+        tiny_views(),
+        LABELS,
+        tiny_batches(4),
+        CONFIG,
+        on_step=lambda step, network: seen.append((step, network.classifier.weight.detach().clone())),
+    )
     assert [step for step, _ in seen] == list(range(CONFIG.steps))
     assert torch.equal(seen[0][1], kept)
     assert not torch.equal(seen[1][1], seen[0][1])
@@ -122,8 +132,11 @@ def test_rib_calls_back_as_each_step_begins() -> None:
 
 def test_measures_every_layer_before_the_tuned_ones_after_and_the_logit_between(measured: HGRResult) -> None:
     layers = {step: {row.layer for row in measured.rows if row.step == step} for step in range(3)}
-    assert layers == {0: {"stem", "features", "logit", "sigmoid"}, 1: {"logit", "sigmoid"},
-                      2: {"features", "logit", "sigmoid"}}  # fmt: skip
+    assert layers == {
+        0: {"stem", "features", "logit", "sigmoid"},
+        1: {"logit", "sigmoid"},
+        2: {"features", "logit", "sigmoid"},
+    }
     assert measured.layers == ["stem", "features", "logit", "sigmoid"]
     assert {row.id for row in measured.rows} == {"1", "2"}  # 0 has no mask, the mask of 3 doesn't fit
     assert measured.images == 2
@@ -144,8 +157,11 @@ def test_measuring_leaves_the_classifier_alone_and_rib_moves_its_gradients(farm:
 
 def test_change_compares_pair_by_pair() -> None:
     values = {0: {"a": 0.2, "b": 0.5, "c": math.nan}, 1: {"a": 0.3, "b": 0.4, "c": math.nan}}
-    rows = [Ratio(name, "cat", step, "logit", "class", 1, REGIONS[1], value)
-            for step, of in values.items() for name, value in of.items()]  # fmt: skip
+    rows = [
+        Ratio(name, "cat", step, "logit", "class", 1, REGIONS[1], value)
+        for step, of in values.items()
+        for name, value in of.items()
+    ]
     result = HGRResult(HGRConfig(), rows, ["logit"], 3, 2, 0.1, {})
     mean, rose = change(result, "logit", "class", 1, REGIONS[1])
     assert (mean.mean, mean.pairs, rose) == (pytest.approx(0.0), 2, 1)
@@ -191,8 +207,11 @@ def test_files_and_report_hold_what_was_measured(measured: HGRResult, tmp_path: 
     assert len(rows) == len(measured.rows)
     stored = read_json(tmp_path / "run" / "hgr" / "hgr.json")
     key = (0, "logit", "class", 5, "background")
-    (found,) = (row for row in stored["means"] if (row["step"], *(row[k] for k in (
-        "layer", "scalar", "smoothing", "region"))) == key)  # fmt: skip
+    (found,) = (
+        row
+        for row in stored["means"]
+        if (row["step"], *(row[k] for k in ("layer", "scalar", "smoothing", "region"))) == key
+    )
     assert found["mean"] == pytest.approx(means(measured)[key].mean, abs=1e-6)
     assert "HGR by layer, 2 images" in (tmp_path / "run" / "hgr" / "hgr.svg").read_text(encoding="utf-8")
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
@@ -221,15 +240,21 @@ def test_command_measures_a_run(farm: Dataset, tmp_path: Path, capsys: pytest.Ca
     (data / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     classifier = build_classifier("efficientnet_lite0", 2, "none")
     save_module(classifier, run / "classifier" / "weights.safetensors")
-    write_json(run / "classifier" / "manifest.json", {
-        "stage": "train-classifier", "config": {"backbone": "efficientnet_lite0"}, "classes": ["b", "c"],
-        "finished": True,
-    })  # fmt: skip
+    write_json(
+        run / "classifier" / "manifest.json",
+        {
+            "stage": "train-classifier",
+            "config": {"backbone": "efficientnet_lite0"},
+            "classes": ["b", "c"],
+            "finished": True,
+        },
+    )
     (run / "recipe.yaml").write_text(
         "name: tiny\ndata: {classes: [b, c], mask_classes: [a, b, c]}\n"
         "localize: {partner_long_side_min: 64, partner_long_side_max: 64, partner_crop_size: 64,\n"
-        "  rib: {steps: 2, batch_size: 1, scales: [1.0], loss_scales: [1.0]}}\n", encoding="utf-8",
-    )  # fmt: skip
+        "  rib: {steps: 2, batch_size: 1, scales: [1.0], loss_scales: [1.0]}}\n",
+        encoding="utf-8",
+    )
     assert main(["hgr", str(run), "--data", str(data), "--images", "2"]) == 0
     printed = capsys.readouterr().out
     assert "stage7" in printed

@@ -109,8 +109,18 @@ def test_predict_without_torch(run: Path, tmp_path: Path) -> None:
     tags.write_text("image,labels\n0.png,cat\n3,big dog\n", encoding="utf-8")
     photo(run / "photos" / "broken.png", (30, 30)).write_bytes(b"no picture")
     code = "import sys; sys.modules['torch'] = None; from tag2mask.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = ["predict", "--onnx", str(run / "segmenter" / "network.onnx"), "--images", str(run / "photos"),
-               "--masks", str(tmp_path / "out"), "--tags", str(tags), "--confidence"]  # fmt: skip
+    command = [
+        "predict",
+        "--onnx",
+        str(run / "segmenter" / "network.onnx"),
+        "--images",
+        str(run / "photos"),
+        "--masks",
+        str(tmp_path / "out"),
+        "--tags",
+        str(tags),
+        "--confidence",
+    ]
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
     (run / "photos" / "broken.png").unlink()
     assert done.returncode == 1, done.stderr
@@ -156,3 +166,17 @@ def test_foreign_files_are_named(tmp_path: Path, run: Path) -> None:
     exported = OnnxNetwork(run / "segmenter" / "network.onnx")
     with pytest.raises(DataError, match="no photo to check the network on"):
         compare(load_segmenter(run / "segmenter"), exported, [])
+
+
+def test_the_example_of_the_docs_runs(run: Path, tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs" / "network.md"
+    (tmp_path / "example.py").write_text(docs.read_text("utf-8").split("```python\n")[1].split("```")[0], "utf-8")
+    network, source, out = run / "segmenter" / "network.onnx", run / "photos" / "0.png", tmp_path / "mask.png"
+    command = [sys.executable, str(tmp_path / "example.py"), str(network), str(source), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    exported = OnnxNetwork(network)
+    exported.scales, exported.mirror = (1.0,), False
+    expected = exported.predict(np.asarray(Image.open(source).convert("RGB"))).labels
+    found = np.asarray(Image.open(out))
+    assert (found == expected).mean() > 0.999
+    assert "background" in done.stdout or "cat" in done.stdout or "big dog" in done.stdout

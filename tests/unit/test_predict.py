@@ -33,9 +33,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a recipe and an untrained segmentation network."""
     folder = tmp_path_factory.mktemp("run")
     save_module(build_segmenter(SEGMENTER, len(CLASSES) + 1, "none"), folder / "segmenter" / "weights.safetensors")
-    write_json(folder / "segmenter" / "manifest.json", {
-        "stage": "train-segmenter", "config": to_mapping(SEGMENTER), "classes": list(CLASSES), "finished": True,
-    })  # fmt: skip
+    write_json(
+        folder / "segmenter" / "manifest.json",
+        {
+            "stage": "train-segmenter",
+            "config": to_mapping(SEGMENTER),
+            "classes": list(CLASSES),
+            "finished": True,
+        },
+    )
     (folder / "recipe.yaml").write_text("name: tiny\npredict: {scales: [1.0], mirror: false}\n", encoding="utf-8")
     return folder
 

@@ -78,8 +78,12 @@ def test_voc_label_file_and_augmented_lists(voc: Path, tmp_path: Path) -> None:
     prepare_voc(voc, tmp_path / "index", labels=labels, trainaug=lists)
     found = {r.id: r for r in read_dataset(tmp_path / "index").records}
     assert {i: [VOC_CLASSES[n] for n in r.labels] for i, r in found.items() if i[0] in "ta"} == {
-        "t1": ["cat"], "t2": ["cat"], "t3": ["dog"], "a1": ["cat"], "a2": ["dog", "person"],
-    }  # fmt: skip
+        "t1": ["cat"],
+        "t2": ["cat"],
+        "t3": ["dog"],
+        "a1": ["cat"],
+        "a2": ["dog", "person"],
+    }
     assert found["v1"].split == "val"  # the augmented list's own copy of it is not trained on
     assert found["a1"].mask_path is None  # the official masks are those that seeds are scored on
     prepare_voc(voc, tmp_path / "index2", labels=labels, trainaug=lists, aug_masks=True)
@@ -94,7 +98,9 @@ def test_the_augmented_list_is_the_train_split_unprepared_too(voc: Path) -> None
     (voc / "ImageSets" / "Segmentation" / "trainaug.txt").write_text("t1\nt2\na1\nv2\n")
     dataset = read_dataset(voc)
     assert [(r.id, r.split) for r in dataset.records] == [(i, "train") for i in ("t1", "t2", "a1")] + [
-        ("v1", "val"), ("v2", "val")]  # fmt: skip
+        ("v1", "val"),
+        ("v2", "val"),
+    ]
 
 
 def test_given_lists_stand_instead_of_the_folders_augmented_one(voc: Path, tmp_path: Path) -> None:
@@ -266,7 +272,11 @@ def test_coco_masks_labels_and_unlabelled_images(coco: Path, capsys: pytest.Capt
     dataset = read_dataset(coco, reader="coco")
     assert dataset.classes == ("person", "car", "cat", "toothbrush")
     assert [(r.split, r.labels) for r in dataset.records] == [
-        ("train", (0, 2)), ("train", (1,)), ("val", (2,)), ("val", ())]  # fmt: skip
+        ("train", (0, 2)),
+        ("train", (1,)),
+        ("val", (2,)),
+        ("val", ()),
+    ]
     expected = np.zeros((16, 24), np.uint8)
     expected[2:9, 2:9] = 3
     expected[2:9, 12:19] = 1
@@ -353,17 +363,30 @@ def outside(content: dict) -> None:
 @pytest.mark.parametrize(
     ("change", "words", "left"),
     [
-        (lambda c: c["annotations"][0].update(category_id=999),
-         r"instances_train2014\.json: category id 999 of 1 annotation\(s\) is not among the file's categories", 3),
-        (outside, r"annotation 1 of COCO_train2014_000000000001\.jpg: a polygon reaches from \(0, 0\) to \(400, 9\), "
-         r"outside the image of 24 x 16", 4),
+        (
+            lambda c: c["annotations"][0].update(category_id=999),
+            r"instances_train2014\.json: category id 999 of 1 annotation\(s\) is not among the file's categories",
+            3,
+        ),
+        (
+            outside,
+            r"annotation 1 of COCO_train2014_000000000001\.jpg: a polygon reaches from \(0, 0\) to \(400, 9\), "
+            r"outside the image of 24 x 16",
+            4,
+        ),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2]]), "annotation 1 of .*number of 6 or more", 4),
-        (lambda c: c["images"][0].update(file_name="gone.jpg"),
-         r"images\[0\]: image 'gone\.jpg' is not in train2014", 3),
-        (lambda c: c["images"][0].update(height=99),
-         r"train2014/COCO_.*1\.jpg: is 16 x 24 pixels, instances.* 99 x 24", 3),
+        (
+            lambda c: c["images"][0].update(file_name="gone.jpg"),
+            r"images\[0\]: image 'gone\.jpg' is not in train2014",
+            3,
+        ),
+        (
+            lambda c: c["images"][0].update(height=99),
+            r"train2014/COCO_.*1\.jpg: is 16 x 24 pixels, instances.* 99 x 24",
+            3,
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_annotations_are_named_or_left_out(coco: Path, change: object, words: str, left: int) -> None:
     edit(coco, change)
     with pytest.raises(DataError, match=words):

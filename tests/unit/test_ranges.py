@@ -52,6 +52,8 @@ def fields_of(cls: type, place: tuple[str, ...] = ()) -> Iterator[Field]:
         inner, here = hint, (*place, name)
         if typing.get_origin(hint) is dict:
             inner, here = typing.get_args(hint)[1], (*here, "other")
+        sections = [one for one in typing.get_args(inner) if isinstance(one, type) and dataclasses.is_dataclass(one)]
+        inner = sections[0] if sections else inner  # a section, or null
         if dataclasses.is_dataclass(inner):
             yield from fields_of(typing.cast(type, inner), here)
         else:
@@ -88,8 +90,16 @@ def default_of(field: Field) -> Any:
 
 def test_the_walk_reaches_every_section() -> None:
     places = {".".join(field.place) for field in FIELDS}
-    assert {"seed", "data.long_side", "localize.rib.tau", "refine.boundary.radius", "refine.walk.times",
-            "refine.saliency.onnx.std", "comparisons.other.walk.times", "predict.scales"} <= places  # fmt: skip
+    assert {
+        "seed",
+        "data.long_side",
+        "localize.rib.tau",
+        "refine.boundary.radius",
+        "refine.walk.times",
+        "refine.saliency.onnx.std",
+        "comparisons.other.walk.times",
+        "predict.scales",
+    } <= places
     assert len(RANGED) > 140
     assert all(issubclass(field.owner, Settings) for field in FIELDS)
 
@@ -155,35 +165,71 @@ def test_a_value_just_outside_is_refused_on_the_command_line(field: Field, tmp_p
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("localize:\n  partner_long_side_min: 900", 3,
-         "localize.partner_long_side_min is 900; expected at most partner_long_side_max, 640"),
-        ("localize:\n  partner_crop_size: 64\n  partner_long_side_max: 100", 4,
-         "localize.partner_long_side_min is 320; expected at most partner_long_side_max, 100"),
+        (
+            "localize:\n  partner_long_side_min: 900",
+            3,
+            "localize.partner_long_side_min is 900; expected at most partner_long_side_max, 640",
+        ),
+        (
+            "localize:\n  partner_crop_size: 64\n  partner_long_side_max: 100",
+            4,
+            "localize.partner_long_side_min is 320; expected at most partner_long_side_max, 100",
+        ),
         ("classifier: {long_side_max: 8}", 2, "classifier.long_side_min is 320; expected at most long_side_max, 8"),
         ("segmenter:\n  scale_max: 0.1", 3, "segmenter.scale_min is 0.5; expected at most scale_max, 0.1"),
-        ("segmenter:\n  batch_size: 4\n  accumulate: 5", 4,
-         "segmenter.accumulate is 5; expected at most batch_size, 4"),
-        ("refine:\n  confident:\n    background: 0.5", 4,
-         "refine.confident.background is 0.5; expected at most foreground, 0.35"),
-        ("refine:\n  boundary:\n    scale_min: 2", 4,
-         "refine.boundary.scale_min is 2.0; expected at most scale_max, 1.5"),
-        ("refine:\n  boundary:\n    crop_size: 72", 4,
-         "refine.boundary.crop_size is 72; expected 73 or more pixels with radius 10"),
-        ("refine:\n  boundary:\n    radius: 64\n    crop_size: 504", 5,
-         "refine.boundary.crop_size is 504; expected 505 or more pixels with radius 64"),
-        ("refine:\n  method: irn\n  walk:\n    threshold: 0.9\n  unsure: 0.2", 6,
-         "refine.unsure is 0.2; expected below walk.threshold, 0.9, and below 1 - walk.threshold"),
-        ("refine:\n  method: irn\n  unsure: 0.2\ncomparisons:\n  low:\n    walk:\n      threshold: 0.1", 8,
-         "comparisons.low.unsure is 0.2; expected below walk.threshold, 0.1"),
+        (
+            "segmenter:\n  batch_size: 4\n  accumulate: 5",
+            4,
+            "segmenter.accumulate is 5; expected at most batch_size, 4",
+        ),
+        (
+            "refine:\n  confident:\n    background: 0.5",
+            4,
+            "refine.confident.background is 0.5; expected at most foreground, 0.35",
+        ),
+        (
+            "refine:\n  boundary:\n    scale_min: 2",
+            4,
+            "refine.boundary.scale_min is 2.0; expected at most scale_max, 1.5",
+        ),
+        (
+            "refine:\n  boundary:\n    crop_size: 72",
+            4,
+            "refine.boundary.crop_size is 72; expected 73 or more pixels with radius 10",
+        ),
+        (
+            "refine:\n  boundary:\n    radius: 64\n    crop_size: 504",
+            5,
+            "refine.boundary.crop_size is 504; expected 505 or more pixels with radius 64",
+        ),
+        (
+            "refine:\n  method: irn\n  walk:\n    threshold: 0.9\n  unsure: 0.2",
+            6,
+            "refine.unsure is 0.2; expected below walk.threshold, 0.9, and below 1 - walk.threshold",
+        ),
+        (
+            "refine:\n  method: irn\n  unsure: 0.2\ncomparisons:\n  low:\n    walk:\n      threshold: 0.1",
+            8,
+            "comparisons.low.unsure is 0.2; expected below walk.threshold, 0.1",
+        ),
         ("localize:\n  method: cam", 3, "refine.maps is 'rib'; expected cam, the maps of localize.method: cam"),
-        ("localize: {method: cam}\nrefine: {maps: cam}\ncomparisons:\n  other:\n    maps: rib", 6,
-         "comparisons.other.maps is 'rib'; expected cam, the maps of localize.method: cam"),
-        ("localize:\n  rib:\n    loss_scales: [1.0, 3.0]", 4,
-         "localize.rib.loss_scales is [1.0, 3.0]; expected some of scales, [1.0, 0.5, 1.5, 2.0]"),
-        ("localize:\n  rib:\n    first_map: false\n    steps: 1", 5,
-         "localize.rib.steps is 1; expected 2 or more with first_map: false"),
+        (
+            "localize: {method: cam}\nrefine: {maps: cam}\ncomparisons:\n  other:\n    maps: rib",
+            6,
+            "comparisons.other.maps is 'rib'; expected cam, the maps of localize.method: cam",
+        ),
+        (
+            "localize:\n  rib:\n    loss_scales: [1.0, 3.0]",
+            4,
+            "localize.rib.loss_scales is [1.0, 3.0]; expected some of scales, [1.0, 0.5, 1.5, 2.0]",
+        ),
+        (
+            "localize:\n  rib:\n    first_map: false\n    steps: 1",
+            5,
+            "localize.rib.steps is 1; expected 2 or more with first_map: false",
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_at_odds_name_the_first_that_is_written(tmp_path: Path, text: str, line: int, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"name: x\n{text}\n")

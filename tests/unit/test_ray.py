@@ -82,8 +82,9 @@ def test_localization_is_that_of_one_process_byte_for_byte(cluster: Cluster, tmp
         records.append(ImageRecord(f"photo {number}", path, (number % 3,)))
     (tmp_path / "2.png").write_bytes(b"broken")
     dataset = Dataset("photos", ("a", "b", "c"), tuple(records))
-    trained = StageFolder(tmp_path / "classifier", "train-classifier", config={"backbone": "efficientnet_lite0"},
-                          seed=0, inputs={})  # fmt: skip
+    trained = StageFolder(
+        tmp_path / "classifier", "train-classifier", config={"backbone": "efficientnet_lite0"}, seed=0, inputs={}
+    )
     save_module(build_classifier("efficientnet_lite0", 3, "none"), trained.path / "weights.safetensors")
     trained.finish([], classes=list(dataset.classes))
     rib = RIBConfig(steps=2, batch_size=2, scales=(1.0, 0.5), loss_scales=(1.0,))
@@ -141,12 +142,15 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert list(ray_cluster.spread([], Work, (tmp_path,), folder_in(tmp_path), Cluster("local"))) == []
 
 
-@pytest.mark.parametrize(("address", "message"), [
-    ("photos", "expected local, auto or HOST:PORT"),
-    ("ray://head:10001", "expected local, auto or HOST:PORT"),
-    ("auto", "ray start --head"),
-    ("head:6379", "ray start --head"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("photos", "expected local, auto or HOST:PORT"),
+        ("ray://head:10001", "expected local, auto or HOST:PORT"),
+        ("auto", "ray start --head"),
+        ("head:6379", "ray start --head"),
+    ],
+)
 def test_addresses(address: str, message: str) -> None:
     def init(*_: Any, **__: Any) -> None:
         raise ConnectionError("nobody\nthere")

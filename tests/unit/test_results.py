@@ -81,10 +81,11 @@ def test_a_run_as_it_is_says_why_it_is_not_comparable(finished_run: Path) -> Non
         ("class maps (seed)", "RIB seed"),
         ("pseudo-masks", "RIB+IRN"),
         ("pseudo-masks", "CAM+threshold (plain_cam)"),
+        ("pseudo-masks", "RIB+IRN, deeplabv2 (resnet18)"),
         ("segmentation from image labels", "RIB+IRN, deeplabv2 (resnet18)"),
         ("segmentation from true masks", "deeplabv2 (resnet18), true masks"),
     ]
-    assert [row.beyond_labels for row in rows] == ["", "", "", "", "", "pixel masks"]
+    assert [row.beyond_labels for row in rows] == ["", "", "", "", "", "", "pixel masks"]
     assert all(row.remarks == ("another data set",) and row.dataset == "farm (3 classes)" for row in rows)
     scores = read_json(finished_run / "scores.json")
     assert [row.value for row in rows] == [round(100 * row["miou"], 2) for row in scores.values()]

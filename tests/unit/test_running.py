@@ -30,10 +30,12 @@ from tag2mask.stages.train_segmenter import NO_MASK, SegmenterConfig, train_segm
 HERE = Execution(device="cpu", workers=0, processes=1, trace=0)
 NET = {"backbone": "resnet18", "weights": "none", "epochs": 0, "crop_size": 32, "batch_size": 2}
 RECIPE = Recipe(
-    "tiny", refine=RefineConfig(method="none", threshold=0.45, threshold_chosen_on="a guess"),
-    classifier=ClassifierConfig(**NET), segmenter=SegmenterConfig(**NET, output_stride=16),
+    "tiny",
+    refine=RefineConfig(method="none", threshold=0.45, threshold_chosen_on="a guess"),
+    classifier=ClassifierConfig(**NET),
+    segmenter=SegmenterConfig(**NET, output_stride=16),
     evaluate=EvaluateConfig(threshold_step=0.1, resamples=0),
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -43,9 +45,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Pat
     out.mkdir()
     dataset, _ = make_world(out)
     shutil.move(out / "photos", tmp_path / "photos")
-    records = tuple(dataclasses.replace(r, path=tmp_path / "photos" / r.path.name,
-                                        mask_path=tmp_path / "photos" / r.mask_path.name)  # type: ignore[union-attr]
-                    for r in dataset.records)  # fmt: skip
+    records = tuple(
+        dataclasses.replace(
+            r, path=tmp_path / "photos" / r.path.name, mask_path=tmp_path / "photos" / r.mask_path.name
+        )  # type: ignore[union-attr]
+        for r in dataset.records
+    )
     dataset = dataclasses.replace(dataset, records=records)
     monkeypatch.setattr("tag2mask.recipe.read_dataset", lambda *_, **__: dataset)
     made = {"localization": ("localize", RECIPE.localize), "classifier": ("train-classifier", RECIPE.classifier)}
@@ -53,8 +58,19 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Pat
         manifest = {"stage": stage, "config": to_mapping(config), "seed": 0, "inputs": {"classifier": "0"}}
         write_json(out / folder / "manifest.json", manifest | {"finished": True, "seconds": 2.5})
     refine(dataset, out / "localization", out / "pseudo_masks", RECIPE.refine, execution=HERE)
-    write_json(out / "run.json", {"name": "tiny", "data": {"root_name": "world", "classes": ["red", "green"],
-                                  "train_images": 6, "val_images": 0, "limited_to": None}})  # fmt: skip
+    write_json(
+        out / "run.json",
+        {
+            "name": "tiny",
+            "data": {
+                "root_name": "world",
+                "classes": ["red", "green"],
+                "train_images": 6,
+                "val_images": 0,
+                "limited_to": None,
+            },
+        },
+    )
     return dataset, out
 
 
@@ -92,8 +108,11 @@ def test_what_has_no_stage_yet_may_change(world: tuple[Dataset, Path]) -> None:
     _, out = world
     recipe = changed(evaluate={"resamples": 7}, segmenter={"epochs": 9}, localize={})
     rib = recipe.localize.rib.replace(channels_last=True)  # only memory and time
-    recipe = dataclasses.replace(recipe, localize=dataclasses.replace(recipe.localize, rib=rib),
-                                 comparisons={"low": dataclasses.replace(RECIPE.refine, threshold=0.2)})  # fmt: skip
+    recipe = dataclasses.replace(
+        recipe,
+        localize=dataclasses.replace(recipe.localize, rib=rib),
+        comparisons={"low": dataclasses.replace(RECIPE.refine, threshold=0.2)},
+    )
     opened(out, recipe).run_stage("refine")
     assert "resamples: 7" in (out / "recipe.yaml").read_text()
     other = {"low": dataclasses.replace(RECIPE.refine, threshold=0.1)}

@@ -211,9 +211,11 @@ def test_a_real_model(tmp_path: Path) -> None:
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     node = helper.make_node("ReduceMean", ["image"], ["saliency"], axes=[1], keepdims=1)
     graph = helper.make_graph(
-        [node], "mean", [helper.make_tensor_value_info("image", kind, [1, 3, "h", "w"])],
+        [node],
+        "mean",
+        [helper.make_tensor_value_info("image", kind, [1, 3, "h", "w"])],
         [helper.make_tensor_value_info("saliency", kind, [1, 1, "h", "w"])],
-    )  # fmt: skip
+    )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
     made.ir_version = 8
     onnx.save(made, str(tmp_path / "mean.onnx"))

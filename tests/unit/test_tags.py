@@ -42,8 +42,9 @@ def test_a_column_for_each_class(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "tags.csv").write_text("image,cat,dog\nthree.jpg,1,0\na/one.jpg,1,1\n", encoding="utf-8")
     dataset = photos_dataset(photos, CLASSES, tmp_path / "tags.csv")
     assert {record.path.name: record.labels for record in dataset.records if record.labels} == {
-        "three.jpg": (0,), "one.jpg": (0, 2),
-    }  # fmt: skip
+        "three.jpg": (0,),
+        "one.jpg": (0, 2),
+    }
 
 
 def test_one_photo(photos: Path, tmp_path: Path) -> None:

@@ -108,10 +108,14 @@ def test_digits_need_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"canvas": 39}, "toy.canvas is 39; expected digit"), ({"mark": 8}, "mark is 8; expected an odd number"),
-     ({"widths": (1,)}, "widths is .* a list of 5 numbers"), ({"images": 5}, "images is 5"),
-     ({"marked_share": 1.0}, "marked_share")],
-)  # fmt: skip
+    [
+        ({"canvas": 39}, "toy.canvas is 39; expected digit"),
+        ({"mark": 8}, "mark is 8; expected an odd number"),
+        ({"widths": (1,)}, "widths is .* a list of 5 numbers"),
+        ({"images": 5}, "images is 5"),
+        ({"marked_share": 1.0}, "marked_share"),
+    ],
+)
 def test_impossible_settings_are_named(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(ToyConfig(), **changes)
@@ -127,8 +131,10 @@ def write_mnist(folder: Path, packed: bool = False) -> Path:
         labels = np.array([2, 8, 5, 8, 2], np.uint8)
         images = rng.integers(1, 255, (5, 28, 28), dtype=np.uint8)
         images[:, :4] = 0
-        for name, magic, values in ((f"{part}-images{dash}idx3-ubyte", 0x803, images),
-                                    (f"{part}-labels{dash}idx1-ubyte", 0x801, labels)):  # fmt: skip
+        for name, magic, values in (
+            (f"{part}-images{dash}idx3-ubyte", 0x803, images),
+            (f"{part}-labels{dash}idx1-ubyte", 0x801, labels),
+        ):
             data = struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.tobytes()
             path = folder / (name + ".gz" if packed else name)
             path.write_bytes(gzip.compress(data) if packed else data)
@@ -314,10 +320,15 @@ def test_one_command_writes_figure_and_numbers(tmp_path: Path, capsys: pytest.Ca
 )
 def test_other_settings_do_not_replace_a_result(tmp_path: Path, changes: dict, difference: str) -> None:
     settings = {"seeds": range(3), "last": ["sigmoid"], "config": ToyConfig(), "digits": "sklearn"}
-    write_json(tmp_path / "toy.json", {
-        "seeds": [0, 1, 2], "digits": "sklearn", "config": dataclasses.asdict(ToyConfig()),
-        "checks": [{"last": "sigmoid", "seed": seed} for seed in range(3)],
-    })  # fmt: skip
+    write_json(
+        tmp_path / "toy.json",
+        {
+            "seeds": [0, 1, 2],
+            "digits": "sklearn",
+            "config": dataclasses.asdict(ToyConfig()),
+            "checks": [{"last": "sigmoid", "seed": seed} for seed in range(3)],
+        },
+    )
     refuse_other(tmp_path, **settings)  # the same again is fine
     with pytest.raises(ConfigError, match=f"{re.escape(difference)}.*choose another --out"):
         refuse_other(tmp_path, **settings | changes)
@@ -327,8 +338,14 @@ def test_other_settings_do_not_replace_a_result(tmp_path: Path, changes: dict, d
 
 
 def _check_one_mean(rows: list[dict[str, str]], summary: list[dict[str, str]]) -> None:
-    key = {"weights": "trained", "stage": "5", "scalar": "sum", "scale": "own", "threshold": "0.3",
-           "region": "non-discriminative"}  # fmt: skip
+    key = {
+        "weights": "trained",
+        "stage": "5",
+        "scalar": "sum",
+        "scale": "own",
+        "threshold": "0.3",
+        "region": "non-discriminative",
+    }
     values = [float(row["hgr"]) for row in rows if key.items() <= row.items()]
     (found,) = (row for row in summary if key.items() <= row.items())
     assert len(values) == 2

@@ -63,8 +63,17 @@ def train(
             raise KeyboardInterrupt
         return ((module(images) - targets) ** 2).mean()
 
-    fit(net, (list(net.old.parameters()), list(net.new.parameters())), loss_of, load_sample, NAMES, settings, folder,
-        seed=0, execution=Execution(workers=workers, **{"device": "cpu", **where}))  # fmt: skip
+    fit(
+        net,
+        (list(net.old.parameters()), list(net.new.parameters())),
+        loss_of,
+        load_sample,
+        NAMES,
+        settings,
+        folder,
+        seed=0,
+        execution=Execution(workers=workers, **{"device": "cpu", **where}),
+    )
     return net, folder
 
 
@@ -183,8 +192,18 @@ def test_what_is_said_after_an_epoch_goes_into_the_log(tmp_path: Path) -> None:
         modes.append(module.training)
         return ((module(images) - targets) ** 2).mean()
 
-    fit(net, (list(net.old.parameters()), list(net.new.parameters())), loss_of, load, NAMES, SETTINGS, folder,
-        seed=0, execution=Execution(workers=0, device="cpu"), after_epoch=after)  # fmt: skip
+    fit(
+        net,
+        (list(net.old.parameters()), list(net.new.parameters())),
+        loss_of,
+        load,
+        NAMES,
+        SETTINGS,
+        folder,
+        seed=0,
+        execution=Execution(workers=0, device="cpu"),
+        after_epoch=after,
+    )
     assert all(modes)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["val_map"] for row in rows] == [0.5] * 4

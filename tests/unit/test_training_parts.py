@@ -39,9 +39,17 @@ def train(path: Path, sizes: list[int], **settings: int) -> tuple[dict[str, Tens
         return ((module(images) - targets) ** 2).mean()
 
     groups = (list(net.old.parameters()), list(net.new.parameters()))
-    fit(net, groups, loss_of, load, [f"image{n}" for n in range(10)],
-        FitSettings(3, 4, 0.1, 10.0, 1e-4, 0.9, **settings), folder, seed=0,
-        execution=Execution(device="cpu", workers=0))  # fmt: skip
+    fit(
+        net,
+        groups,
+        loss_of,
+        load,
+        [f"image{n}" for n in range(10)],
+        FitSettings(3, 4, 0.1, 10.0, 1e-4, 0.9, **settings),
+        folder,
+        seed=0,
+        execution=Execution(device="cpu", workers=0),
+    )
     rows = [json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()]
     assert read_json(path / "manifest.json")["stage"] == "train-classifier"
     return net.state_dict(), rows

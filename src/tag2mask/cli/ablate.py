@@ -25,7 +25,14 @@ def add(commands: Any) -> None:
 def _ablate(options: argparse.Namespace) -> int:
     from tag2mask.experiments.ablation import ablate, markdown
 
-    table = ablate(options.run, data_of(options), options.grid, options.out, images=options.images,
-                   images_seed=options.images_seed,                   execution=execution_of(options))  # fmt: skip
+    table = ablate(
+        options.run,
+        data_of(options),
+        options.grid,
+        options.out,
+        images=options.images,
+        images_seed=options.images_seed,
+        execution=execution_of(options),
+    )
     print(markdown(table), end="")
     return 0

@@ -29,9 +29,11 @@ def add_command(
 def add_recipe_options(command: argparse.ArgumentParser, optional: bool = False) -> None:
     """Options of commands that work with a recipe."""
     command.add_argument(
-        "recipe", nargs="?" if optional else None, default=None,
+        "recipe",
+        nargs="?" if optional else None,
+        default=None,
         help="a recipe's file or name" + (f" (default: that of --out, else {DEFAULT_RECIPE})" if optional else ""),
-    )  # fmt: skip
+    )
     command.add_argument("--data", type=Path, help="the data set's folder or label file")
     command.add_argument("--out", type=Path, help="the run's folder (default runs/RECIPE)")
     command.add_argument("--limit", type=int, metavar="N", help="train on a class-balanced subset of N images")
@@ -46,9 +48,12 @@ def add_execution_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=int, default=1, help="processes that load images in training (default 1)")
     command.add_argument("--processes", type=int, default=0, help="processes for single images (default: CPU cores)")
     command.add_argument(
-        "--ray", nargs="?", const="auto", metavar="ADDRESS",
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
         help="spread single images over the Ray cluster that runs here, at HOST:PORT, or 'local' (extra 'ray')",
-    )  # fmt: skip
+    )
 
 
 def execution_of(options: argparse.Namespace) -> Execution:
@@ -57,8 +62,9 @@ def execution_of(options: argparse.Namespace) -> Execution:
     from tag2mask.engine.execution import Execution
 
     keep_freed_memory()
-    return Execution(options.device, options.devices, options.precision, options.workers, options.processes,
-                     ray=options.ray)  # fmt: skip
+    return Execution(
+        options.device, options.devices, options.precision, options.workers, options.processes, ray=options.ray
+    )
 
 
 def recipe_and_out(options: argparse.Namespace) -> tuple[Recipe, Path]:

@@ -18,8 +18,14 @@ def add(commands: Any) -> None:
     check.add_argument("dir", type=Path, help="the data set's folder or label file")
     check.add_argument("--reader", default="auto", help="auto, csv, folders, voc, coco, ... (default auto)")
     check.add_argument("--classes", help="comma-separated class names; labels outside are reported")
-    check.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE",
-                       help="a setting of a recipe's data section, such as data.mask_classes=binary")  # fmt: skip
+    check.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="a setting of a recipe's data section, such as data.mask_classes=binary",
+    )
     check.add_argument("--no-decode", action="store_true", help="don't open the images (faster)")
     check.add_argument("--all", action="store_true", help="list every problem, one a line")
     prepare = add_command(
@@ -34,8 +40,14 @@ def add(commands: Any) -> None:
     prepare.add_argument("--mirror", metavar="URL", help="fetch files of the same names from this address instead")
     prepare.add_argument("--allow-bad", action="store_true", help="go on without files that can't be used")
     prepare.add_argument("--labels", type=Path, help="voc2012: a CSV image,labels for images without XML")
-    prepare.add_argument("--trainaug", type=Path, action="append", default=[], metavar="LIST",
-                         help="voc2012: list of more training images (may be given again)")  # fmt: skip
+    prepare.add_argument(
+        "--trainaug",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="LIST",
+        help="voc2012: list of more training images (may be given again)",
+    )
     prepare.add_argument(
         "--aug-masks", action="store_true", help="voc2012: use SegmentationClassAug as true masks too"
     )
@@ -70,8 +82,14 @@ def _prepare(options: argparse.Namespace) -> int:
     if options.download:
         download(options.kind, options.root, mirror=options.mirror)
     if options.kind == "voc2012":
-        prepared = prepare_voc(options.root, options.out, labels=options.labels, trainaug=options.trainaug,
-                               aug_masks=options.aug_masks, allow_bad=options.allow_bad)  # fmt: skip
+        prepared = prepare_voc(
+            options.root,
+            options.out,
+            labels=options.labels,
+            trainaug=options.trainaug,
+            aug_masks=options.aug_masks,
+            allow_bad=options.allow_bad,
+        )
     else:
         prepared = prepare_coco(options.root, options.out, allow_bad=options.allow_bad, processes=options.processes)
     print("\n".join([*prepared.lines, *prepared.by_kind()]))

@@ -55,8 +55,10 @@ def print_hgr(result: HGRResult) -> None:
         print("change of the logit's ratio from the first step to the last, pair by pair:")
         for region in REGIONS:
             mean, rose = change(result, "logit", "class", width, region)
-            print(f"  {region:18}: {100 * mean.mean:+.2f} ± {100 * mean.error:.2f} points, "
-                  f"rose in {rose} of {mean.pairs}")  # fmt: skip
+            print(
+                f"  {region:18}: {100 * mean.mean:+.2f} ± {100 * mean.error:.2f} points, "
+                f"rose in {rose} of {mean.pairs}"
+            )
     for name, error in result.failures.items():
         print(f"! {name}: {error}", file=sys.stderr)
 
@@ -69,8 +71,9 @@ def _print_table(result: HGRResult, width: int) -> None:
     from tag2mask.experiments.hgr.regions import REGIONS
 
     found, last = means(result), result.steps - 1
-    readings = [(step, layer, scalar) for step in (0, last) for layer in result.layers[:-2]
-                for scalar in ("sum", "norm")]  # fmt: skip
+    readings = [
+        (step, layer, scalar) for step in (0, last) for layer in result.layers[:-2] for scalar in ("sum", "norm")
+    ]
     readings += [(step, layer, "class") for layer in result.layers[-2:] for step in range(result.steps)]
     title = f"HGR in percent, mean ± standard error, {result.images} images, averaged over {width} x {width} pixels"
     table = Table(title=title, title_justify="left")

@@ -25,9 +25,12 @@ def add(commands: Any) -> None:
     toy.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of figure and numbers")
     toy.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default 5)")
     toy.add_argument(
-        "--last", nargs="+", choices=ENDINGS, default=["sigmoid", "softmax"],
+        "--last",
+        nargs="+",
+        choices=ENDINGS,
+        default=["sigmoid", "softmax"],
         help="last activations to train through, the first one is drawn (default sigmoid softmax)",
-    )  # fmt: skip
+    )
     toy.add_argument("--digits", default="sklearn", help="sklearn (default), or the folder of MNIST's four files")
     toy.add_argument("--epochs", type=int, help="training epochs (default 6)")
     toy.add_argument("--quick", action="store_true", help="tiny: shows that everything works, not what is found")
@@ -101,8 +104,10 @@ def _print_sensitivity(console: Console, result: ToyResult) -> None:
         for threshold in sorted(thresholds):
             g5 = curve(result, last, "trained", "non-discriminative", threshold=threshold)[4]
             norm = curve(result, last, "trained", "non-discriminative", scalar="norm", threshold=threshold)[4]
-            values = [at_last_stage(result, last, name, threshold=threshold)
-                      for name in ("trained", "without", "without-gndrp")]  # fmt: skip
+            values = [
+                at_last_stage(result, last, name, threshold=threshold)
+                for name in ("trained", "without", "without-gndrp")
+            ]
             rows.append([last, f"{threshold:g}", str(g5), str(norm), *(str(Spread.of(each)) for each in values)])
     header = ["last", "threshold", "G5 sum", "G5 norm", "G6 trained", "G6 tuned without", "G6 and GNDRP"]
     _print_table(console, "Non-discriminative region, by threshold and by what stage 5 is reduced to", header, rows)
@@ -119,12 +124,27 @@ def _print_checks(console: Console, result: ToyResult) -> None:
             "" if last == "none" else str(Spread.of(at_last_stage(result, last, "trained", region, scale="steepest")))
             for region in list(REGIONS)[:2]
         ]
-        rows.append([
-            last, str(found["accuracy"]), str(found["accuracy_without"]), f"{found['mark_effect'].mean:+.3f}",
-            f"{found['median_slope'].mean:.1e}", str(found["flat_share"]), *damped,
-        ])  # fmt: skip
-    header = ["last", "accuracy", "… tuned without", "mark effect", "median slope", "flat share", "damped discr.",
-              "damped non-discr."]  # fmt: skip
+        rows.append(
+            [
+                last,
+                str(found["accuracy"]),
+                str(found["accuracy_without"]),
+                f"{found['mark_effect'].mean:+.3f}",
+                f"{found['median_slope'].mean:.1e}",
+                str(found["flat_share"]),
+                *damped,
+            ]
+        )
+    header = [
+        "last",
+        "accuracy",
+        "… tuned without",
+        "mark effect",
+        "median slope",
+        "flat share",
+        "damped discr.",
+        "damped non-discr.",
+    ]
     _print_table(console, "Checks (docs/bottleneck.md explains each)", header, rows)
 
 

@@ -47,8 +47,9 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
 
 def refuse_other_settings(folder: Path, what: str, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Raise ConfigError, naming each difference, where `folder` holds `what` with other settings than `asked`."""
-    differing = [f"{key} {stored.get(key)!r} there, {value!r} now" for key, value in asked.items()
-                 if stored.get(key) != value]  # fmt: skip
+    differing = [
+        f"{key} {stored.get(key)!r} there, {value!r} now" for key, value in asked.items() if stored.get(key) != value
+    ]
     if differing:
         raise ConfigError(
             f"{folder}: holds {what} with other settings ({'; '.join(differing)}); nothing is overwritten: choose "

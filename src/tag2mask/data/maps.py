@@ -20,8 +20,17 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most of this package's u
 
 EPSILON = 1e-5  # added to each class map's maximum before dividing by it
 # what numpy and zipfile raise for a file that was cut off or altered; RuntimeError: a flag or version it can't have
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, AttributeError, IndexError, RuntimeError, zipfile.BadZipFile,
-            zlib.error)  # fmt: skip
+_DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _REMAKE = "delete the file and run the localization again"
 
 
@@ -85,6 +94,12 @@ class LocalizationMaps:
     def at_size(self, size: tuple[int, int]) -> LocalizationMaps:
         """The same maps for the image at another size (H, W) of the same proportions."""
         return replace(self, size=(size[0], size[1]))
+
+    def on_grid(self, grid: tuple[int, int]) -> np.ndarray:
+        """Return (n, h, w) float32 in 0..1 at a grid over the image, its sides raised to multiples of 16."""
+        import torch
+
+        return _normalised(_joined([torch.from_numpy(s) for s in self.sums], grid)).numpy()
 
     def at_stride4(self) -> np.ndarray:
         """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""

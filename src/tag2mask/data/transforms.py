@@ -22,9 +22,9 @@ CROP_SIZE = 512
 CropSize = int | tuple[int, int]  # pixels: both sides, or (H, W)
 
 # (256, 3): the normalised value of every byte in every channel, computed in float64 and rounded once
-_NORMALISED = (
-    (np.arange(256)[:, None] / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-).astype(np.float32)  # fmt: skip
+_NORMALISED = ((np.arange(256)[:, None] / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)).astype(
+    np.float32
+)
 
 
 def normalise(image: np.ndarray) -> np.ndarray:

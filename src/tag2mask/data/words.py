@@ -9,21 +9,71 @@ from collections.abc import Iterable
 BACKGROUND = "background"  # the name of mask value 0, so no class can have it
 _BACKGROUND_NAMES = frozenset({"background", "backgrounds", "bg", "unlabelled background", "backgroundclass"})
 _EMPTY = frozenset(
-    {"", "nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nat", "nil", "-", "--", "[]", "{}", "()", "[nan]",
-     "[none]", "[null]", "set()", "[\"\"]", "['']"}
-)  # fmt: skip
+    {
+        "",
+        "nan",
+        "none",
+        "null",
+        "na",
+        "n/a",
+        "#n/a",
+        "<na>",
+        "nat",
+        "nil",
+        "-",
+        "--",
+        "[]",
+        "{}",
+        "()",
+        "[nan]",
+        "[none]",
+        "[null]",
+        "set()",
+        '[""]',
+        "['']",
+    }
+)
 _NEGATIVE = frozenset({"negative", "negatives", "no class", "no label", "no labels", "none of these"})
 _UNLABELLED = frozenset({"unlabeled", "unlabelled", "unannotated"})
 _IGNORED = frozenset({"ignore", "ignored", "void", "unlabeled", "unlabelled", "dont care", "don't care"})
 # what often means that a picture holds nothing of interest; only asked about, never taken for granted
 _PERHAPS = frozenset(
-    {"normal", "healthy", "good", "ok", "okay", "clean", "empty", "nothing", "no finding", "no findings", "other",
-     "others", "0", "false", "no", "intact", "undamaged", "no defect", "no damage", "defect free"}
-)  # fmt: skip
+    {
+        "normal",
+        "healthy",
+        "good",
+        "ok",
+        "okay",
+        "clean",
+        "empty",
+        "nothing",
+        "no finding",
+        "no findings",
+        "other",
+        "others",
+        "0",
+        "false",
+        "no",
+        "intact",
+        "undamaged",
+        "no defect",
+        "no damage",
+        "defect free",
+    }
+)
 SPLIT_NAMES = {
-    "": "", "train": "train", "training": "train", "trn": "train", "val": "val", "valid": "val", "validation": "val",
-    "dev": "val", "eval": "val", "test": "test", "testing": "test",
-}  # fmt: skip
+    "": "",
+    "train": "train",
+    "training": "train",
+    "trn": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "eval": "val",
+    "test": "test",
+    "testing": "test",
+}
 _DIGITS = re.compile(r"(\d+)")
 
 

@@ -248,9 +248,11 @@ def _fabric(execution: Execution) -> Fabric:
     wide: dict[str, Any] = {"strategy": "ddp_spawn", "plugins": [LightningEnvironment()]}
     try:
         return Fabric(
-            accelerator=execution.device, devices=execution.devices, precision=execution.precision,  # type: ignore[arg-type]
+            accelerator=execution.device,
+            devices=execution.devices,
+            precision=execution.precision,  # type: ignore[arg-type]
             **(wide if execution.devices > 1 else {}),
-        )  # fmt: skip
+        )
     except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
             f"--device {execution.device} --devices {execution.devices} --precision {execution.precision}: {error}"

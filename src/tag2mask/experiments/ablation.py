@@ -114,10 +114,16 @@ class Seeds:
 
 
 def ablate(
-    run: Path, data: Path, grid: Path | str, out: Path | None = None, *, images: int = 96,
+    run: Path,
+    data: Path,
+    grid: Path | str,
+    out: Path | None = None,
+    *,
+    images: int = 96,
     images_seed: int = 0,
-    execution: Execution | None = None, say: Say = print,
-) -> dict[str, Any]:  # fmt: skip
+    execution: Execution | None = None,
+    say: Say = print,
+) -> dict[str, Any]:
     """Localize `images` class-balanced training images of a run with every row's settings; return the table.
 
     `images_seed` decides which images these are, so that a setting chosen on some can be checked on others.
@@ -147,8 +153,15 @@ def ablate(
     for row in plan.rows:
         say(f"{row.name}: {len(chosen)} images")
         folder = out / row.name
-        localize(train, run / "classifier", folder, row.config, seed=recipe.seed, execution=execution,
-                 only=[record.id for record in chosen.records])  # fmt: skip
+        localize(
+            train,
+            run / "classifier",
+            folder,
+            row.config,
+            seed=recipe.seed,
+            execution=execution,
+            only=[record.id for record in chosen.records],
+        )
         maps = folder / row.config.method
         seeds[row.name] = score_seeds(chosen, maps)
         against = None if row.against == row.name else plan.rows[[r.name for r in plan.rows].index(row.against)]

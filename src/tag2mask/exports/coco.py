@@ -26,7 +26,7 @@ Json = dict[str, Any]
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
     add_source_options(command, "coco")
-    command.add_argument("--rle", action="store_true", help="run-length codes instead of polygons")
+    command.add_argument("--rle", action="store_true", help="run-length codes instead of polygons (both exact)")
     command.add_argument("--panoptic", action="store_true", help="panoptic masks and their JSON too")
 
 

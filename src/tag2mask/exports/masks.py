@@ -17,7 +17,7 @@ from tag2mask.exports.source import Photo, Source, add_source_options, out_of, s
 
 KINDS = ("grey", "palette", "overlay")
 _OPACITY = 0.5  # of a class's colour over the photo
-_JPEG = {"quality": 90, "subsampling": 0}  # of overlays; colours as sharp as brightness
+_QUALITY = 90  # of overlays' JPEG
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -54,7 +54,8 @@ def write_masks(source: Source, out: Path, kind: str = "grey") -> None:
         for photo, mask in source:
             path = folder / place.format(photo.stem)
             path.parent.mkdir(parents=True, exist_ok=True)
-            _picture(photo, mask, kind).save(path, **(_JPEG if kind == "overlay" else {}))
+            # without subsampling a JPEG's colours are as sharp as its brightness; a PNG knows neither
+            _picture(photo, mask, kind).save(path, quality=_QUALITY, subsampling=0)
         write_class_files(folder, source.classes)
         write_value_table(folder / "classes.csv", source.classes)
 

@@ -112,7 +112,7 @@ def add_source_options(command: argparse.ArgumentParser, out: str) -> None:
     command.add_argument("run", type=Path, help="the run, or a folder of masks that 'predict --images' wrote")
     command.add_argument(
         "--of",
-        metavar="FOLDER",
+        metavar="NAME",
         help=f"which masks of the run (default: the first there of {', '.join(BEST_FIRST)})",
     )
     command.add_argument(

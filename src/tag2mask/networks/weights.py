@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from tag2mask.common.errors import WeightsError
 from tag2mask.common.files import atomic_write
-from tag2mask.networks.backbones import Backbone, create_network, split_network, stage_network, timm_name
+from tag2mask.networks.backbones import (
+    Backbone,
+    StagedBackbone,
+    create_network,
+    split_network,
+    stage_network,
+    timm_name,
+)
 from tag2mask.networks.boundary import BoundaryNetwork
 from tag2mask.networks.classifier import CAMClassifier
 
@@ -77,6 +84,12 @@ def build_boundary_network(name: str, weights: str | None = "auto", *, seed: int
         torch.manual_seed(seed)
         network, _ = _network_and_state(name, weights)
         return BoundaryNetwork(stage_network(network, name))
+
+
+def build_stages(name: str, weights: str | None = "auto") -> StagedBackbone:
+    """Build a frozen backbone in five stages; arguments and errors as `build_boundary_network`."""
+    network, _ = _network_and_state(name, weights)
+    return stage_network(network, name)
 
 
 def _network_and_state(name: str, weights: str | None, **shape: Any) -> tuple[nn.Module, State | None]:

@@ -28,9 +28,14 @@ def refined_labels(
 
 
 def confident_labels(
-    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, *, foreground: float, background: float,
+    image: npt.NDArray[np.uint8],
+    maps: npt.NDArray,
+    classes: npt.NDArray,
+    *,
+    foreground: float,
+    background: float,
     method: str,
-) -> Labels:  # fmt: skip
+) -> Labels:
     """Labels (H, W) uint8 of the pixels that two background scores agree on, 255 elsewhere.
 
     A pixel has a class where `refined_labels` over the score `foreground` gives one, and is background where both

@@ -176,17 +176,18 @@ def _difference(old: Any, new: Any, absent: Any, place: str, free: Collection[st
     return "" if old == new else f"{place}: {old!r} there, {new!r} now"
 
 
-def read_manifest(folder: Path, stage: str, *, unfinished: bool = False) -> dict[str, Any]:
-    """Read the manifest of a finished stage; ConfigError when the folder isn't one.
+def read_manifest(folder: Path, *stages: str, unfinished: bool = False) -> dict[str, Any]:
+    """Read the manifest of a finished stage, one of `stages`; ConfigError when the folder isn't of one.
 
     `unfinished` allows for a stage that is still at work, for what it reads of itself.
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        raise ConfigError(f"{folder}: has no manifest.json; expected the folder that '{stage}' wrote")
+        raise ConfigError(f"{folder}: has no manifest.json; expected the folder that '{stages[0]}' wrote")
     manifest: dict[str, Any] = read_json(path)
-    if manifest.get("stage") != stage:
-        raise ConfigError(f"{folder}: was written by '{manifest.get('stage')}'; expected one by '{stage}'")
+    stage = manifest.get("stage")
+    if stage not in stages:
+        raise ConfigError(f"{folder}: was written by '{stage}'; expected one by '{stages[0]}'")
     if not unfinished and not manifest.get("finished"):
         raise ConfigError(f"{folder}: '{stage}' is not finished there; run {stage} to its end first")
     return manifest

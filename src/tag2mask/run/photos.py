@@ -16,9 +16,11 @@ def note_photos(folder: StageFolder, records: Sequence[ImageRecord]) -> None:
     """Note in the manifest which photos the masks are of; ConfigError where a mask that is there is of another."""
     known: dict[str, Any] = folder.manifest.get("photos", {})
     given = {record.id: _stamp(record.path) for record in records}
-    others = [record for record in records
-              if known.get(record.id) != given[record.id] and (folder.path / "masks" / f"{record.id}.png").is_file()
-              ]  # fmt: skip
+    others = [
+        record
+        for record in records
+        if known.get(record.id) != given[record.id] and (folder.path / "masks" / f"{record.id}.png").is_file()
+    ]
     if others:
         first, old = others[0], (known.get(others[0].id) or {}).get("path", "one that was not noted")
         of = "an earlier state of this photo" if old == given[first.id]["path"] else f"another photo ({old})"

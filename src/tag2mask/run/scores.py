@@ -32,11 +32,28 @@ class Row:
     family: bool = False  # rows of this key and a name are refinements that are only scored
     network: str = ""  # the folder of the network that made it
     upper_bound: bool = False  # true masks were learned from
+    always: bool = True  # every scored run has it
 
 
 ROWS = [  # in the order of the chain
     Row("seed_cam", "CAM seed", "class activation maps, thresholded", SEEDS, 0.35),
     Row("seed_rib", "RIB seed", "maps summed over the RIB steps, thresholded", SEEDS, 0.55),
+    Row(
+        "seed_cam_affinity",
+        "CAM + affinity",
+        "CAM averaged over what looks alike, thresholded",
+        SEEDS,
+        0.4,
+        always=False,
+    ),
+    Row(
+        "seed_rib_affinity",
+        "RIB + affinity",
+        "RIB averaged over what looks alike, thresholded",
+        SEEDS,
+        0.6,
+        always=False,
+    ),
     Row(
         "pseudo_mask", "pseudo-mask", "refined seeds: what the segmenter learns from", PSEUDO_MASKS, 0.75, family=True
     ),
@@ -47,6 +64,7 @@ ROWS = [  # in the order of the chain
         PSEUDO_MASKS,
         0.9,
         network="segmenter",
+        always=False,
     ),
     Row(
         "segmentation_val",
@@ -200,7 +218,7 @@ def rows_of(stored: Mapping[str, Any]) -> list[ScoreRow]:
 def not_scored(rows: Iterable[ScoreRow]) -> list[str]:
     """Titles of the rows of a whole chain that are not among `rows`."""
     keys = {row.key for row in rows}
-    return [kind.title for kind in ROWS if kind.key not in keys]
+    return [kind.title for kind in ROWS if kind.always and kind.key not in keys]
 
 
 def read_row(key: str, stored: Any) -> ScoreRow | None:

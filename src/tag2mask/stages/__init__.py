@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 STAGES = {  # command: module, help
     "train-classifier": ("tag2mask.stages.train_classifier", "train the image classifier on image-level labels"),
     "localize": ("tag2mask.stages.localize", "compute CAM and RIB maps of the training images"),
+    "affinity": ("tag2mask.stages.affinity", "average maps over the positions of a photo that look alike"),
     "confident": (
         "tag2mask.stages.confident",
         "label the pixels that maps are sure of, for the boundary network (irn)",

@@ -17,8 +17,8 @@ from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels
 from tag2mask.run.folder import StageFolder, read_manifest
-from tag2mask.stages.carry_over import carried_over
 from tag2mask.stages.stage import Context, Planned, Stage
+from tag2mask.stages.thresholds import carried_over
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,15 @@ class ConfidentConfig(Settings):
 
 
 def confident(
-    dataset: Dataset, localization: Path, out: Path, config: ConfidentConfig, *, maps: str = "rib", seed: int = 0,
+    dataset: Dataset,
+    localization: Path,
+    out: Path,
+    config: ConfidentConfig,
+    *,
+    maps: str = "rib",
+    seed: int = 0,
     execution: Execution | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image with maps.
 
     `localization` is the folder that `localize` wrote, `maps` which of its two kinds is used. Resumes; broken images
@@ -52,7 +58,7 @@ def confident(
     """
     config = dataclasses.replace(config, refinement=method_named(config.refinement, "refine.confident.refinement"))
     execution = execution or Execution()
-    made = read_manifest(localization, "localize")
+    made = read_manifest(localization, "localize", "affinity")
     inputs = {"dataset": dataset.digest(), "maps": made["inputs"]["classifier"], "maps_config": str(made["config"])}
     folder = STAGE.open(out, config, seed=seed, inputs=inputs, more={"maps": maps})
     records = records_with_maps(dataset, localization / maps, folder)
@@ -60,10 +66,16 @@ def confident(
     if folder.finished and not todo:
         return
     config = _on_own_scale(config, localization, maps, folder, [i for i in records if records[i].labels], seed)
-    run_images(todo, make_work, (records, localization / maps, out / "masks", config), folder,
-               processes=process_count(execution.processes, len(todo)), total=len(records),
-               description=f"confident labels of {maps} ({config.refinement})",
-               cluster=execution.cluster())  # fmt: skip
+    run_images(
+        todo,
+        make_work,
+        (records, localization / maps, out / "masks", config),
+        folder,
+        processes=process_count(execution.processes, len(todo)),
+        total=len(records),
+        description=f"confident labels of {maps} ({config.refinement})",
+        cluster=execution.cluster(),
+    )
     folder.finish(i for i in records if i not in folder.failures)
 
 
@@ -86,8 +98,14 @@ def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: 
     def work(image_id: str) -> None:
         image = read_image(records[image_id])
         found = maps_of(records[image_id], maps).at_size(image.shape[:2])
-        labels = confident_labels(image, found.full(), found.classes, foreground=config.foreground,
-                                  background=config.background, method=config.refinement)  # fmt: skip
+        labels = confident_labels(
+            image,
+            found.full(),
+            found.classes,
+            foreground=config.foreground,
+            background=config.background,
+            method=config.refinement,
+        )
         write_mask(masks / f"{image_id}.png", labels)
 
     return work
@@ -124,6 +142,7 @@ def maps_of(record: ImageRecord, maps: Path) -> LocalizationMaps:
 
 
 def _entries(context: Context) -> Iterable[Planned]:
+    from tag2mask.stages.affinity import maps_folder
     from tag2mask.stages.refinements import distinct, refinements_of, spoken  # which imports this module
 
     for first in distinct(refinements_of(context), "confident"):
@@ -135,7 +154,7 @@ def _entries(context: Context) -> Iterable[Planned]:
             STAGE,
             first.confident,
             config,
-            {"localization": "localization"},
+            {"localization": maps_folder(context)},
             more={"maps": maps},
             heading=f"confident {maps} labels",
             title=f"{STAGE.title}: {spoken(first.confident.removeprefix('confident_'))}",

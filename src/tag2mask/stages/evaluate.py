@@ -73,9 +73,16 @@ def score_maps(
 
 
 def score_masks(
-    dataset: Dataset, masks: Path, *, split: str, threshold: float | None = None, chosen_on: str = "no threshold",
-    config: EvaluateConfig | None = None, processes: int = 1, seed: int = 0,
-) -> Score:  # fmt: skip
+    dataset: Dataset,
+    masks: Path,
+    *,
+    split: str,
+    threshold: float | None = None,
+    chosen_on: str = "no threshold",
+    config: EvaluateConfig | None = None,
+    processes: int = 1,
+    seed: int = 0,
+) -> Score:
     """Score predicted or pseudo-masks `masks`/ID.png against true masks.
 
     An unsure pixel (255) of a pseudo-mask counts as background, since a score must cover every true pixel. Where
@@ -217,9 +224,15 @@ def _spread(
 
 
 def _score(
-    dataset: Dataset, records: list[ImageRecord], predict: Predict, config: EvaluateConfig, split: str,
-    chosen: tuple[float | None, str], processes: int, seed: int,
-) -> Score:  # fmt: skip
+    dataset: Dataset,
+    records: list[ImageRecord],
+    predict: Predict,
+    config: EvaluateConfig,
+    split: str,
+    chosen: tuple[float | None, str],
+    processes: int,
+    seed: int,
+) -> Score:
     truth = Truth.of(dataset)
     whole = Part(SegmentationScore(truth.labels, config.count_ignored), SegmentationScore(truth.labels))
     for part in _spread(partial(_count, truth, predict, config.count_ignored), records, processes, "score"):
@@ -235,13 +248,21 @@ def _score(
         reason = next(iter(whole.skipped.values()), "all pixels of the true masks are 255, that is, ignored")
         raise DataError(f"{dataset.name}: none of the {len(records)} images could be scored: {reason}")
     row = whole.score.compute(dataset.classes).as_dict() | {
-        "split": split, "threshold": chosen[0], "threshold_chosen_on": chosen[1],
-    }  # fmt: skip
+        "split": split,
+        "threshold": chosen[0],
+        "threshold_chosen_on": chosen[1],
+    }
     if config.resamples and whole.counts:
         hits, union = (np.stack(column) for column in zip(*whole.counts, strict=True))
         low, high = bootstrap_interval(hits, union, seed, repeats=config.resamples, level=LEVEL)
-        row["interval"] = {"low": _number(low), "high": _number(high), "level": LEVEL, "resamples": config.resamples,
-                           "seed": seed, "over": "images"}  # fmt: skip
+        row["interval"] = {
+            "low": _number(low),
+            "high": _number(high),
+            "level": LEVEL,
+            "resamples": config.resamples,
+            "seed": seed,
+            "over": "images",
+        }
     if config.count_ignored:
         row["count_ignored"] = True
     if whole.pixels[0] < whole.pixels[1]:

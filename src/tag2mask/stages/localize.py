@@ -85,9 +85,15 @@ def kinds_of(config: LocalizeConfig) -> tuple[str, ...]:
 
 
 def localize(
-    dataset: Dataset, classifier: Path, out: Path, config: LocalizeConfig, *, seed: int = 0,
-    execution: Execution | None = None, only: Collection[str] | None = None,
-) -> None:  # fmt: skip
+    dataset: Dataset,
+    classifier: Path,
+    out: Path,
+    config: LocalizeConfig,
+    *,
+    seed: int = 0,
+    execution: Execution | None = None,
+    only: Collection[str] | None = None,
+) -> None:
     """Write `out`/cam/ID.npz and, for RIB, `out`/rib/ID.npz and some traces/ID.npz for every image of `dataset`.
 
     `only` names the images to localize where not all of them are wanted; partners come from the whole set.
@@ -112,8 +118,16 @@ def localize(
     traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
     arguments = (dataset, classifier, out, config, seed, traced, str(device))
     processes = process_count(execution.processes, len(todo), device.type)
-    run_images(todo, Localizer, arguments, folder, processes=processes, total=len(records),
-               description=f"localize ({config.method})", cluster=execution.cluster(device))  # fmt: skip
+    run_images(
+        todo,
+        Localizer,
+        arguments,
+        folder,
+        processes=processes,
+        total=len(records),
+        description=f"localize ({config.method})",
+        cluster=execution.cluster(device),
+    )
     folder.finish((i for i in records if i not in folder.failures), learning_rate=config.rib.learning_rate)
 
 
@@ -121,9 +135,15 @@ class Localizer:
     """Everything that every image needs, once a process: the classifier, the partners and their features."""
 
     def __init__(
-        self, dataset: Dataset, classifier: Path | CAMClassifier, out: Path, config: LocalizeConfig, seed: int,
-        traced: frozenset[str] = frozenset(), device: str = "cpu",
-    ) -> None:  # fmt: skip
+        self,
+        dataset: Dataset,
+        classifier: Path | CAMClassifier,
+        out: Path,
+        config: LocalizeConfig,
+        seed: int,
+        traced: frozenset[str] = frozenset(),
+        device: str = "cpu",
+    ) -> None:
         loaded = classifier if isinstance(classifier, CAMClassifier) else load_classifier(classifier)
         self.classifier = loaded.to(device)
         if config.rib.fold_batch_norm and loaded is not classifier:  # a network that was handed in stays as it is
@@ -158,13 +178,25 @@ class Localizer:
         views = scaled_views(image, config.scales, self.classifier)
         gradient = self.expected.expected(record.labels) if self.expected else None
         batches = self.partners.batches(record.id)
-        return rib(self.classifier, views, record.labels, batches, config, partner_gradient=gradient,
-                   trace=record.id in self.traced)  # fmt: skip
+        return rib(
+            self.classifier,
+            views,
+            record.labels,
+            batches,
+            config,
+            partner_gradient=gradient,
+            trace=record.id in self.traced,
+        )
 
     def _save(
-        self, kind: str, image_id: str, result: RIBResult, sums: list[Tensor], size: tuple[int, int],
+        self,
+        kind: str,
+        image_id: str,
+        result: RIBResult,
+        sums: list[Tensor],
+        size: tuple[int, int],
         scales: tuple[float, ...],
-    ) -> None:  # fmt: skip
+    ) -> None:
         arrays = [values.detach().float().cpu().numpy() for values in sums]
         maps = LocalizationMaps(np.asarray(result.classes), size, scales, arrays)
         save_maps(self.out / kind / f"{image_id}.npz", maps)

@@ -85,9 +85,16 @@ def predict(
     device = resolve_device(execution.device)
     processes = process_count(execution.processes, len(todo), device.type)
     if todo:
-        run_images(todo, make_predictor, (records, segmenter, out / "masks", config, str(device)), folder,
-                   processes=processes, total=len(records),
-                   description="predict", cluster=execution.cluster(device))  # fmt: skip
+        run_images(
+            todo,
+            make_predictor,
+            (records, segmenter, out / "masks", config, str(device)),
+            folder,
+            processes=processes,
+            total=len(records),
+            description="predict",
+            cluster=execution.cluster(device),
+        )
     done = [i for i in records if i not in folder.failures]
     folder.finish([*done_before(folder, records), *done] if photos else done)
 

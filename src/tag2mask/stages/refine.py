@@ -29,8 +29,9 @@ from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
-from tag2mask.run.folder import read_manifest
+from tag2mask.run.folder import StageFolder, read_manifest
 from tag2mask.run.scores import Score
+from tag2mask.stages.affinity import maps_folder
 from tag2mask.stages.confident import ConfidentConfig, maps_of, records_with_maps
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.saliency import (
@@ -42,6 +43,7 @@ from tag2mask.stages.saliency import (
     without_map,
 )
 from tag2mask.stages.stage import Context, Planned, Stage
+from tag2mask.stages.thresholds import FOUND, automatic_threshold
 from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary, with_mirror
 
 
@@ -69,8 +71,9 @@ class RefineConfig(Settings):
     # irn: boundary network and random walk; auto: dense CRF where installed, else PAMR
     method: Annotated[str, Free("irn, auto or a name in METHODS, checked below")] = "auto"
     # background score against the normalised maps; irn has its own, walk.threshold
-    threshold: Annotated[float, Range(ge=0, le=1)] = 0.25
-    # how that value was found; goes into scores.json
+    # auto: found for the set, without masks
+    threshold: Annotated[float | Literal["auto"], Range(ge=0, le=1)] = 0.25
+    # how that value was found, where it isn't "auto"; goes into scores.json
     threshold_chosen_on: Annotated[str, Free("any words")] = "fixed in the recipe"
     # half-width around the threshold within which a pixel is left unsure (255); 0 = none
     unsure: Annotated[float, Range(ge=0, lt=0.5)] = 0.0
@@ -83,7 +86,7 @@ class RefineConfig(Settings):
         """Raise ConfigError where the unsure scores around the threshold leave 0..1."""
         if self.method not in ("auto", "irn", *METHODS):
             raise SettingError(self, ("method",), f"one of auto, irn, {', '.join(METHODS)}")
-        threshold, _ = self.background
+        threshold = 0.5 if self.threshold == "auto" and self.method != "irn" else self.background[0]
         if self.unsure and not self.unsure < min(threshold, 1 - threshold):
             name = "walk.threshold" if self.method == "irn" else "threshold"
             raise SettingError(self, ("unsure", name), f"below {name}, {threshold}, and below 1 - {name}")
@@ -93,6 +96,7 @@ class RefineConfig(Settings):
         """The background score that this method uses, and how it was chosen, in words."""
         if self.method == "irn":
             return self.walk.threshold, self.walk.threshold_chosen_on
+        assert self.threshold != "auto"  # it was found for the set
         return self.threshold, self.threshold_chosen_on
 
     def used(self) -> dict[str, Any]:
@@ -103,9 +107,12 @@ class RefineConfig(Settings):
         return values if self.saliency.source is None else values | {"saliency": self.saliency.used()}
 
 
-def background_of(made: Mapping[str, Any]) -> tuple[float, str]:
-    """The background score that pseudo-masks were made with and how it was chosen, from their manifest's config."""
+def background_of(manifest: Mapping[str, Any]) -> tuple[float, str]:
+    """The background score that pseudo-masks were made with and how it was chosen, from their manifest."""
+    made = manifest["config"]
     section = made["walk"] if made["method"] == "irn" else made
+    if section["threshold"] == "auto":
+        return float(manifest["threshold"]), FOUND
     return float(section["threshold"]), str(section["threshold_chosen_on"])
 
 
@@ -132,11 +139,19 @@ def title_of(config: RefineConfig) -> str:
 
 
 def refine(
-    dataset: Dataset, localization: Path, out: Path, config: RefineConfig, *, boundary: Path | None = None,
-    seed: int = 0, execution: Execution | None = None,
-) -> None:  # fmt: skip
+    dataset: Dataset,
+    localization: Path,
+    out: Path,
+    config: RefineConfig,
+    *,
+    boundary: Path | None = None,
+    cam: Path | None = None,
+    seed: int = 0,
+    execution: Execution | None = None,
+) -> None:
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image that has maps.
 
+    `cam` is a folder of plain CAM, by which threshold "auto" is found (default: that beside the maps).
     `boundary` is the folder that `train_boundary` wrote, for method "irn"; of `execution.trace` images the edges and
     the walked maps are kept in `out`/steps/ID.npz. Resumes; broken images are noted in the manifest, and tried again
     by a later call. Raises ConfigError, MissingExtraError.
@@ -149,12 +164,21 @@ def refine(
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
+    config = _with_threshold(config, cam or localization / "cam", localization / config.maps, folder, records, seed)
     traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
     device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
     arguments = (records, localization / config.maps, out, config, boundary, traced, str(device))
     processes = process_count(execution.processes, len(todo), device.type)
-    run_images(todo, Refiner, arguments, folder, processes=processes, total=len(records),
-               description=f"refine {config.maps} ({config.method})", cluster=execution.cluster(device))  # fmt: skip
+    run_images(
+        todo,
+        Refiner,
+        arguments,
+        folder,
+        processes=processes,
+        total=len(records),
+        description=f"refine {config.maps} ({config.method})",
+        cluster=execution.cluster(device),
+    )
     more: dict[str, Any] = {"title": title_of(config)}
     if config.saliency.source is not None:
         missing = without_map(config.saliency, list(records))
@@ -162,9 +186,21 @@ def refine(
     folder.finish((i for i in records if i not in folder.failures), **more)
 
 
+def _with_threshold(
+    config: RefineConfig, cam: Path, maps: Path, folder: StageFolder, records: Mapping[str, ImageRecord], seed: int
+) -> RefineConfig:
+    """The settings with the threshold that "auto" means for this set, found once and noted in the manifest."""
+    if config.threshold != "auto" or config.method == "irn":
+        return config
+    if "threshold" not in folder.manifest:
+        ids = [image_id for image_id, record in records.items() if record.labels]
+        folder.save(threshold=automatic_threshold(cam, maps, ids, seed))
+    return dataclasses.replace(config, threshold=folder.manifest["threshold"], threshold_chosen_on=FOUND)
+
+
 def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config: RefineConfig) -> dict[str, str]:
     """Check the settings that need other files and return the digests of everything that is read."""
-    maps = read_manifest(localization, "localize")
+    maps = read_manifest(localization, "localize", "affinity")
     inputs = {"dataset": dataset.digest(), "maps": maps["inputs"]["classifier"], "maps_config": str(maps["config"])}
     if config.method == "irn":
         if boundary is None:
@@ -181,9 +217,15 @@ class Refiner:
     """Everything that every image needs, once a process: the boundary network and the source of saliency."""
 
     def __init__(
-        self, records: dict[str, ImageRecord], maps: Path, out: Path, config: RefineConfig,
-        boundary: Path | None = None, traced: frozenset[str] = frozenset(), device: str = "cpu",
-    ) -> None:  # fmt: skip
+        self,
+        records: dict[str, ImageRecord],
+        maps: Path,
+        out: Path,
+        config: RefineConfig,
+        boundary: Path | None = None,
+        traced: frozenset[str] = frozenset(),
+        device: str = "cpu",
+    ) -> None:
         self.records, self.maps, self.out, self.config = records, maps, out, config
         self.traced, self.device = traced, device
         self.saliency = open_saliency(config.saliency) if config.saliency.source is not None else None
@@ -200,8 +242,10 @@ class Refiner:
         maps = stored.at_size(limited_size(stored.size, record.long_side))
         if image.shape[:2] != maps.size:
             height, width = image.shape[:2]
-            raise DataError(f"{image_id}: the image is {height} x {width} but its maps are of {maps.size[0]} x "
-                            f"{maps.size[1]}; run the localization again")  # fmt: skip
+            raise DataError(
+                f"{image_id}: the image is {height} x {width} but its maps are of {maps.size[0]} x "
+                f"{maps.size[1]}; run the localization again"
+            )
         steps: dict[str, np.ndarray] = {"classes": np.asarray(maps.classes, np.int16)}
         walks = self.config.method == "irn" and len(maps.classes) > 0
         scores = self._walk(image, maps, steps) if walks else maps.full()
@@ -243,7 +287,7 @@ def _entries(context: Context) -> Iterable[Planned]:
     from tag2mask.stages.refinements import refinements_of  # which imports this module
 
     for one in refinements_of(context):
-        reads = {"localization": "localization"} | ({"boundary": one.boundary} if one.boundary else {})
+        reads = {"localization": maps_folder(context)} | ({"boundary": one.boundary} if one.boundary else {})
         yield Planned(
             STAGE,
             one.folder,
@@ -264,6 +308,7 @@ def _run(entry: Planned, context: Context) -> None:
         out,
         entry.config,
         boundary=context.out / boundary if boundary else None,
+        cam=context.out / "localization" / "cam",
         seed=context.seed,
         execution=dataclasses.replace(context.execution, trace=0) if entry.quiet else context.execution,
     )
@@ -274,7 +319,7 @@ def _run(entry: Planned, context: Context) -> None:
 
 def _score(entry: Planned, context: Context) -> dict[str, Score]:
     made = read_json(context.out / entry.folder / "manifest.json")  # which may be of other settings than these
-    threshold, chosen_on = background_of(made["config"])
+    threshold, chosen_on = background_of(made)
     score = score_masks(
         context.train,
         context.out / entry.folder / "masks",

@@ -83,9 +83,14 @@ def backbone_of(config: BoundaryConfig) -> str:
 
 
 def train_boundary(
-    dataset: Dataset, confident: Path, out: Path, config: BoundaryConfig, *, seed: int = 0,
+    dataset: Dataset,
+    confident: Path,
+    out: Path,
+    config: BoundaryConfig,
+    *,
+    seed: int = 0,
     execution: Execution | None = None,
-) -> BoundaryNetwork:  # fmt: skip
+) -> BoundaryNetwork:
     """Train on `confident`/masks/ID.png; write weights.safetensors, log.jsonl and a manifest to `out`.
 
     `config.backbone` and `config.weights` must be given here. Resumes from the last whole epoch; images without
@@ -181,8 +186,16 @@ def _store_mean_shift(
     todo = [image_id for image_id in good if not (parts / f"{image_id}.npy").is_file()]
     device = resolve_device(execution.device)
     processes = process_count(execution.processes, len(todo), device.type)
-    run_images(todo, make_displacement, (good, folder.path, parts, str(device)), folder, processes=processes,
-               total=len(good), description="mean displacement", cluster=execution.cluster(device))  # fmt: skip
+    run_images(
+        todo,
+        make_displacement,
+        (good, folder.path, parts, str(device)),
+        folder,
+        processes=processes,
+        total=len(good),
+        description="mean displacement",
+        cluster=execution.cluster(device),
+    )
     # a broken image has no file; sums are added in the data set's order, whatever order they came in
     files = [parts / f"{image_id}.npy" for image_id in good if image_id not in folder.failures]
     if not files:

@@ -25,6 +25,7 @@ from tag2mask.networks import CAMClassifier, build_classifier, load_module, save
 from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.pooling import Kind, Pooling
 from tag2mask.run.folder import read_manifest
+from tag2mask.stages.criterion import localization_criterion
 from tag2mask.stages.learned_tags import warnings_of
 from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
@@ -32,6 +33,7 @@ from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at after every epoch
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
 DOUBTED_SHOWN = 24  # tags in the manifest
+CRITERION_IMAGES = 24  # photos with tags, class-balanced, on which is measured where the classifier looks
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,20 @@ class ClassifierConfig(Settings):
 
 
 def train_classifier(
-    dataset: Dataset, out: Path, config: ClassifierConfig, *, seed: int = 0, execution: Execution | None = None,
+    dataset: Dataset,
+    out: Path,
+    config: ClassifierConfig,
+    *,
+    seed: int = 0,
+    execution: Execution | None = None,
     validation: Dataset | None = None,
-) -> CAMClassifier:  # fmt: skip
+) -> CAMClassifier:
     """Train on the images and labels of `dataset`; write weights.safetensors, log.jsonl and a manifest to `out`.
 
     Masks are never read. Resumes from the last whole epoch. `validation`, where given, is only for reporting: the
-    average precision of its tags by class, after each epoch and at the end. The manifest also has the tags that the
-    classifier contradicts most and warnings of classes that it can't have learned. Raises ConfigError, DataError,
-    WeightsError.
+    average precision of its tags by class, after each epoch and at the end. The manifest also has the localization
+    criterion, the tags that the classifier contradicts most and warnings of classes that it can't have learned.
+    Raises ConfigError, DataError, WeightsError.
     """
     execution = execution or Execution()
     inputs = {"dataset": dataset.digest()}
@@ -153,20 +160,22 @@ def what_was_learned(
     seed: int,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Figures on held-out photos, tags to doubt, and warnings, for the manifest; computed in float32 on `device`.
+    """Figures on held-out photos, where the classifier looks, tags to doubt, and warnings, for the manifest.
 
-    `classifier` comes back in float32 on the CPU.
+    Computed in float32 on `device`; `classifier` comes back in float32 on the CPU.
     """
     classifier = classifier.float().to(device)
     parts = {"train": tag_scores(classifier, dataset.limit(DOUBTED_IMAGES, seed), config.long_side_max)}
     if validation is not None:
         parts["val"] = tag_scores(classifier, validation, config.long_side_max)
+    looks = localization_criterion(classifier, validation or dataset, config.long_side_max, CRITERION_IMAGES, seed)
     classifier.to("cpu")
     held_out = parts.get("val")
     found = _held_out_figures(held_out) if held_out is not None else {}
     doubted = [row | {"split": split} for split, part in parts.items() for row in part.most_wrong(DOUBTED_SHOWN)]
     doubted.sort(key=lambda row: row["score"] if row["tagged"] else 1 - row["score"])
     return found | {
+        "localization_criterion": looks,
         "doubted_tags": doubted[:DOUBTED_SHOWN],
         "warnings": warnings_of(dataset.classes, dataset.label_matrix(), held_out),
     }

@@ -103,9 +103,14 @@ def check(config: SegmenterConfig, n_labels: int) -> None:
 
 
 def train_segmenter(
-    dataset: Dataset, masks: Path | None, out: Path, config: SegmenterConfig, *, seed: int = 0,
+    dataset: Dataset,
+    masks: Path | None,
+    out: Path,
+    config: SegmenterConfig,
+    *,
+    seed: int = 0,
     execution: Execution | None = None,
-) -> SegmentationNetwork:  # fmt: skip
+) -> SegmentationNetwork:
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
 
     Writes weights.safetensors, log.jsonl and a manifest to `out`; its `warning` says where the network learned too
@@ -169,8 +174,9 @@ class Samples:
         if config.unsure_edges:
             mask = without_edges(mask, config.unsure_edges)
         rng = rng_for(self.seed, "segment", epoch, record.id)
-        pixels, labels = joint_augment(image, mask, rng, crop_size=config.crop_size,
-                                       scales=(config.scale_min, config.scale_max))  # fmt: skip
+        pixels, labels = joint_augment(
+            image, mask, rng, crop_size=config.crop_size, scales=(config.scale_min, config.scale_max)
+        )
         return torch.from_numpy(pixels), torch.from_numpy(labels)
 
     def pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:

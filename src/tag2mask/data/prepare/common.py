@@ -16,9 +16,17 @@ from tag2mask.data.readers.prepared import FOLDER, MANIFEST
 from tag2mask.data.records import BadFileError, Problem, printable
 
 FATAL = frozenset(
-    {"missing-image", "unreadable-image", "image-size", "unreadable-mask", "mask-size", "mask-values",
-     "unknown-class", "bad-annotation"}
-)  # fmt: skip
+    {
+        "missing-image",
+        "unreadable-image",
+        "image-size",
+        "unreadable-mask",
+        "mask-size",
+        "mask-values",
+        "unknown-class",
+        "bad-annotation",
+    }
+)
 _SHOWN = 5
 _END_OF_JPEG = b"\xff\xd9"
 _TAIL = 64  # bytes; some cameras write padding after the end of a JPEG

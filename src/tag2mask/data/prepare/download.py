@@ -47,16 +47,20 @@ class Archive:
 # Checksums only where the publishers' files are known by several independent records that agree.
 DOWNLOADS: dict[str, tuple[Archive, ...]] = {
     "voc2012": (
-        Archive("http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
-                "6cd6e144f989b92b3379bac3b3de84fd"),
+        Archive(
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "6cd6e144f989b92b3379bac3b3de84fd",
+        ),
     ),
     "coco2014": (
-        Archive("http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
-                "0a379cfc70b0e71301e0f377548639bd"),
+        Archive(
+            "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
+            "0a379cfc70b0e71301e0f377548639bd",
+        ),
         Archive("http://images.cocodataset.org/zips/train2014.zip"),
         Archive("http://images.cocodataset.org/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3"),
     ),
-}  # fmt: skip
+}
 
 
 def download(

@@ -22,9 +22,14 @@ _AUG_MASKS = "SegmentationClassAug"
 
 
 def prepare_voc(
-    root: Path, out: Path | None = None, *, labels: Path | None = None, trainaug: Sequence[Path] = (),
-    aug_masks: bool = False, allow_bad: bool = False,
-) -> Prepared:  # fmt: skip
+    root: Path,
+    out: Path | None = None,
+    *,
+    labels: Path | None = None,
+    trainaug: Sequence[Path] = (),
+    aug_masks: bool = False,
+    allow_bad: bool = False,
+) -> Prepared:
     """Check VOC 2012 at `root` and write its index to `out` (default: the folder tag2mask inside VOC2012).
 
     labels: a CSV image,labels for images without Annotations/ID.xml. trainaug: lists of training images besides those
@@ -144,5 +149,6 @@ def _summarise(prepared: Prepared, home: Path, found: Found, dataset: Dataset, g
     prepared.facts |= {
         "counts": {"train_list": official, "train": sizes["train"], "val": sizes["val"], "masks": masks},
         "published": {"train_list": TRAIN, "train": TRAINAUG, "val": VAL},
-        "labels_from": dict(sources), "labels_given": len(given),
-    }  # fmt: skip
+        "labels_from": dict(sources),
+        "labels_given": len(given),
+    }

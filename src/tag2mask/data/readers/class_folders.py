@@ -17,9 +17,25 @@ from tag2mask.data.words import natural, nfc, split_name
 
 LOOKS_FOR = "a folder for each class with pictures in it (or such folders under train and val)"
 _NOT_CLASSES = frozenset(
-    {"images", "image", "img", "imgs", "jpegimages", "jpeg", "jpegs", "jpg", "jpgs", "png", "photos", "pictures",
-     "mask", "masks", "labels", "annotations"}
-)  # fmt: skip
+    {
+        "images",
+        "image",
+        "img",
+        "imgs",
+        "jpegimages",
+        "jpeg",
+        "jpegs",
+        "jpg",
+        "jpgs",
+        "png",
+        "photos",
+        "pictures",
+        "mask",
+        "masks",
+        "labels",
+        "annotations",
+    }
+)
 _IF_CLASSES = "or, if every folder is a class, say so by --set data.reader=folders (data check: --reader folders)"
 
 

@@ -33,8 +33,9 @@ def _tables(root: Path) -> list[tuple[str, Path]]:
     if own is not None:
         return [("", own)] if own.name != "_classes.csv" or _is_one_hot(own) else []
     inner = [(split_name(folder.name), folder) for folder in subfolders(root)]
-    found = [(split, folder / name) for split, folder in inner if split for name in NAMES
-             if (folder / name).is_file()]  # fmt: skip
+    found = [
+        (split, folder / name) for split, folder in inner if split for name in NAMES if (folder / name).is_file()
+    ]
     if found:
         return [(split, path) for split, path in found if path.name != "_classes.csv" or _is_one_hot(path)]
     others = [path for path in sorted(root.glob("*.csv")) if is_label_table(path)]
@@ -233,9 +234,12 @@ def _say_unlisted(found: Found, folders: Folders, tables: list[str]) -> None:
         folder, _, name = row.relative.rpartition("/")
         listed[folder].add(name)
     reported = Counter(problem.kind for problem in found.problems)
-    rest = [f"{folder}/{name}".strip("/") for folder, names in listed.items()
-            for name in folders.files(folder).values()
-            if is_picture(name) and name not in names and not is_mask_beside(name, names)]  # fmt: skip
+    rest = [
+        f"{folder}/{name}".strip("/")
+        for folder, names in listed.items()
+        for name in folders.files(folder).values()
+        if is_picture(name) and name not in names and not is_mask_beside(name, names)
+    ]
     left_out = sum(count for kind, count in reported.items() if kind in ("unknown-split", "bad-row"))
     if len(rest) > left_out:
         message = f"{len(rest)} picture(s) have no usable row, such as '{natural(rest)[0]}'"

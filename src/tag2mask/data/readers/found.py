@@ -198,8 +198,9 @@ def assemble(found: Found, query: Query) -> Dataset:
     if not records:
         raise _nothing_left(found, classes, source)
     lut = np.array(lut_of(_mask_values(found, query, classes), classes, background=query.background), np.uint8)
-    return Dataset(printable(found.name), tuple(classes), tuple(records), tuple(found.problems), lut, source,
-                   query.background)  # fmt: skip
+    return Dataset(
+        printable(found.name), tuple(classes), tuple(records), tuple(found.problems), lut, source, query.background
+    )
 
 
 def _read_negatives(found: Found, query: Query) -> None:

@@ -114,6 +114,11 @@ def _labels(task: Mapping[str, Any], query: Query) -> list[str] | None:
 def _of_short(task: Mapping[str, Any], query: Query) -> list[str]:
     keys = [key for key in task if key.casefold() in COLUMNS["labels"]]
     cells = [task[key] for key in keys]
-    return list(dict.fromkeys(name for cell in cells if cell is not None
-                              for name in split_labels(cell if isinstance(cell, str) else json.dumps(cell),
-                                                       query.known())))  # fmt: skip
+    return list(
+        dict.fromkeys(
+            name
+            for cell in cells
+            if cell is not None
+            for name in split_labels(cell if isinstance(cell, str) else json.dumps(cell), query.known())
+        )
+    )

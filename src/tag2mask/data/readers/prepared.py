@@ -62,8 +62,15 @@ def read(root: Path, query: Query) -> Found:
             message = f"image '{entry['image']}' is not on disk any more"
             found.report("missing-image", INDEX, f"line {number}", message, _AGAIN)
             continue
-        row = Row(home / actual, actual, [classes[label] for label in entry["labels"]], entry["split"], None, INDEX,
-                  f"line {number}")  # fmt: skip
+        row = Row(
+            home / actual,
+            actual,
+            [classes[label] for label in entry["labels"]],
+            entry["split"],
+            None,
+            INDEX,
+            f"line {number}",
+        )
         if entry["mask"] is not None:
             row.mask_path = _mask(_within(entry["mask"], folder, place), home, folder, masks)
         found.rows.append(row)

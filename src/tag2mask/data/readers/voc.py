@@ -169,8 +169,11 @@ def listed_stems(home: Path, split: str) -> set[str]:
 
 def augmented_list(home: Path) -> Path | None:
     """Return the list of the augmented training images, where there is one."""
-    places = (home / "ImageSets" / folder / f"{name}.txt" for folder in ("Segmentation", "SegmentationAug")
-              for name in AUGMENTED)  # fmt: skip
+    places = (
+        home / "ImageSets" / folder / f"{name}.txt"
+        for folder in ("Segmentation", "SegmentationAug")
+        for name in AUGMENTED
+    )
     return next((path for path in places if path.is_file()), None)
 
 

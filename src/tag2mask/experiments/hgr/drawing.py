@@ -45,9 +45,16 @@ class Drawing:
     parts: list[str] = field(default_factory=list)
 
     def text(
-        self, x: float, y: float, words: str, *, size: float = 12, colour: str = INK, anchor: str = "start",
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        size: float = 12,
+        colour: str = INK,
+        anchor: str = "start",
         bold: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Write one line; `y` is its base line."""
         weight = ' font-weight="600"' if bold else ""
         self.parts.append(

@@ -124,15 +124,21 @@ def _settings(
         rate = float(found["learning_rate"])
     steps = config.steps or max(2, localize.rib.steps)
     return dataclasses.replace(
-        localize, method="rib",
+        localize,
+        method="rib",
         rib=localize.rib.replace(learning_rate=rate, steps=steps, limit="none", guard_share=1.0),
-    )  # fmt: skip
+    )
 
 
 def measure(
-    pool: Dataset, classifier: CAMClassifier, settings: LocalizeConfig, config: HGRConfig, *, seed: int = 0,
+    pool: Dataset,
+    classifier: CAMClassifier,
+    settings: LocalizeConfig,
+    config: HGRConfig,
+    *,
+    seed: int = 0,
     expected: PartnerGradients | None = None,
-) -> HGRResult:  # fmt: skip
+) -> HGRResult:
     """Measure on `config.images` of the images in `pool` that have a mask; partners come from all of `pool`.
 
     `expected` replaces them where the settings' partners are "amortised".
@@ -155,17 +161,22 @@ def measure(
         first = next(iter(failures.values()))
         raise DataError(f"{pool.name}: none of {len(chosen)} images could be measured; {first}")
     layers = [*(tap.name for tap in taps_of(classifier)), "logit", "sigmoid"]
-    return HGRResult(config, rows, layers, len(chosen) - len(failures), settings.rib.steps,
-                     settings.rib.learning_rate, failures)  # fmt: skip
+    return HGRResult(
+        config, rows, layers, len(chosen) - len(failures), settings.rib.steps, settings.rib.learning_rate, failures
+    )
 
 
 class _Measurement:
     """One image: its regions from the classifier as it came, then every step of RIB."""
 
     def __init__(
-        self, record: ImageRecord, pool: Dataset, classifier: CAMClassifier, settings: LocalizeConfig,
+        self,
+        record: ImageRecord,
+        pool: Dataset,
+        classifier: CAMClassifier,
+        settings: LocalizeConfig,
         config: HGRConfig,
-    ) -> None:  # fmt: skip
+    ) -> None:
         assert record.mask_path is not None
         image, mask = read_image(record), read_mask(record.mask_path, pool.mask_lut)
         if record.long_side is not None:
@@ -178,18 +189,28 @@ class _Measurement:
         self.image = views[0][:1]  # (1, 3, H, W): scale 1 comes first
         activation = class_activation(classifier, views[0], mask.shape)
         self.regions = {
-            label: {name: torch.from_numpy(region) for name, region in
-                    regions_of(mask, activation[label], label + 1, settings.rib.tau).items()}
-            for label in record.labels if (mask == label + 1).any()
-        }  # fmt: skip
+            label: {
+                name: torch.from_numpy(region)
+                for name, region in regions_of(mask, activation[label], label + 1, settings.rib.tau).items()
+            }
+            for label in record.labels
+            if (mask == label + 1).any()
+        }
         if not self.regions:
             raise DataError(f"{record.mask_path}: the mask shows none of the image's labels")
         self.views = [TrunkFeatures(classifier.trunk_features(view)) for view in views]
 
     def run(self, classifier: CAMClassifier, partners: Partners, expected: Tensor | None) -> None:
         """Fine-tune as RIB does and measure at every step."""
-        rib(classifier, self.views, self.record.labels, partners.batches(self.record.id), self.settings.rib,
-            partner_gradient=expected, on_step=self._at_step)  # fmt: skip
+        rib(
+            classifier,
+            self.views,
+            self.record.labels,
+            partners.batches(self.record.id),
+            self.settings.rib,
+            partner_gradient=expected,
+            on_step=self._at_step,
+        )
 
     def _at_step(self, step: int, classifier: CAMClassifier) -> None:
         """Every layer before the first update, those that RIB changes after the last, between them the logit only."""

@@ -52,11 +52,16 @@ def as_json(result: HGRResult) -> dict[str, Any]:
                 changes.append({**place, **_numbers(mean), "rose": rose})
     names = ("step", "layer", "scalar", "smoothing", "region")
     return {
-        "config": asdict(result.config), "images": result.images, "steps": result.steps,
-        "learning_rate": result.learning_rate, "layers": result.layers, "regions": list(REGIONS),
+        "config": asdict(result.config),
+        "images": result.images,
+        "steps": result.steps,
+        "learning_rate": result.learning_rate,
+        "layers": result.layers,
+        "regions": list(REGIONS),
         "means": [dict(zip(names, key, strict=True)) | _numbers(mean) for key, mean in summary_rows(result)],
-        "changes": changes, "failures": result.failures,
-    }  # fmt: skip
+        "changes": changes,
+        "failures": result.failures,
+    }
 
 
 def _numbers(mean: Mean) -> dict[str, Any]:
@@ -82,8 +87,14 @@ def write_figure(result: HGRResult, path: Path) -> None:
         _curve(found, region, colour, [_key(step, "logit", result, region) for step in steps], False)
         for region, colour in zip(REGIONS, REGION_COLOURS, strict=True)
     ]
-    draw_chart(drawing, (680, 20, 370, 400), "HGR of the class logit", [str(s) for s in steps], by_step,
-               y_label="HGR, by RIB updates so far")  # fmt: skip
+    draw_chart(
+        drawing,
+        (680, 20, 370, 400),
+        "HGR of the class logit",
+        [str(s) for s in steps],
+        by_step,
+        y_label="HGR, by RIB updates so far",
+    )
     drawing.write(path)
 
 

@@ -89,8 +89,9 @@ def mnist_shapes(folder: Path) -> tuple[Shapes, Shapes]:
     parts = []
     for part in ("train", "t10k"):
         images, labels = read_mnist(folder, part)
-        chosen = [[_cut(image / np.float32(255)) for image in images[labels == digit] if image.any()]
-                  for digit in DIGITS]  # fmt: skip
+        chosen = [
+            [_cut(image / np.float32(255)) for image in images[labels == digit] if image.any()] for digit in DIGITS
+        ]
         if not all(chosen):
             raise DataError(f"{folder}: no digit {DIGITS[0]} or no {DIGITS[1]} in '{part}'; are these MNIST's files?")
         parts.append(chosen)
@@ -137,9 +138,13 @@ def mark_shape(name: str, box: int) -> Grey:
 
 
 def _paint(
-    image: Grey, region: npt.NDArray[np.uint8], ink: Grey, value: int, taken: tuple[int, int, int, int] | None,
+    image: Grey,
+    region: npt.NDArray[np.uint8],
+    ink: Grey,
+    value: int,
+    taken: tuple[int, int, int, int] | None,
     draw: np.random.Generator,
-) -> tuple[int, int, int, int]:  # fmt: skip
+) -> tuple[int, int, int, int]:
     """Put `ink` at a random place that leaves `taken` (top, left, bottom, right) free; return its own box."""
     height, width = ink.shape
     while True:

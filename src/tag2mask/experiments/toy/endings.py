@@ -34,18 +34,43 @@ def _bell(share: Tensor) -> Tensor:
 ENDINGS = {
     ending.name: ending
     for ending in (
-        Ending("sigmoid", "both", Tensor.sigmoid, F.binary_cross_entropy_with_logits,
-               lambda z, y: _bell(of_class(z.sigmoid(), y))),
-        Ending("softmax", "both", lambda z: z.softmax(dim=1), F.cross_entropy,
-               lambda z, y: _bell(of_class(z.softmax(dim=1), y))),
-        Ending("tanh", "both", Tensor.tanh, lambda z, t: F.mse_loss(z.tanh(), 2 * t - 1),
-               lambda z, y: 1 - of_class(z.tanh(), y) ** 2),
-        Ending("relu", "one", Tensor.relu, lambda z, t: F.mse_loss(z.relu(), t),
-               lambda z, y: (of_class(z, y) > 0).to(z.dtype)),
-        Ending("none", "none", lambda z: z, lambda z, t: F.mse_loss(z, 2 * t - 1),
-               lambda z, y: of_class(z, y).new_ones(len(y))),
+        Ending(
+            "sigmoid",
+            "both",
+            Tensor.sigmoid,
+            F.binary_cross_entropy_with_logits,
+            lambda z, y: _bell(of_class(z.sigmoid(), y)),
+        ),
+        Ending(
+            "softmax",
+            "both",
+            lambda z: z.softmax(dim=1),
+            F.cross_entropy,
+            lambda z, y: _bell(of_class(z.softmax(dim=1), y)),
+        ),
+        Ending(
+            "tanh",
+            "both",
+            Tensor.tanh,
+            lambda z, t: F.mse_loss(z.tanh(), 2 * t - 1),
+            lambda z, y: 1 - of_class(z.tanh(), y) ** 2,
+        ),
+        Ending(
+            "relu",
+            "one",
+            Tensor.relu,
+            lambda z, t: F.mse_loss(z.relu(), t),
+            lambda z, y: (of_class(z, y) > 0).to(z.dtype),
+        ),
+        Ending(
+            "none",
+            "none",
+            lambda z: z,
+            lambda z, t: F.mse_loss(z, 2 * t - 1),
+            lambda z, y: of_class(z, y).new_ones(len(y)),
+        ),
     )
-}  # fmt: skip
+}
 
 
 def ending_of(name: str) -> Ending:

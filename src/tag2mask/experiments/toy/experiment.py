@@ -81,9 +81,13 @@ class ToyResult:
 
 
 def run_toy(
-    seeds: Sequence[int], last: Sequence[str] = ("sigmoid",), config: ToyConfig | None = None, *,
-    digits: str = "sklearn", processes: int = 0,
-) -> ToyResult:  # fmt: skip
+    seeds: Sequence[int],
+    last: Sequence[str] = ("sigmoid",),
+    config: ToyConfig | None = None,
+    *,
+    digits: str = "sklearn",
+    processes: int = 0,
+) -> ToyResult:
     """Run the experiment for every seed and last activation; deterministic, however many processes there are.
 
     `digits`: "sklearn" or the folder of MNIST's files. Raises ConfigError, DataError, MissingExtraError.

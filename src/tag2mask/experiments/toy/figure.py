@@ -11,9 +11,13 @@ from tag2mask.experiments.toy.network import STAGES
 from tag2mask.experiments.toy.summary import Spread, at_last_stage, curve
 
 SHORT = {
-    "trained": "trained", "continued": "as many more steps", "without": "tuned without",
-    "without-opposed": "… opposed", "without-single": "… each picture", "without-gndrp": "… and GNDRP",
-}  # fmt: skip
+    "trained": "trained",
+    "continued": "as many more steps",
+    "without": "tuned without",
+    "without-opposed": "… opposed",
+    "without-single": "… each picture",
+    "without-gndrp": "… and GNDRP",
+}
 COLUMNS = {"input": "picture", **{f"G{k}": f"G{k}" for k in range(1, STAGES + 1)}, "G6 without": "G6 tuned"}
 
 

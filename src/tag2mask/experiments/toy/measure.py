@@ -99,9 +99,7 @@ def ratios(found: Gradients, pictures: Pictures, config: ToyConfig) -> list[Row]
         for threshold in (config.threshold, *config.other_thresholds):
             rows += _of_regions(reading, "own", threshold, shares, regions)
         if reading.through not in ("", WITHOUT):
-            rows += _of_regions(
-                reading, "steepest", config.threshold, shares * found.slope[:, None, None], regions
-            )  # fmt: skip
+            rows += _of_regions(reading, "steepest", config.threshold, shares * found.slope[:, None, None], regions)
     return rows
 
 

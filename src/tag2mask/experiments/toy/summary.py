@@ -56,15 +56,28 @@ def by_key(result: ToyResult) -> dict[Key, list[float]]:
 
 
 def at_last_stage(
-    result: ToyResult, last: str, weights: str, region: str = "non-discriminative", *, scale: str = "own",
+    result: ToyResult,
+    last: str,
+    weights: str,
+    region: str = "non-discriminative",
+    *,
+    scale: str = "own",
     threshold: float | None = None,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """Ratios at G_6, one a seed: through the activation where the network still has it, else without."""
     has_it = weights in ("trained", "continued")
     return by_key(result)[
-        (last, weights, STAGES, "class", last if has_it else WITHOUT, scale,
-         threshold or result.config.threshold, region)
-    ]  # fmt: skip
+        (
+            last,
+            weights,
+            STAGES,
+            "class",
+            last if has_it else WITHOUT,
+            scale,
+            threshold or result.config.threshold,
+            region,
+        )
+    ]
 
 
 def curve(
@@ -117,17 +130,27 @@ def _digits_name(digits: str) -> str:
 def write_numbers(result: ToyResult, folder: Path) -> None:
     """Write toy.csv (one row a seed), toy_summary.csv (over seeds) and toy.json (settings, checks, versions)."""
     names = ("last", "weights", *Row._fields[:-2])
-    rows = [(one.last, weights, *row[:-2], one.seed, f"{row.hgr:.6f}", row.images)
-            for one, weights, row in _rows(result)]  # fmt: skip
+    rows = [
+        (one.last, weights, *row[:-2], one.seed, f"{row.hgr:.6f}", row.images) for one, weights, row in _rows(result)
+    ]
     _write_csv(folder / "toy.csv", (*names, "seed", "hgr", "images"), rows)
-    means = [(*key, f"{s.mean:.4f}", f"{s.sd:.4f}", s.seeds)
-             for key, s in ((key, Spread.of(values)) for key, values in by_key(result).items())]  # fmt: skip
+    means = [
+        (*key, f"{s.mean:.4f}", f"{s.sd:.4f}", s.seeds)
+        for key, s in ((key, Spread.of(values)) for key, values in by_key(result).items())
+    ]
     _write_csv(folder / "toy_summary.csv", (*names, "mean", "sd", "seeds"), means)
-    write_json(folder / "toy.json", {
-        "digits": _digits_name(result.digits), "seeds": result.seeds,
-        "config": asdict(result.config), "weights": WEIGHTS, "regions": list(REGIONS), "versions": versions(),
-        "checks": [{"last": one.last, "seed": one.seed, **one.checks} for one in result.measured],
-    })  # fmt: skip
+    write_json(
+        folder / "toy.json",
+        {
+            "digits": _digits_name(result.digits),
+            "seeds": result.seeds,
+            "config": asdict(result.config),
+            "weights": WEIGHTS,
+            "regions": list(REGIONS),
+            "versions": versions(),
+            "checks": [{"last": one.last, "seed": one.seed, **one.checks} for one in result.measured],
+        },
+    )
 
 
 def _rows(result: ToyResult) -> Iterator[tuple[Measured, str, Row]]:

@@ -109,8 +109,10 @@ def shared_batches(pictures: Pictures, config: ToyConfig, seed: int) -> list[Bat
     """The batches that tune one network for all pictures, one a step."""
     draw = np.random.default_rng(seed_for(seed, "toy tuning"))
     images, labels = as_batch(pictures)
-    rows = [draw.choice(len(pictures), min(config.tuning_batch, len(pictures)), replace=False)
-            for _ in range(config.steps)]  # fmt: skip
+    rows = [
+        draw.choice(len(pictures), min(config.tuning_batch, len(pictures)), replace=False)
+        for _ in range(config.steps)
+    ]
     return [(images[chosen], labels[chosen]) for chosen in rows]
 
 

@@ -12,8 +12,9 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
 from tag2mask.data import LocalizationMaps, load_maps, read_mask, save_maps
 from tag2mask.engine.execution import Execution
-from tag2mask.stages.carry_over import carried_over
+from tag2mask.refine.threshold import cover_by_score, otsu_score
 from tag2mask.stages.confident import ConfidentConfig, confident
+from tag2mask.stages.thresholds import automatic_threshold, carried_over
 
 HERE = Execution(device="cpu", processes=1)
 CAM = ConfidentConfig(foreground=0.5, background=0.2, scale="cam", refinement="none")
@@ -60,5 +61,29 @@ def test_damaged_maps_are_left_out_and_nothing_left_is_an_error(world) -> None:
     rest = carried_over(localization, "rib", (0.5,), ids, seed=0)
     assert rest == carried_over(localization, "rib", (0.5,), ids[1:], seed=0)
     assert rest == carried_over(localization, "rib", (0.5,), ids[::-1], seed=0)  # whatever their order
-    with pytest.raises(ConfigError, match="no image has whole maps in both"):
+    with pytest.raises(ConfigError, match="no image has whole maps there and in"):
         carried_over(localization, "rib", (0.5,), ids[:1], seed=0)
+
+
+def test_otsu_parts_two_groups() -> None:
+    values = np.concatenate([np.full(700, 0.1), np.full(300, 0.8)]).reshape(1, 20, 50)
+    assert 0.1 <= otsu_score(cover_by_score(values)) < 0.8
+    assert otsu_score(cover_by_score(np.full((1, 4, 4), 0.3))) == 0.0
+    rng = np.random.default_rng(0)
+    groups = (rng.normal(0.3, 0.05, 6000), rng.normal(0.7, 0.05, 4000))
+    spread = np.concatenate(groups).clip(0, 1).reshape(1, 100, 100)
+    assert otsu_score(cover_by_score(spread)) == pytest.approx(0.5, abs=0.05)
+
+
+def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for number in range(4):
+        blob = np.exp(-((np.mgrid[0:16, 0:16] - 8 - number) ** 2).sum(axis=0) / 20).astype(np.float32)
+        for kind, maps in (("cam", blob), ("rib", blob**0.5)):
+            noise = rng.uniform(0, 0.01, (1, 16, 16)).astype(np.float32)
+            found = LocalizationMaps(np.array([0]), (64, 64), (1.0,), [maps[None] + noise])
+            save_maps(tmp_path / kind / f"{number}.npz", found)
+    ids = [str(number) for number in range(4)]
+    cam = automatic_threshold(tmp_path / "cam", tmp_path / "cam", ids, 0)
+    rib = automatic_threshold(tmp_path / "cam", tmp_path / "rib", ids, 0)
+    assert rib == pytest.approx(cam**0.5, abs=0.03)  # the same pixels
