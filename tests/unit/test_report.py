@@ -103,7 +103,7 @@ def test_a_finished_run_shows_every_part(finished_run: Path, tmp_path: Path) -> 
     assert len(page.all("article", "card")) == TRAIN + VAL
     # a chart per class and background; threshold, three trainings and the classifier on held-out images
     assert len(page.all("svg", "chart")) == 4 + 5
-    assert len(page.all("div", "stat")) == 5  # comparisons stand in the table only
+    assert len(page.all("div", "stat")) == 6  # comparisons stand in the table only
     columns = {re.search(r"--columns: (\d+)", card["style"] or "").group(1) for card in page.all("article", "card")}  # type: ignore[union-attr]
     assert max(map(int, columns)) <= 7
     frames = [a for a in page.all("img", "layer") if a.get("data-step")]

@@ -165,7 +165,11 @@ def refine(
     if folder.finished and not todo:
         return
     config = _with_threshold(config, cam or localization / "cam", localization / config.maps, folder, records, seed)
-    traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
+    traced = (
+        frozenset(r.id for r in dataset.positives().limit(execution.trace, seed).records)
+        if execution.trace
+        else frozenset()
+    )
     device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
     arguments = (records, localization / config.maps, out, config, boundary, traced, str(device))
     processes = process_count(execution.processes, len(todo), device.type)

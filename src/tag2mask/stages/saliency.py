@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def check_source(config: SaliencyConfig) -> None:
     if config.is_model:
         if not path.is_file():
             raise ConfigError(f"refine.saliency.source: {path}: no such file; give an existing .onnx model")
-        if importlib.util.find_spec("onnxruntime") is None:
+        if "onnxruntime" not in sys.modules and importlib.util.find_spec("onnxruntime") is None:
             raise MissingExtraError("onnxruntime", "sal", f"refine.saliency.source: {path.name}")
         OnnxSaliency(path, config.onnx)
     elif not path.is_dir():
