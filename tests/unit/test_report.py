@@ -110,7 +110,7 @@ def test_a_finished_run_shows_every_part(finished_run: Path, tmp_path: Path) -> 
     assert {a["data-step"] for a in frames} == {str(step) for step in range(STEPS)}
     steps = json.loads(re.search(r'id="steps">(.*?)</script>', text, re.S).group(1))  # type: ignore[union-attr]
     assert {"step", "last", "target_logit", "covered"} <= set(steps["train-0"][-1])
-    assert steps["train-0"][-1]["step"] == steps["train-0"][-1]["last"] == STEPS - 1
+    assert 1 <= steps["train-0"][-1]["step"] == steps["train-0"][-1]["last"] < STEPS
 
 
 def test_the_file_needs_no_network_and_every_picture_has_a_text(finished_run: Path, tmp_path: Path) -> None:
