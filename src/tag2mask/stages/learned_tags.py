@@ -83,7 +83,7 @@ def _at_the_border(border: Mapping[str, float]) -> Iterator[str]:
     for name, strength in border.items():
         if strength > AT_BORDER:
             yield (
-                f"class '{name}': its maps are {strength:.1f} times as strong along the photos' border as on average: "
+                f"class '{name}': maps are {strength:.1f} times as strong along the photos' border as on average; "
                 "its backdrop may tell it (light, colour, place) instead of the object; raise classifier.colour and "
                 "classifier.brightness, or add photos of other classes, or of none, before that backdrop"
             )
