@@ -159,7 +159,7 @@ def test_bands_that_a_picture_lacks(tmp_path: Path) -> None:
     values = bands(4)
     Image.fromarray(values).save(tmp_path / "b.png")
     assert np.array_equal(decode_image(tmp_path / "b.png", reading=Reading(bands=(0, 1, 2))), values[..., :3])
-    with pytest.raises(ConfigError, match=r"data\.bands is \(0, 1\); expected three band numbers"):
+    with pytest.raises(ConfigError, match=r"data\.bands is \[0, 1\]; expected three band numbers"):
         DataConfig(bands=(0, 1))
 
 

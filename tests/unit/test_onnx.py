@@ -132,7 +132,7 @@ def test_predict_without_torch(run: Path, tmp_path: Path) -> None:
     assert set(np.unique(masks["3"])) <= {0, 2}
     with Image.open(tmp_path / "out" / "confidence" / "3.png") as picture:
         assert (picture.mode, picture.size) == ("L", (200, 150))
-    assert (tmp_path / "out" / "classes.txt").read_text("utf-8").split("\n") == ["background", "cat", "big dog", ""]
+    assert (tmp_path / "out" / "classes.txt").read_text("utf-8").split("\n") == ["cat", "big dog", ""]
     assert "big dog:0,128,0::" in (tmp_path / "out" / "labelmap.txt").read_text("utf-8")
     manifest = read_json(tmp_path / "out" / "manifest.json")
     assert {name for name, state in manifest["images"].items() if state["status"] == "failed"} == {"broken"}

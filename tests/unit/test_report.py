@@ -101,7 +101,8 @@ def test_a_finished_run_shows_every_part(finished_run: Path, tmp_path: Path) -> 
         assert nothing_of not in shown
     assert str(finished_run.parent) not in text
     assert len(page.all("article", "card")) == TRAIN + VAL
-    assert len(page.all("svg", "chart")) == 4 + 4  # a chart per class and background; threshold and three trainings
+    # a chart per class and background; threshold, three trainings and the classifier on held-out images
+    assert len(page.all("svg", "chart")) == 4 + 5
     assert len(page.all("div", "stat")) == 5  # comparisons stand in the table only
     columns = {re.search(r"--columns: (\d+)", card["style"] or "").group(1) for card in page.all("article", "card")}  # type: ignore[union-attr]
     assert max(map(int, columns)) <= 7
@@ -312,7 +313,9 @@ def test_a_last_step_without_a_loss_is_shown(run: Path) -> None:
     for path in (run / "localization" / "traces").iterdir():
         with np.load(path) as stored:
             arrays = dict(stored)
-        arrays["loss"] = np.array([-1.0, -2.0, np.nan if path.stem == PHOTO else -3.0])  # nan: it made no update
+        arrays["loss"] = -np.arange(1.0, len(arrays["maps"]) + 1)
+        if path.stem == PHOTO:
+            arrays["loss"][-1] = np.nan  # it made no update
         np.savez_compressed(path, **arrays)
     text, _ = page_of(run)
     steps = json.loads(re.search(r'id="steps">(.*?)</script>', text, re.S).group(1))  # type: ignore[union-attr]

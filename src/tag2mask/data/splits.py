@@ -6,9 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tag2mask.common.errors import DataError
 from tag2mask.common.seeding import rng_for
-from tag2mask.data.records import Dataset, ImageRecord
+from tag2mask.data.records import Dataset, ImageRecord, Problem
 
 NOTHING = -1  # stands for the class of negatives
 
@@ -18,17 +17,23 @@ def with_held_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
 
     Images of one group stay together, so that the share is only met as nearly as groups allow. The rarest class is
     served first; every class keeps at least one group that is learned from. A set that has a split "val" stays as it
-    is. Raises DataError where no group can be held out.
+    is, and so does one of which no group can be held out, which becomes a note among its problems.
     """
     if fraction == 0 or any(record.split == "val" for record in dataset.records):
         return dataset
     learned = [record for record in dataset.records if record.split in ("", "train")]
     held_out = _drawn(learned, fraction, seed)
     if not held_out:
-        raise DataError(
-            f"{dataset.name}: data.val_fraction is {fraction} and no image can be held out of {len(learned)}, since "
-            "every class must keep one to learn from; add images, or set data.val_fraction: 0"
+        problem = Problem(
+            "held-out",
+            dataset.name,
+            "",
+            f"data.val_fraction is {fraction} and no image can be held out of {len(learned)}, since every class must "
+            "keep one to learn from, so nothing is",
+            "add images, or name a split val",
+            note=True,
         )
+        return replace(dataset, problems=(*dataset.problems, problem))
     ids = {record.id for record in learned}
     records = (
         replace(r, split="val" if _unit(r) in held_out else "train") if r.id in ids else r for r in dataset.records

@@ -56,9 +56,9 @@ def _check_names(classes: tuple[str, ...]) -> None:
     seen = {BACKGROUND: BACKGROUND}
     for name in classes:
         short = labelmap_name(name)
-        if short in seen or not short or short.startswith("#"):
-            reason = f"is written like '{seen[short]}'" if short in seen else "would be a comment"
-            raise DataError(f"class '{name}' {reason} in CVAT's labelmap.txt; export to another format, or rename it")
+        if short in seen:
+            clash = f"class '{name}' is written like '{seen[short]}' in CVAT's labelmap.txt"
+            raise DataError(f"{clash}; export to another format, or rename it")
         seen[short] = name
 
 
