@@ -113,6 +113,7 @@ def test_the_manifest_tells_what_was_learned(photos: Dataset, tmp_path: Path) ->
     assert looks["photos"] == len(photos) - 2  # one is broken, and one has no tag
     means = [sum(looks[name]) / len(looks[name]) for name in ("kept", "erased")]
     assert looks["criterion"] == pytest.approx(means[0] - means[1], abs=2e-4)
+    assert set(looks["border"]) <= set(photos.classes)
     for row in manifest["doubted_tags"]:
         assert row["split"] in ("train", "val")
         assert (row["score"] < 0.5) == row["tagged"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.networks import Backbone, CAMClassifier
-from tag2mask.networks.erasing import criterion, keep_and_erase, top_masks
+from tag2mask.networks.erasing import along_border, criterion, keep_and_erase, top_masks
 
 
 def seeing_red() -> CAMClassifier:
@@ -45,3 +45,13 @@ def test_masks_cover_their_share_also_where_a_map_is_flat() -> None:
     assert masks.flatten(1).sum(dim=1).tolist() == [5, 40, 1]
     values = torch.arange(100.0).view(10, 10)
     assert torch.equal(top_masks(values, (0.25,))[0], values >= 75)
+
+
+def test_strength_along_the_border() -> None:
+    backdrop = torch.ones(32, 64)
+    backdrop[8:24, 8:56] = 0.0
+    inside, flat, nothing = 1 - backdrop, torch.ones(32, 64), torch.zeros(32, 64)
+    found = along_border(torch.stack([inside, flat, backdrop, nothing]))
+    assert found[:2].tolist() == [0.0, 1.0]
+    assert found[2].item() == pytest.approx(1 / backdrop.mean().item())
+    assert found[3].isnan()

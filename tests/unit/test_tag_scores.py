@@ -82,3 +82,8 @@ def test_chance_is_met_by_one_in_twenty_sets() -> None:
     assert 25 <= passing <= 80
     assert at_chance(np.zeros(50), tagged)
     assert not at_chance(np.where(tagged, 1.0, 0.0), tagged)
+
+
+def test_a_class_that_its_backdrop_tells_is_told() -> None:
+    (found,) = warnings_of(CLASSES, labels((0, 40), (30, 70), (60, 90)), border={"ant": 0.3, "bee": 2.06})
+    assert found.startswith("class 'bee': maps are 2.1 times as strong along the photos' border")

@@ -3,6 +3,10 @@
 Keep only the strongest part of a class map and the tag's score should stay; erase that part and it should fall. A
 map that points beside the object fails both, however good the classifier's average precision is. Kept and erased
 parts are always the same share of the photo for every map, so that a map can't win by covering more.
+
+What neither sees: a classifier that tells a class by its backdrop (photos of one class taken in another light) looks
+where its map points. But objects are seldom cut off by the photo's edge and a backdrop always is, so such a map is
+stronger along the border than inside.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from torch import Tensor
 from tag2mask.networks.classifier import CAMClassifier
 
 SHARES = (0.05, 0.15, 0.4)  # of the photo's pixels: small, middle and large objects
+BORDER = 1 / 16  # of a side: how wide the border is
 
 
 @torch.no_grad()
@@ -48,3 +53,15 @@ def top_masks(values: Tensor, shares: Sequence[float]) -> Tensor:
 def criterion(kept: Tensor, erased: Tensor) -> float:
     """Mean of kept minus erased, each score at most 1: from -1 to 1, the higher the better it points."""
     return float((kept.clamp(max=1) - erased.clamp(max=1)).mean())
+
+
+def along_border(maps: Tensor) -> Tensor:
+    """How strong maps (..., h, w) >= 0 are along the photo's border, over their mean: (...), NaN for maps of zeros.
+
+    0 where nothing of the map lies there, 1 where it is as strong as elsewhere.
+    """
+    height, width = maps.shape[-2:]
+    tall, wide = max(1, round(height * BORDER)), max(1, round(width * BORDER))
+    ring = torch.ones(height, width, dtype=torch.bool, device=maps.device)
+    ring[tall : height - tall, wide : width - wide] = False
+    return maps[..., ring].mean(dim=-1) / maps.mean(dim=(-2, -1))

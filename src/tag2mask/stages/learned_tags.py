@@ -7,7 +7,7 @@ by more than chance does in one of twenty sets (rank-sum test, normal approximat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,24 @@ from tag2mask.stages.tag_scores import TagScores
 FEW = 20  # training photos of a class, below which it is seldom learned
 ONE_SIDED = 1.645  # standard deviations: 1 in 20
 TOGETHER = 0.95  # share of a class' photos that also hold another one
+AT_BORDER = 1.2  # strength of maps along the border over their mean; objects' maps are mostly below 0.5
 Labels = npt.NDArray[np.bool_]  # (N, C)
 
 
-def warnings_of(classes: Sequence[str], labels: Labels, held_out: TagScores | None = None) -> list[str]:
-    """What stands in the way of each class, from the training photos' labels and the scores of held-out ones."""
+def warnings_of(
+    classes: Sequence[str],
+    labels: Labels,
+    held_out: TagScores | None = None,
+    border: Mapping[str, float] | None = None,
+) -> list[str]:
+    """What stands in the way of each class.
+
+    From the training photos' labels (N, C), the scores of held-out ones, and how strong each class' maps are along
+    the photos' border, over their mean.
+    """
     found = [*_few(classes, labels), *_everywhere(classes, labels), *_together(classes, labels)]
-    return [*found, *_at_chance(held_out)] if held_out is not None else found
+    found += _at_chance(held_out) if held_out is not None else ()
+    return [*found, *_at_the_border(border or {})]
 
 
 def _few(classes: Sequence[str], labels: Labels) -> Iterator[str]:
@@ -65,6 +76,16 @@ def _at_chance(scores: TagScores) -> Iterator[str]:
                 f"class '{name}': average precision {precision[name]:.2f} on held-out photos, {tagged.sum()} of "
                 f"{len(tagged)} of which have it, is what chance gives; check its tags (tag2mask data check), add "
                 "photos of it, or show it larger (classifier.long_side_max) and longer (classifier.epochs)"
+            )
+
+
+def _at_the_border(border: Mapping[str, float]) -> Iterator[str]:
+    for name, strength in border.items():
+        if strength > AT_BORDER:
+            yield (
+                f"class '{name}': maps are {strength:.1f} times as strong along the photos' border as on average; "
+                "its backdrop may tell it (light, colour, place) instead of the object; raise classifier.colour and "
+                "classifier.brightness, or add photos of other classes, or of none, before that backdrop"
             )
 
 

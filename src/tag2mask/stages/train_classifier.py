@@ -179,7 +179,7 @@ def what_was_learned(
     return found | {
         "localization_criterion": looks,
         "doubted_tags": doubted[:DOUBTED_SHOWN],
-        "warnings": warnings_of(dataset.classes, dataset.label_matrix(), held_out),
+        "warnings": warnings_of(dataset.classes, dataset.label_matrix(), held_out, looks.get("border")),
     }
 
 
