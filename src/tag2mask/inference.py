@@ -46,9 +46,10 @@ def predict_photos(
     recipe = load_recipe(run_folder / "recipe.yaml")
     reading = recipe.data.reading_again(read_info(run_folder).get("data", {}))
     dataset = photos_dataset(photos, classes, tags).at_most(recipe.data.long_side).read_as(reading)
+    dataset = dataclasses.replace(dataset, background=recipe.data.background)
     config = dataclasses.replace(config or recipe.predict, restrict=tags is not None)
     predict(dataset, run_folder / "segmenter", out, config, execution=execution)
-    write_class_files(out, classes)
+    write_class_files(out, classes, background=dataset.background)
     return parse_manifest(read_json(out / "manifest.json")).failed
 
 

@@ -344,3 +344,27 @@ def test_json_of_choices(folder: Write) -> None:
     ]
     (root / "export.json").write_text(json.dumps(short))
     assert labels(read_dataset(root)) == {"a": ["cat"], "b": [], "d": ["cat", "dog"]}
+
+
+def test_what_spreadsheets_and_libraries_add(folder: Write) -> None:
+    root = folder("sep=;\nimage;labels\na.png;cat\nb.png;\ngone.png;cat\n", "a.png", "b.png")
+    dataset = read_dataset(root)
+    assert labels(dataset) == {"a": ["cat"], "b": []}
+    assert [problem.place for problem in dataset.problems] == ["line 5"]
+    root = folder(",image,labels,is_valid\n0,a.png,cat,False\n1,b.png,dog,True\n")  # pandas' index, fastai's split
+    assert [record.split for record in read_dataset(root).records] == ["train", "val"]
+    root = folder("image,cat,dog,is_valid\na.png,1,0,0\nb.png,0,1,1\n")
+    dataset = read_dataset(root)
+    assert (dataset.classes, [record.split for record in dataset.records]) == (("cat", "dog"), ["train", "val"])
+
+
+def test_counts_are_not_silently_negatives(folder: Write) -> None:
+    dataset = read_dataset(folder("image,cat,dog\na.png,2,0\nb.png,0,1\n", "a.png", "b.png"))
+    assert problems(dataset) == ["counts"]
+    assert "column(s) cat hold 0 and larger numbers" in str(next(p for p in dataset.problems if not p.note))
+
+
+def test_suffixes_in_another_case(folder: Write) -> None:
+    dataset = read_dataset(folder("image,labels\na.jpg,cat\nB.jpg,dog\n", "a.JPG", "b.jpg"))
+    assert labels(dataset) == {"a": ["cat"], "b": ["dog"]}
+    assert [problem.kind for problem in dataset.problems] == ["path"]

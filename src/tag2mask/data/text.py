@@ -5,10 +5,13 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from tag2mask.data.records import BadFileError
+
+_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 
 
 def read_text(path: Path) -> str:
@@ -26,12 +29,15 @@ def read_text(path: Path) -> str:
 def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, cells) of every row of a CSV that isn't blank, separated as its first line is."""
     text = read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True)
+    given = _SEPARATOR.match(text)  # Excel's line that says what separates cells
+    text = text[given.end() :] if given else text
+    mark = given[1] if given else _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
             if any(cells):
-                yield reader.line_num, cells
+                yield reader.line_num + bool(given), cells
     except csv.Error as error:
         raise BadFileError(path, f"line {reader.line_num}: {error}", "save it as plain CSV in UTF-8") from error
 

@@ -159,7 +159,7 @@ class Draws:
         mirror = draw_mirror(rng)
         left = draw_offset(rng, width, wide)
         top = draw_offset(rng, height, tall)
-        gains = (rng.uniform(1 - brightness, 1 + brightness),) if brightness else ()
+        gains: tuple[float, ...] = (rng.uniform(1 - brightness, 1 + brightness),) if brightness else ()
         if colour:
             tint = [rng.uniform(1 - colour, 1 + colour) for _ in range(3)]
             gains = tuple((gains[0] if gains else 1.0) * one for one in tint)

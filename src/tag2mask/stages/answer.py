@@ -56,19 +56,24 @@ def combined_logits(
     return combined.cpu()
 
 
-def kept_labels(n_labels: int, classes: Sequence[int] | None) -> list[int]:
-    """The labels that an image may have: background and its tags (class indices), or all of them for None."""
-    return list(range(n_labels)) if classes is None else [0, *(index + 1 for index in sorted(classes))]
+def kept_labels(n_labels: int, classes: Sequence[int] | None, background: bool = True) -> list[int]:
+    """The labels that an image may have: background, if there is one, and its tags (class indices); None: all."""
+    kept = range(1, n_labels) if classes is None else [index + 1 for index in sorted(classes)]
+    return [0, *kept] if background or not kept else list(kept)
 
 
 def answer_of_logits(
-    logits: Tensor, classes: Sequence[int] | None = None, *, crf_image: np.ndarray | None = None
+    logits: Tensor,
+    classes: Sequence[int] | None = None,
+    *,
+    crf_image: np.ndarray | None = None,
+    background: bool = True,
 ) -> Answer:
     """Turn logits (L, H, W) into labels and confidence, among the image's tags where `classes` are given.
 
     With `crf_image` (H, W, 3) uint8 the probabilities are refined along its edges by a dense CRF.
     """
-    kept = kept_labels(len(logits), classes)
+    kept = kept_labels(len(logits), classes, background)
     probabilities = logits[kept].softmax(dim=0)  # (K, H, W)
     if crf_image is not None:
         probabilities = torch.from_numpy(crf_probabilities(crf_image, probabilities.numpy(), DEEPLAB_CRF))

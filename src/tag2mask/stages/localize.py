@@ -115,7 +115,11 @@ def localize(
     device = resolve_device(execution.device)
     config = _calibrated(dataset, classifier, out, config, seed, device)
     _expect_gradients(dataset, classifier, out, config, seed, device)
-    traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
+    traced = (
+        frozenset(r.id for r in dataset.positives().limit(execution.trace, seed).records)
+        if execution.trace
+        else frozenset()
+    )
     arguments = (dataset, classifier, out, config, seed, traced, str(device))
     processes = process_count(execution.processes, len(todo), device.type)
     run_images(
@@ -346,7 +350,7 @@ def calibrate(dataset: Dataset, classifier: CAMClassifier, config: LocalizeConfi
     assert config.growth is not None
     partners = Partners(dataset, classifier, config, seed)
     rows = []
-    for record in dataset.limit(CALIBRATION_IMAGES, seed).records:
+    for record in dataset.positives().limit(CALIBRATION_IMAGES, seed).records:
         try:
             views = scaled_views(read_image(record), config.rib.scales, classifier)
         except DataError:

@@ -88,7 +88,7 @@ def predict(
         run_images(
             todo,
             make_predictor,
-            (records, segmenter, out / "masks", config, str(device)),
+            (records, segmenter, out / "masks", config, str(device), dataset.background),
             folder,
             processes=processes,
             total=len(records),
@@ -100,7 +100,12 @@ def predict(
 
 
 def make_predictor(
-    records: dict[str, ImageRecord], segmenter: Path, masks: Path, config: PredictConfig, device: str = "cpu"
+    records: dict[str, ImageRecord],
+    segmenter: Path,
+    masks: Path,
+    config: PredictConfig,
+    device: str = "cpu",
+    background: bool = True,
 ) -> Work:
     """Return the function that predicts one image by its id."""
     network = load_segmenter(segmenter).to(device)
@@ -109,7 +114,7 @@ def make_predictor(
         record = records[image_id]
         image = read_image(record)
         size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
-        answer = predict_answer(network, image, config, _allowed(record, config))
+        answer = predict_answer(network, image, config, _allowed(record, config), background)
         if config.confidence:  # before the mask, which says that the image is done
             write_confidence(masks.parent / "confidence" / f"{image_id}.png", answer.confidence, size)
         write_mask(masks / f"{image_id}.png", resize_labels(answer.labels, size))
@@ -123,13 +128,20 @@ def _allowed(record: ImageRecord, config: PredictConfig) -> tuple[int, ...] | No
 
 
 def predict_answer(
-    network: SegmentationNetwork, image: np.ndarray, config: PredictConfig, classes: Sequence[int] | None = None
+    network: SegmentationNetwork,
+    image: np.ndarray,
+    config: PredictConfig,
+    classes: Sequence[int] | None = None,
+    background: bool = True,
 ) -> Answer:
-    """Answer an image (H, W, 3) uint8; `classes` are its tags, where labels are restricted to them."""
+    """Answer an image (H, W, 3) uint8; `classes` are its tags, where labels are restricted to them.
+
+    Without `background` every pixel gets a class.
+    """
 
     def of_part(part: np.ndarray) -> Answer:
         logits = combined_logits(network, part, config.scales, mirror=config.mirror, combine=config.combine)
-        return answer_of_logits(logits, classes, crf_image=part if config.crf else None)
+        return answer_of_logits(logits, classes, crf_image=part if config.crf else None, background=background)
 
     return of_part(image) if config.tile is None else by_tiles(of_part, image, config.tile)
 

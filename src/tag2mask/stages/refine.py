@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,15 +20,18 @@ from tag2mask.data import (
     LocalizationMaps,
     limited_size,
     read_image,
+    read_mask,
     resize_labels,
     write_mask,
 )
+from tag2mask.data.class_files import write_class_files
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import process_count, run_images
 from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
+from tag2mask.refine.threshold import best_class
 from tag2mask.run.folder import StageFolder, read_manifest
 from tag2mask.run.scores import Score
 from tag2mask.stages.affinity import maps_folder
@@ -165,9 +168,13 @@ def refine(
     if folder.finished and not todo:
         return
     config = _with_threshold(config, cam or localization / "cam", localization / config.maps, folder, records, seed)
-    traced = frozenset(r.id for r in dataset.limit(execution.trace, seed).records) if execution.trace else frozenset()
+    traced = (
+        frozenset(r.id for r in dataset.positives().limit(execution.trace, seed).records)
+        if execution.trace
+        else frozenset()
+    )
     device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
-    arguments = (records, localization / config.maps, out, config, boundary, traced, str(device))
+    arguments = (records, localization / config.maps, out, config, boundary, traced, str(device), dataset.background)
     processes = process_count(execution.processes, len(todo), device.type)
     run_images(
         todo,
@@ -179,11 +186,23 @@ def refine(
         description=f"refine {config.maps} ({config.method})",
         cluster=execution.cluster(device),
     )
-    more: dict[str, Any] = {"title": title_of(config)}
+    more: dict[str, Any] = {"title": title_of(config), "tags_without_pixels": _lost(dataset, records, out)}
     if config.saliency.source is not None:
         missing = without_map(config.saliency, list(records))
         more |= {"saliency": source_about(config.saliency), "without_saliency": missing}
     folder.finish((i for i in records if i not in folder.failures), **more)
+
+
+def _lost(dataset: Dataset, records: Mapping[str, ImageRecord], out: Path) -> dict[str, int]:
+    """Of each class the tags without a pixel in their image's mask."""
+    lost = dict.fromkeys(dataset.classes, 0)
+    for image_id, record in records.items():
+        path = out / "masks" / f"{image_id}.png"
+        if record.labels and path.is_file():
+            there = np.flatnonzero(np.bincount(read_mask(path).ravel(), minlength=256))
+            for label in record.labels:
+                lost[dataset.classes[label]] += label + 1 not in there
+    return {name: int(count) for name, count in lost.items()}
 
 
 def _with_threshold(
@@ -225,9 +244,10 @@ class Refiner:
         boundary: Path | None = None,
         traced: frozenset[str] = frozenset(),
         device: str = "cpu",
+        background: bool = True,
     ) -> None:
         self.records, self.maps, self.out, self.config = records, maps, out, config
-        self.traced, self.device = traced, device
+        self.traced, self.device, self.background = traced, device, background
         self.saliency = open_saliency(config.saliency) if config.saliency.source is not None else None
         if config.method == "irn":
             assert boundary is not None
@@ -250,6 +270,8 @@ class Refiner:
         walks = self.config.method == "irn" and len(maps.classes) > 0
         scores = self._walk(image, maps, steps) if walks else maps.full()
         labels = labels_of(image, scores, maps.classes, self.config)
+        if not self.background:  # every pixel is one of the tags
+            labels = np.where(labels == 0, best_class(scores, maps.classes)[0], labels)
         saliency = self.saliency(image_id, image) if self.saliency is not None else None
         if saliency is not None:
             rule = self.config.saliency
@@ -312,9 +334,21 @@ def _run(entry: Planned, context: Context) -> None:
         seed=context.seed,
         execution=dataclasses.replace(context.execution, trace=0) if entry.quiet else context.execution,
     )
-    lacking = read_json(out / "manifest.json").get("without_saliency")
+    write_class_files(out, context.train.classes, background=context.train.background)
+    made = read_json(out / "manifest.json")
+    for line in _tags_without_pixels(made, context.train.classes):
+        context.say(f"! {entry.heading}: {line}")
+    lacking = made.get("without_saliency")
     if lacking:
         context.say(f"! {entry.heading}: {len(lacking)} images without a saliency map, e.g. {lacking[0]}")
+
+
+def _tags_without_pixels(made: Mapping[str, Any], classes: Sequence[str]) -> Iterable[str]:
+    """One line on the tags that have no pixel in their image's mask, by class; none where all have some."""
+    lost = {name: made.get("tags_without_pixels", {}).get(name, 0) for name in classes}
+    if any(lost.values()):
+        named = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
+        yield f"{sum(lost.values())} tags have no pixel in their mask ({named}); a lower refine.threshold keeps more"
 
 
 def _score(entry: Planned, context: Context) -> dict[str, Score]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,8 +72,11 @@ def check_source(config: SaliencyConfig) -> None:
     if config.is_model:
         if not path.is_file():
             raise ConfigError(f"refine.saliency.source: {path}: no such file; give an existing .onnx model")
-        if importlib.util.find_spec("onnxruntime") is None:
-            raise MissingExtraError("onnxruntime", "sal", f"refine.saliency.source: {path.name}")
+        try:
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            what = f"refine.saliency.source: {path.name}"
+            raise MissingExtraError("onnxruntime", "sal", what) from error
         OnnxSaliency(path, config.onnx)
     elif not path.is_dir():
         raise ConfigError(f"refine.saliency.source: {path}: no such folder; give a folder of ID.png, or a .onnx file")

@@ -83,7 +83,7 @@ def _below(folders: Folders, name: str) -> str | None:
 
 
 def _index(folders: Folders, below: str) -> dict[str, list[str]]:
-    """Return the images below the folder by file name and by name without suffix; masks are left out."""
+    """Return the images below the folder by file name, in any case, and without suffix; masks are left out."""
     index: dict[str, list[str]] = defaultdict(list)
     for parent, names in walk(folders.root / below):
         relative = parent.relative_to(folders.root).as_posix()
@@ -91,8 +91,8 @@ def _index(folders: Folders, below: str) -> dict[str, list[str]]:
             continue
         for name in filter(is_picture, names):
             path = name if relative == "." else f"{relative}/{name}"
-            index[nfc(name)].append(path)
-            index[nfc(os.path.splitext(name)[0])].append(path)
+            for key in dict.fromkeys((nfc(name), nfc(name).casefold(), nfc(os.path.splitext(name)[0]))):
+                index[key].append(path)
     return index
 
 
@@ -101,7 +101,7 @@ def _candidates(index: dict[str, list[str]], name: str) -> list[str]:
     for text in dict.fromkeys((name, *_of_url(name))):
         parts = PurePosixPath(nfc(text.replace("\\", "/"))).parts
         last = parts[-1] if parts else ""
-        for wanted in dict.fromkeys((last, _UPLOADED.sub("", last))):
+        for wanted in dict.fromkeys((last, _UPLOADED.sub("", last), last.casefold())):
             paths = list(dict.fromkeys(index.get(wanted, ())))
             shared = [_shared(PurePosixPath(path).parts[:-1], parts[:-1]) for path in paths]
             best = [path for path, count in zip(paths, shared, strict=True) if count == max(shared)]

@@ -80,6 +80,8 @@ COLUMNS = {
         "case_id",
     ),
 }
+_NO_CLASS = frozenset({*COLUMNS["image"], "is_train", "is_test", "is_training"})
+_HELD_OUT = ("is_valid", "is_val", "is_validation")
 _TOOL = frozenset({"annotation_id", "annotator", "lead_time"})  # Label Studio's, whatever the others are called
 _TOOL_MORE = frozenset({"created_at", "updated_at", "id", "agreement", "task_id", "project", "completed_by"})
 
@@ -92,10 +94,12 @@ class Columns:
     labels: list[int] = field(default_factory=list)
     one_hot: dict[int, str] = field(default_factory=dict)  # column -> class
     split: int = -1
+    held_out: int = -1  # a column that says yes for images of val
     mask: int = -1
     group: int = -1
     last_counts: bool = False  # of several rows of an image only the last, not all
     left_out: list[str] = field(default_factory=list)  # columns that aren't read
+    counted: list[str] = field(default_factory=list)  # those of them that hold 0 and larger numbers
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,10 @@ def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
         shown = ", ".join(columns.left_out[:6])
         message = f"column(s) {shown} hold more than yes and no, so they are no classes"
         found.report("header", path.name, "", message, "write 0 or 1 in columns that are classes", note=True)
+    if columns.counted:
+        message = f"column(s) {', '.join(columns.counted[:6])} hold 0 and larger numbers: if they count objects,"
+        remedy = "images with these would be taken for negatives; write 1 for every number above 0"
+        found.report("counts", path.name, "", message, remedy)
 
 
 def _head(cell: str) -> str:
@@ -181,19 +189,26 @@ def _columns(path: Path, header: list[str], rows: list[list[str]]) -> Columns:
         message = f"the header {','.join(header)} has no column 'image'{did_you_mean('image', heads)}"
         raise BadFileError(path, message, "the columns are image, labels, split, mask and group; two are needed")
     columns = Columns(image, split=place["split"], mask=place["mask"], group=place["group"])
+    columns.held_out = next((heads.index(name) for name in _HELD_OUT if name in heads), -1)
     if place["labels"] >= 0 and place["labels"] != image:
         columns.labels = [place["labels"]]
         return columns
-    taken = {image, columns.split, columns.mask, columns.group}
+    taken = {image, columns.split, columns.held_out, columns.mask, columns.group}
     for at in (at for at in range(len(header)) if at not in taken):
-        if header[at] and heads[at] not in COLUMNS["image"] and all(binary(row[at]) is not None for row in rows):
+        if header[at] and heads[at] not in _NO_CLASS and all(binary(row[at]) is not None for row in rows):
             columns.one_hot[at] = header[at]
         elif header[at]:
             columns.left_out.append(header[at])
+            numbers = {row[at] for row in rows}
+            columns.counted += [header[at]] if "0" in numbers and all(map(_is_count, numbers)) else []
     if not columns.one_hot:
         message = f"the header {','.join(header)} has no column 'labels'{did_you_mean('labels', heads)}"
         raise BadFileError(path, message, "write image,labels, or a column of 0 and 1 for each class")
     return columns
+
+
+def _is_count(cell: str) -> bool:
+    return cell.isdecimal() or is_empty(cell)
 
 
 def _of_tool(path: Path, header: list[str], heads: list[str], rows: list[list[str]]) -> Columns:
@@ -227,6 +242,10 @@ def _entry(found: Found, path: Path, columns: Columns, width: int, line: int, ce
     if len(cells) > width:  # image,cat,dog under image,labels: the last column goes on
         shown = (*shown[:-1], ",".join(cells[width - 1 :]))
     yes = tuple(name for at, name in columns.one_hot.items() if binary(cells[at]))
-    split, mask, group = (cells[at] if at >= 0 else "" for at in (columns.split, columns.mask, columns.group))
+    split, mask, group, val = (
+        cells[at] if at >= 0 else "" for at in (columns.split, columns.mask, columns.group, columns.held_out)
+    )
+    if columns.split < 0 <= columns.held_out:
+        split = "val" if binary(val) else "train"
     group = "" if is_empty(group) else group
     return Entry(place, cells[columns.image], shown, yes if columns.one_hot else None, split, mask, group)
