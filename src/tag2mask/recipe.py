@@ -45,6 +45,8 @@ class Recipe(Settings):
     # The chain ends with masks of the training images by the network, restricted to each image's tags: they are
     # usually better than the pseudo-masks that it learned from.
     final_masks: bool = False
+    # Further trainings, each on the masks that the network before it gives the training images within their tags.
+    rounds: Annotated[int, Range(ge=0, le=10)] = 0
     extra: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"key": False})  # stages' own sections
 
     def check_relations(self) -> None:

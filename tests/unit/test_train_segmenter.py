@@ -14,7 +14,10 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset, ImageRecord, write_mask
 from tag2mask.engine.execution import Execution
-from tag2mask.stages.predict import PredictConfig, predict_answer
+from tag2mask.recipe import Recipe
+from tag2mask.stages import stage_named
+from tag2mask.stages.predict import PredictConfig, predict, predict_answer
+from tag2mask.stages.stage import Context
 from tag2mask.stages.train_segmenter import Samples, SegmenterConfig, load_segmenter, train_segmenter
 
 CONFIG = SegmenterConfig(
@@ -71,6 +74,42 @@ def test_a_network_that_learned_nothing_says_so(squares: Dataset, tmp_path: Path
     config = dataclasses.replace(CONFIG, epochs=2, learning_rate=1e-9)
     train_segmenter(squares, None, tmp_path / "net", config, execution=Execution("cpu", workers=0))
     assert "segmenter." in read_json(tmp_path / "net" / "manifest.json")["warning"]
+
+
+def test_a_further_round_learns_from_the_answers_within_tags(squares: Dataset, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, epochs=1)
+    train_segmenter(squares, None, tmp_path / "segmenter_round0", config, execution=Execution("cpu", workers=0))
+    within = PredictConfig(scales=(1.0,), mirror=False, restrict=True, negatives=True)
+    predict(squares, tmp_path / "segmenter_round0", tmp_path / "masks_round0", within)
+    for record in squares.records:
+        labels = set(np.unique(np.asarray(Image.open(tmp_path / "masks_round0" / "masks" / f"{record.id}.png"))))
+        assert labels <= {0, record.labels[0] + 1}
+    train_segmenter(
+        squares, tmp_path / "masks_round0", tmp_path / "net", config, execution=Execution("cpu", workers=0)
+    )
+    manifest = read_json(tmp_path / "net" / "manifest.json")
+    assert manifest["trained_on"] == "pseudo-masks"
+    assert set(manifest["inputs"]) >= {"masks_config", "dataset", "images"}
+
+
+def test_rounds_go_on_from_one_another(squares: Dataset, tmp_path: Path) -> None:
+    def folders(rounds: int) -> list[tuple[str, str]]:
+        recipe = Recipe("test", rounds=rounds, final_masks=True, supervised=False)
+        context = Context(recipe, squares, squares, tmp_path)
+        entries = [e for name in ("train-segmenter", "predict") for e in stage_named(name).entries(context)]
+        entries.sort(key=lambda entry: entry.turn)
+        return [(entry.folder, next(iter(entry.reads.values()))) for entry in entries]
+
+    assert folders(0) == [("segmenter", "pseudo_masks"), ("masks", "segmenter"), ("predictions", "segmenter")]
+    assert folders(2) == [
+        ("segmenter_round0", "pseudo_masks"),
+        ("masks_round0", "segmenter_round0"),
+        ("segmenter_round1", "masks_round0"),
+        ("masks_round1", "segmenter_round1"),
+        ("segmenter", "masks_round1"),
+        ("masks", "segmenter"),
+        ("predictions", "segmenter"),
+    ]
 
 
 def test_edges_of_masks_are_unsure_where_asked(squares: Dataset) -> None:

@@ -58,6 +58,15 @@ ROWS = [  # in the order of the chain
         "pseudo_mask", "pseudo-mask", "refined seeds: what the segmenter learns from", PSEUDO_MASKS, 0.75, family=True
     ),
     Row(
+        "round_mask",
+        "mask of a round",
+        "the answers, among each image's own tags, that the next network learned from",
+        PSEUDO_MASKS,
+        0.8,
+        family=True,
+        always=False,
+    ),
+    Row(
         "final_mask",
         "final mask",
         "the network's answer among each image's own tags",

@@ -148,16 +148,31 @@ def predict_answer(
 
 def _entries(context: Context) -> Iterable[Planned]:
     config = context.recipe.predict
+    rounds = context.recipe.rounds
+    within_tags = dataclasses.replace(config, restrict=True, negatives=True)
+    for number in range(rounds):
+        yield Planned(
+            STAGE,
+            f"masks_round{number}",
+            within_tags,
+            {"network": f"segmenter_round{number}"},
+            score=f"round_mask_{number}",
+            seed=0,
+            heading=f"masks of the tagged images, round {number}",
+            title=f"Masks of the tagged images, round {number}",
+            turn=number,
+        )
     if context.recipe.final_masks:
         yield Planned(
             STAGE,
             "masks",
-            dataclasses.replace(config, restrict=True, negatives=True),
+            within_tags,
             {"network": "segmenter"},
             score="final_mask",
             seed=0,
             heading="final masks of the tagged images",
             title="Final masks of the tagged images",
+            turn=rounds,
         )
     if context.val is None:
         return
@@ -170,6 +185,7 @@ def _entries(context: Context) -> Iterable[Planned]:
         score="segmentation_val",
         seed=0,
         heading="masks of the held-out images",
+        turn=rounds,
     )
     if context.recipe.supervised and has_masks(context.train) and has_masks(context.val):
         yield Planned(

@@ -123,7 +123,7 @@ def train_segmenter(
     if masks is None:
         inputs = mask_table(dataset)
     else:
-        manifest = read_manifest(masks, "refine")
+        manifest = read_manifest(masks, "refine", "predict")
         inputs = {"masks_config": digest_value([manifest["config"], manifest["inputs"]])}
         late = started_without(out, NO_MASK)
         paths = {image_id: path for image_id, path in paths.items() if image_id not in late}
@@ -250,7 +250,17 @@ def load_segmenter(folder: Path) -> SegmentationNetwork:
 
 def _entries(context: Context) -> Iterable[Planned]:
     recipe = context.recipe
-    yield Planned(STAGE, "segmenter", recipe.segmenter, {"masks": "pseudo_masks"}, heading="segmentation network")
+    for number in range(recipe.rounds + 1):
+        last = number == recipe.rounds
+        yield Planned(
+            STAGE,
+            "segmenter" if last else f"segmenter_round{number}",
+            recipe.segmenter,
+            {"masks": f"masks_round{number - 1}" if number else "pseudo_masks"},
+            heading="segmentation network" + (f", round {number}" if recipe.rounds else ""),
+            title="" if last else f"Train segmenter, round {number}",
+            turn=number,
+        )
     if recipe.supervised and has_masks(context.train) and has_masks(context.val):  # else nothing could score it
         yield Planned(
             STAGE,
