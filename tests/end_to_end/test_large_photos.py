@@ -79,4 +79,4 @@ def test_masks_have_the_photos_own_size(data: Path, tmp_path: Path) -> None:
 def test_a_size_that_is_too_small_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     command = ["run", str(data / "recipe.yaml"), "--data", str(data), "--out", str(tmp_path / "x")]
     assert main([*command, "--set", "data.long_side=8"]) == 2
-    assert "data.long_side is 8; expected 32 pixels or more" in capsys.readouterr().err
+    assert "data.long_side is 8; expected 32 or more" in capsys.readouterr().err

@@ -133,7 +133,7 @@ def server(voc: Path, out: Path, tmp_path: Path) -> None:
 def results(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     capsys.readouterr()
     assert main(["results", str(out), "--json", str(tmp_path / "own.json")]) == 0
-    assert "RIB+IRN, DeepLabV2" in capsys.readouterr().out
+    assert "RIB+IRN, deeplabv2" in capsys.readouterr().out
     rows = json.loads((tmp_path / "own.json").read_text())
     mine = next(row for row in rows if row["task"] == "segmentation from image labels")
     assert mine["dataset"] == "VOC2012 (20 classes)"  # twelve photos are not PASCAL VOC 2012
