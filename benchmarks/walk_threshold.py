@@ -21,7 +21,7 @@ from tag2mask.metrics import ThresholdCurve
 from tag2mask.recipe import load_recipe, read_splits
 from tag2mask.refine.pseudo import walk_scores
 from tag2mask.refine.random_walk import random_walk
-from tag2mask.run.folder import read_manifest
+from tag2mask.runs.folder import read_manifest
 from tag2mask.stages.train_boundary import load_boundary, with_mirror
 
 THRESHOLDS = np.round(np.arange(0.05, 0.95, 0.01), 2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write
 from tag2mask.data import read_image
-from tag2mask.run.scores import Score
+from tag2mask.runs.scores import Score
 from tag2mask.stages.stage import Context, Planned, Stage
 
 

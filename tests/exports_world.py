@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.data import Dataset, ImageRecord, write_mask
-from tag2mask.run.folder import StageFolder
-from tag2mask.run.info import describe_run, write_start
+from tag2mask.runs.folder import StageFolder
+from tag2mask.runs.info import describe_run, write_start
 
 CLASSES = ("cat", "tin opener", "Kälb & <Co>")
 NAMES = {  # id: where the photo lies

@@ -12,9 +12,9 @@ from tag2mask.data.findings import before_training, grouped
 from tag2mask.data.readers.prepared import matches as prepared_before
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import Recipe, Splits, read_splits, recipe_mapping
-from tag2mask.run.folder import is_finished
-from tag2mask.run.info import describe_run, read_info, refuse_other_run, settle, write_start
-from tag2mask.run.scores import read_row, store_score, stored_scores
+from tag2mask.runs.folder import is_finished
+from tag2mask.runs.info import describe_run, read_info, refuse_other_run, settle, write_start
+from tag2mask.runs.scores import read_row, store_score, stored_scores
 from tag2mask.stages import all_stages, stage_named
 from tag2mask.stages.stage import Context, Planned, Say, has_masks
 

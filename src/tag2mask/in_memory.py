@@ -20,7 +20,7 @@ from tag2mask.data.transforms import resize
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.precision import computing_in
 from tag2mask.rib import PartnerBatch, PartnerGradients, RIBConfig, RIBResult, TrunkFeatures, mean_gradient, rib
-from tag2mask.run.folder import read_manifest
+from tag2mask.runs.folder import read_manifest
 from tag2mask.stages.localize import scaled_views
 from tag2mask.stages.train_classifier import load_classifier
 

@@ -16,8 +16,8 @@ from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.photos import photos_dataset
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import load_recipe
-from tag2mask.run.folder import parse_manifest, read_manifest
-from tag2mask.run.info import read_info
+from tag2mask.runs.folder import parse_manifest, read_manifest
+from tag2mask.runs.info import read_info
 from tag2mask.stages.predict import PredictConfig, predict
 from tag2mask.stages.train_segmenter import SegmenterConfig, load_segmenter
 

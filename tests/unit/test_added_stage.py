@@ -14,7 +14,7 @@ from tag2mask.common.files import read_json
 from tag2mask.recipe import load_recipe
 from tag2mask.reports import write_report
 from tag2mask.reports.results import own
-from tag2mask.run.scores import ROWS, Row
+from tag2mask.runs.scores import ROWS, Row
 from tag2mask.stages import STAGES
 
 

@@ -20,7 +20,7 @@ from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import NO_IMAGE, EpochDataset, FitSettings, collate, epoch_batches, fit
 from tag2mask.experiments.demo_data import digit_scenes
 from tag2mask.networks import boundary, boundary_loss, losses, segmentation_loss
-from tag2mask.run.folder import StageFolder
+from tag2mask.runs.folder import StageFolder
 
 NAMES = [f"image{number}" for number in range(6)]
 BROKEN = {3, 5}

@@ -33,8 +33,8 @@ from tag2mask.exports.labelstudio import brush_rle
 from tag2mask.exports.masks import write_masks
 from tag2mask.exports.shapes import parts_of, polygons, run_lengths
 from tag2mask.exports.source import open_source
-from tag2mask.run.folder import StageFolder
-from tag2mask.run.photos import note_photos
+from tag2mask.runs.folder import StageFolder
+from tag2mask.runs.photos import note_photos
 
 MASKS_OF_A_RUN = ("coco", "cvat", "labelstudio", "yolo", "ultralytics", "masks")
 

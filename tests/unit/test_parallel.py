@@ -15,7 +15,7 @@ import torch
 from ray_work import NoWork
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.engine.images import process_count, run_images
-from tag2mask.run.folder import StageFolder
+from tag2mask.runs.folder import StageFolder
 
 IDS = [f"image{number}" for number in range(6)]
 

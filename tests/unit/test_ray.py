@@ -24,7 +24,7 @@ from tag2mask.engine.images import run_images
 from tag2mask.engine.ray_worker import Checks
 from tag2mask.networks import build_classifier, save_module
 from tag2mask.rib import RIBConfig
-from tag2mask.run.folder import StageFolder, versions
+from tag2mask.runs.folder import StageFolder, versions
 from tag2mask.stages.localize import LocalizeConfig, localize
 
 IDS = [f"image{number}" for number in range(8)]

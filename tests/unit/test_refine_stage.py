@@ -21,7 +21,7 @@ from tag2mask.engine.execution import Execution
 from tag2mask.networks import build_boundary_network, save_module
 from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.refine.pseudo import walk_scores
-from tag2mask.run.scores import rows_of
+from tag2mask.runs.scores import rows_of
 from tag2mask.stages.confident import ConfidentConfig
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.refine import RefineConfig, Refiner, WalkConfig, refine

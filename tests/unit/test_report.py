@@ -22,7 +22,7 @@ from tag2mask.reports.gather import gather
 from tag2mask.reports.html import duration
 from tag2mask.reports.palette import class_colour, heat_table
 from tag2mask.reports.pick import choose, even_draw
-from tag2mask.run.scores import chosen_on_truth, letter
+from tag2mask.runs.scores import chosen_on_truth, letter
 from tiny_run import BROKEN, CLASSES, STEPS, TRAIN, VAL, copy_run, edit, replaced
 
 PHOTO = "photo 00 é"

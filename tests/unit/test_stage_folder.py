@@ -10,8 +10,8 @@ from PIL import Image
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import atomic_write, read_json, write_json
 from tag2mask.data import ImageRecord
-from tag2mask.run import folder as module
-from tag2mask.run.folder import StageFolder, read_manifest, started_without
+from tag2mask.runs import folder as module
+from tag2mask.runs.folder import StageFolder, read_manifest, started_without
 
 
 def make(path: Path, **changes: object) -> StageFolder:

@@ -21,7 +21,7 @@ from tag2mask.engine.loop import (
     make_optimiser,
     set_learning_rate,
 )
-from tag2mask.run.folder import StageFolder
+from tag2mask.runs.folder import StageFolder
 
 SETTINGS = FitSettings(4, 4, 0.1, 10.0, 1e-4, 0.9)
 NAMES = [f"image{number}" for number in range(10)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tag2mask.common.files import read_json
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import FitSettings, fit
-from tag2mask.run.folder import StageFolder
+from tag2mask.runs.folder import StageFolder
 
 
 class Net(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tag2mask.run.scores import rows_of, threshold_marks
+from tag2mask.runs.scores import rows_of, threshold_marks
 
 MOST_COLUMNS = 11  # classes in the table, background included; more of them are left to scores.json and the report
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tag2mask.common.errors import ConfigError, DataError, Tag2MaskError
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
-from tag2mask.run.folder import StageFolder
+from tag2mask.runs.folder import StageFolder
 
 if TYPE_CHECKING:  # a worker should load no more than its work needs
     from tag2mask.engine.execution import Cluster

@@ -30,8 +30,8 @@ from tag2mask.common.progress import track
 from tag2mask.common.ranks import rank_count, summed
 from tag2mask.common.seeding import rng_for, seed_for
 from tag2mask.engine.execution import Execution
-from tag2mask.run.folder import StageFolder
-from tag2mask.run.log import Epoch, append_epoch
+from tag2mask.runs.folder import StageFolder
+from tag2mask.runs.log import Epoch, append_epoch
 
 Sample = tuple[Tensor, Tensor]  # image (3, H, W) and target
 ONE_CYCLE_START = 1 / 25  # of the highest rate, where one_cycle begins

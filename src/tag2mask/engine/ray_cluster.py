@@ -22,7 +22,7 @@ from tag2mask.data import Dataset, ImageRecord
 from tag2mask.engine.execution import Cluster
 from tag2mask.engine.images import MakeWork, Outcome, process_count
 from tag2mask.engine.ray_worker import Checks, Worker
-from tag2mask.run.folder import StageFolder, versions
+from tag2mask.runs.folder import StageFolder, versions
 
 IN_FLIGHT = 2  # images handed to an actor at once, so that it needn't wait for the next
 DEATHS = 2  # an image that took its worker with it so often is given up

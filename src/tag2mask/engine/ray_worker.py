@@ -13,7 +13,7 @@ from typing import Any
 from tag2mask.common.errors import ConfigError, Tag2MaskError
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.engine.images import MakeWork, Work, attempt, use_one_thread
-from tag2mask.run.folder import versions
+from tag2mask.runs.folder import versions
 
 
 @dataclass(frozen=True)

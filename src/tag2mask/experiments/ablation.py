@@ -25,7 +25,7 @@ from tag2mask.engine.images import process_count
 from tag2mask.metrics import ThresholdCurve, bootstrap_difference, confusion_matrix
 from tag2mask.recipe import load_recipe, read_splits, recipe_folder
 from tag2mask.refine.threshold import labels_from_maps
-from tag2mask.run.folder import read_manifest
+from tag2mask.runs.folder import read_manifest
 from tag2mask.stages.localize import LocalizeConfig, Localizer, localize
 from tag2mask.stages.stage import Say
 

@@ -70,7 +70,7 @@ def _check(archive: Path, images: Mapping[str, Path]) -> int:
 def _predicted(options: argparse.Namespace, images: Mapping[str, Path]) -> tuple[Path, np.ndarray]:
     """Predict the test images by the run's network; return the folder of the masks and their values' table."""
     from tag2mask.inference import predict_listed
-    from tag2mask.run.folder import read_manifest
+    from tag2mask.runs.folder import read_manifest
 
     # before the images are predicted: other classes than VOC's can't be submitted
     values = voc_values(read_manifest(options.run / "segmenter", "train-segmenter").get("classes", ()))

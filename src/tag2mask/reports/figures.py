@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from tag2mask.reports.charts import Bar, Figure, Line, class_bars, line_chart
 from tag2mask.reports.gather import StageFacts
-from tag2mask.run.log import Epoch, loss_points, map_points
-from tag2mask.run.scores import ScoreRow
+from tag2mask.runs.log import Epoch, loss_points, map_points
+from tag2mask.runs.scores import ScoreRow
 
 COLOURS = ("var(--muted)", "var(--accent)", "var(--ink)")
 

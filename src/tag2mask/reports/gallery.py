@@ -14,7 +14,7 @@ from tag2mask.reports import pictures
 from tag2mask.reports.gather import RunFacts
 from tag2mask.reports.notes import READ_ERRORS
 from tag2mask.reports.pick import choose
-from tag2mask.run.index import IndexedImage
+from tag2mask.runs.index import IndexedImage
 
 SIZE_LIMIT = 11_000_000  # bytes of all pictures in base64, so that the file stays under 12 MB
 CLASSES_SHOWN = 4  # per image: maps of further classes are only part of the strongest-of-all view

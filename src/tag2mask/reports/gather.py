@@ -9,12 +9,12 @@ from typing import Any
 
 from tag2mask.common.values import as_dict, as_numbers
 from tag2mask.reports.notes import Notes, without_folders
-from tag2mask.run.folder import Manifest, parse_manifest
-from tag2mask.run.index import Index, parse_index
-from tag2mask.run.info import RunInfo, Step, parse_info
-from tag2mask.run.log import FILE, Epoch, read_epochs
-from tag2mask.run.scores import ScoreRow, not_scored, rows_of
-from tag2mask.run.tags import TagFigures, tag_figures
+from tag2mask.runs.folder import Manifest, parse_manifest
+from tag2mask.runs.index import Index, parse_index
+from tag2mask.runs.info import RunInfo, Step, parse_info
+from tag2mask.runs.log import FILE, Epoch, read_epochs
+from tag2mask.runs.scores import ScoreRow, not_scored, rows_of
+from tag2mask.runs.tags import TagFigures, tag_figures
 from tag2mask.stages import STAGES, stage_named
 
 _RECIPE_SHOWN = 40_000  # characters

@@ -19,7 +19,7 @@ from tag2mask.reports.gallery import Section, build_sections
 from tag2mask.reports.gather import RunFacts, gather
 from tag2mask.reports.hgr import hgr_figures
 from tag2mask.reports.palette import BACKGROUND, class_colour, heat_gradient, hex_colour
-from tag2mask.run.scores import ScoreRow, kind_of, threshold_marks
+from tag2mask.runs.scores import ScoreRow, kind_of, threshold_marks
 
 TEMPLATES = Path(__file__).parent / "templates"
 LISTED = 30  # broken files and failed images named one by one

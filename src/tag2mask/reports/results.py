@@ -16,10 +16,10 @@ from tag2mask.common.files import read_json
 from tag2mask.common.values import as_count, as_dict, as_text
 from tag2mask.data.readers import prepared
 from tag2mask.data.records import VOC_CLASSES
-from tag2mask.run.folder import Manifest, parse_manifest
-from tag2mask.run.index import parse_index
-from tag2mask.run.info import RunInfo, parse_info
-from tag2mask.run.scores import FROM_MASKS, FROM_TAGS, PSEUDO_MASKS, ROWS, SEEDS, ScoreRow, rows_of
+from tag2mask.runs.folder import Manifest, parse_manifest
+from tag2mask.runs.index import parse_index
+from tag2mask.runs.info import RunInfo, parse_info
+from tag2mask.runs.scores import FROM_MASKS, FROM_TAGS, PSEUDO_MASKS, ROWS, SEEDS, ScoreRow, rows_of
 
 PREPARED = f"{prepared.FOLDER}/{prepared.MANIFEST}"
 VOC, COCO = "PASCAL VOC 2012", "COCO 2014"

@@ -22,8 +22,8 @@ from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import process_count, run_images
 from tag2mask.networks.weights import build_stages
 from tag2mask.refine.feature_affinity import AffinityConfig, descriptors, spread, tapped, working_size
-from tag2mask.run.folder import read_manifest
-from tag2mask.run.scores import Score
+from tag2mask.runs.folder import read_manifest
+from tag2mask.runs.scores import Score
 from tag2mask.stages.evaluate import score_maps
 from tag2mask.stages.stage import Context, Planned, Stage
 

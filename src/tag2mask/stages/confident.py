@@ -16,7 +16,7 @@ from tag2mask.engine.execution import Execution
 from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels
-from tag2mask.run.folder import StageFolder, read_manifest
+from tag2mask.runs.folder import StageFolder, read_manifest
 from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.thresholds import carried_over
 

@@ -26,7 +26,7 @@ from tag2mask.metrics import (
     mean_iou,
 )
 from tag2mask.refine.threshold import labels_from_maps
-from tag2mask.run.scores import BEST_ON_TRUTH, LEVEL, Score
+from tag2mask.runs.scores import BEST_ON_TRUTH, LEVEL, Score
 
 _CHUNK = 32  # images a job
 _WORTH_A_PROCESS = 512  # images; starting a process takes seconds, scoring an image some milliseconds

@@ -37,8 +37,8 @@ from tag2mask.rib import (
     trace_arrays,
 )
 from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
-from tag2mask.run.folder import read_manifest
-from tag2mask.run.scores import Score
+from tag2mask.runs.folder import read_manifest
+from tag2mask.runs.scores import Score
 from tag2mask.stages.evaluate import score_maps
 from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.train_classifier import label_vector, load_classifier

@@ -19,9 +19,9 @@ from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.networks.decoders import SegmentationNetwork
 from tag2mask.refine.crf import crf_available
-from tag2mask.run.folder import read_manifest
-from tag2mask.run.photos import done_before, note_photos
-from tag2mask.run.scores import Score
+from tag2mask.runs.folder import read_manifest
+from tag2mask.runs.photos import done_before, note_photos
+from tag2mask.runs.scores import Score
 from tag2mask.stages.answer import Answer, answer_of_logits, by_tiles, combined_logits
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.predict_onnx import write_confidence

@@ -14,8 +14,8 @@ from tag2mask.data.images import image_size, read_image
 from tag2mask.data.masks import resize_labels, write_mask
 from tag2mask.data.records import Dataset, ImageRecord
 from tag2mask.onnx_file import OnnxNetwork
-from tag2mask.run.folder import StageFolder
-from tag2mask.run.photos import done_before, note_photos
+from tag2mask.runs.folder import StageFolder
+from tag2mask.runs.photos import done_before, note_photos
 
 
 def predict_onnx(

@@ -32,8 +32,8 @@ from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
 from tag2mask.refine.threshold import best_class
-from tag2mask.run.folder import StageFolder, read_manifest
-from tag2mask.run.scores import Score
+from tag2mask.runs.folder import StageFolder, read_manifest
+from tag2mask.runs.scores import Score
 from tag2mask.stages.affinity import maps_folder
 from tag2mask.stages.confident import ConfidentConfig, maps_of, records_with_maps
 from tag2mask.stages.evaluate import score_masks

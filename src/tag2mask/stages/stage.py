@@ -11,9 +11,9 @@ from tag2mask.common.files import read_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
-from tag2mask.run.folder import StageFolder, refuse_other, started_without
-from tag2mask.run.info import Step
-from tag2mask.run.scores import Score
+from tag2mask.runs.folder import StageFolder, refuse_other, started_without
+from tag2mask.runs.info import Step
+from tag2mask.runs.scores import Score
 
 if TYPE_CHECKING:
     from tag2mask.recipe import Recipe

@@ -24,7 +24,7 @@ from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import BoundaryNetwork, boundary_loss, build_boundary_network, load_module, save_module
-from tag2mask.run.folder import StageFolder, read_manifest, started_without
+from tag2mask.runs.folder import StageFolder, read_manifest, started_without
 from tag2mask.stages.stage import Context, Planned, Stage, say_late
 
 STRIDE = 4  # image pixels a position of the network's output

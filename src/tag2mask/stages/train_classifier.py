@@ -24,7 +24,7 @@ from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
 from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.pooling import Kind, Pooling
-from tag2mask.run.folder import read_manifest
+from tag2mask.runs.folder import read_manifest
 from tag2mask.stages.criterion import localization_criterion
 from tag2mask.stages.learned_tags import warnings_of
 from tag2mask.stages.stage import Context, Planned, Stage

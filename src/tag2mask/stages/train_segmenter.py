@@ -30,8 +30,8 @@ from tag2mask.networks import (
     segmentation_loss,
 )
 from tag2mask.networks.decoders import SegmentationNetwork
-from tag2mask.run.folder import read_manifest, started_without
-from tag2mask.run.log import FILE, loss_points, read_epochs
+from tag2mask.runs.folder import read_manifest, started_without
+from tag2mask.runs.log import FILE, loss_points, read_epochs
 from tag2mask.stages.answer import answer_of_logits, combined_logits
 from tag2mask.stages.learned_masks import LONG_SIDE, complaint, handful, look
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_late

@@ -18,7 +18,7 @@ from tag2mask.experiments.toy.data import REGIONS
 from tag2mask.experiments.toy.experiment import WEIGHTS, Measured, ToyResult
 from tag2mask.experiments.toy.measure import WITHOUT, Row
 from tag2mask.experiments.toy.network import STAGES
-from tag2mask.run.folder import versions
+from tag2mask.runs.folder import versions
 
 Key = tuple[str, str, int, str, str, str, float, str]  # last, weights, then Row without hgr and images
 

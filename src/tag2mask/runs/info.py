@@ -17,8 +17,8 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import atomic_write, read_json, write_json
 from tag2mask.common.values import as_count, as_dict, as_list, as_numbers, as_text
 from tag2mask.data import Dataset
-from tag2mask.run.folder import parse_manifest, versions
-from tag2mask.run.index import index_of
+from tag2mask.runs.folder import parse_manifest, versions
+from tag2mask.runs.index import index_of
 
 KEPT = ("versions", "machine", "started", "seconds", "failures")  # of an earlier call, until there is something new
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.data.records import ImageRecord, printable
-from tag2mask.run.folder import StageFolder
+from tag2mask.runs.folder import StageFolder
 
 
 def note_photos(folder: StageFolder, records: Sequence[ImageRecord]) -> None:
