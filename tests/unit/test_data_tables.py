@@ -118,6 +118,7 @@ def test_a_space_splits_only_what_consists_of_known_names(folder: Write) -> None
     assert dataset.classes == ("cat", "cat dog", "dog")
     assert problems(dataset) == ["several-words"]
     assert labels(read_dataset(root, classes=["cat", "dog"]))["a"] == ["cat", "dog"]
+    assert labels(read_dataset(root, mask_classes=["cat", "dog"]))["a"] == ["cat", "dog"]
     (root / "classes.txt").write_text("dog\ncat\n")
     assert labels(read_dataset(root)) == {"a": ["dog", "cat"], "b": ["cat"], "c": ["dog"]}
 

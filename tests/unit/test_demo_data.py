@@ -45,10 +45,10 @@ def test_labels_are_what_the_masks_show(scenes: Path) -> None:
         assert image.shape == (64, 64, 3)
         assert mask.shape == (64, 64)
         shown = {CLASSES[value - 1] for value in np.unique(mask) if value}
-        assert set(row["labels"].split()) == shown
+        assert set(row["labels"].split(";")) == shown
         assert 1 <= len(shown) <= SMALL.most_digits
         assert 0.005 < (mask > 0).mean() < 0.6
-    assert {label for row in table for label in row["labels"].split()} == set(CLASSES)
+    assert {label for row in table for label in row["labels"].split(";")} == set(CLASSES)
 
 
 def test_masks_lie_on_the_digits(scenes: Path) -> None:

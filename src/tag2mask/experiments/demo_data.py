@@ -122,7 +122,7 @@ def _write_scenes(folder: Path, settings: SceneSettings) -> None:
                 Image.fromarray(image).save(temporary, quality=95)
             write_mask(folder / "masks" / f"{name}.png", mask)
             present = [CLASSES[value - 1] for value in np.unique(mask) if value]
-            rows.append([f"images/{name}.jpg", " ".join(present), split])
+            rows.append([f"images/{name}.jpg", ";".join(present), split])
     table = io.StringIO(newline="")
     csv.writer(table, lineterminator="\n").writerows([["image", "labels", "split"], *rows])
     with atomic_write(folder / "labels.csv") as temporary:

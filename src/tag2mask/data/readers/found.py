@@ -45,10 +45,10 @@ class Query:
     def known(self) -> frozenset[str]:
         """Return names that are right even where they are not asked for; empty when anything may come."""
         listed = self.listed.names if self.listed else ()
-        if self.classes is None:
-            return frozenset(listed)
-        voc = VOC_CLASSES if set(self.classes) <= set(VOC_CLASSES) else ()
         named = [name for name in (self.mask_values or {}).values() if name not in (BACKGROUND, "ignored", BINARY)]
+        if self.classes is None:
+            return frozenset((*named, *listed))
+        voc = VOC_CLASSES if set(self.classes) <= set(VOC_CLASSES) else ()
         return frozenset((*self.classes, *named, *listed, *voc))
 
     def means_none(self, name: str) -> bool:
