@@ -53,12 +53,13 @@ def at_stride4(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Ten
     return _normalised(_joined(sums, strided_size(size, 4)))
 
 
-def at_full(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+def at_full(sums: Sequence[torch.Tensor], size: tuple[int, int], *, whole: bool = False) -> torch.Tensor:
     """Join scales into maps (n, H, W) float32 in 0..1; arguments as `at_stride4`.
 
-    Scales are brought to the next multiple of 16 above the image's size, then cropped to it.
+    Scales are brought to the next multiple of 16 above the image's size, then cropped to it. `whole`: they cover the
+    image exactly and are brought to its size.
     """
-    return _normalised(_joined(sums, strided_up_size(size, 16))[:, : size[0], : size[1]])
+    return _normalised(_joined(sums, size if whole else strided_up_size(size, 16))[:, : size[0], : size[1]])
 
 
 def _joined(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
@@ -85,6 +86,7 @@ class LocalizationMaps:
     size: tuple[int, int]  # (H, W) of the image
     scales: tuple[float, ...]
     sums: list[np.ndarray]  # per scale (n, h_s, w_s) float32: sum over steps of ReLU(CAM) of image and mirror
+    whole: bool = False  # the network resized the image to whole cells: its maps cover it exactly
 
     @classmethod
     def none(cls, size: tuple[int, int]) -> LocalizationMaps:
@@ -98,8 +100,14 @@ class LocalizationMaps:
     def on_grid(self, grid: tuple[int, int]) -> np.ndarray:
         """Return (n, h, w) float32 in 0..1 at a grid over the image, its sides raised to multiples of 16."""
         import torch
+        import torch.nn.functional as F
 
-        return _normalised(_joined([torch.from_numpy(s) for s in self.sums], grid)).numpy()
+        if not self.whole:
+            return _normalised(_joined([torch.from_numpy(s) for s in self.sums], grid)).numpy()
+        raised = strided_up_size(self.size, 16)
+        rest = (0, raised[1] - self.size[1], 0, raised[0] - self.size[0])
+        maps = F.pad(torch.from_numpy(self.full()), rest, mode="replicate")  # (n, H', W')
+        return _normalised(F.interpolate(maps[None], grid, mode="area")[0]).numpy()
 
     def at_stride4(self) -> np.ndarray:
         """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""
@@ -111,7 +119,7 @@ class LocalizationMaps:
         """Return (n, H, W) float32 in 0..1."""
         import torch
 
-        return at_full([torch.from_numpy(s) for s in self.sums], self.size).numpy()
+        return at_full([torch.from_numpy(s) for s in self.sums], self.size, whole=self.whole).numpy()
 
 
 def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
@@ -135,6 +143,7 @@ def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
             size=np.asarray(maps.size, dtype=np.int32),
             scales=np.asarray(maps.scales, dtype=np.float32),
             peak=peak,
+            **({"whole": np.True_} if maps.whole else {}),
             **arrays,  # type: ignore[arg-type]  # the stub takes its flag for one of these
         )
 
@@ -149,6 +158,7 @@ def load_maps(path: Path | str) -> LocalizationMaps:
             scales = tuple(round(float(scale), 6) for scale in stored["scales"])
             sums = [stored[f"sum_{index}"].astype(np.float32) * peak for index in range(len(scales))]
             height, width = (int(side) for side in stored["size"])
-            return LocalizationMaps(stored["classes"].astype(np.int64), (height, width), scales, sums)
+            whole = bool(stored["whole"]) if "whole" in stored else False
+            return LocalizationMaps(stored["classes"].astype(np.int64), (height, width), scales, sums, whole)
     except _DAMAGED as error:
         raise BadFileError(path, f"is no whole map file ({' '.join(str(error).split())})", _REMAKE) from error
