@@ -1,4 +1,4 @@
-"""`backbone: NAME`: settings of classifier, maps, affinity and segmentation network that fit a network, in one word."""
+"""`backbone: NAME`: settings of classifier, maps, affinity and segmentation network that fit one network."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def backbone_settings(name: str) -> dict[str, Any]:
 def with_backbone(
     values: dict[str, Any], overrides: Sequence[str], source: str, lines: Lines
 ) -> tuple[dict[str, Any], list[str]]:
-    """Lay the settings of `backbone: NAME` over a recipe's values, where it is given; and the overrides without it."""
+    """A recipe's values with the settings of `backbone: NAME` over them, where it is given; and other overrides."""
     given = [text for text in overrides if text.partition("=")[0].strip() == BACKBONE]
     rest = [text for text in overrides if text not in given]
     values = dict(values)

@@ -6,6 +6,7 @@ computed once. How each family of networks is cut is in `families.py`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,9 +60,7 @@ class WholeCells(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) to (B, 3, h * patch, w * patch), h and w being the nearest counts of cells, at least 1."""
         size = [max(1, (side + self.cell // 2) // self.cell) * self.patch for side in images.shape[-2:]]
-        if size == list(images.shape[-2:]):
-            return images
-        return F.interpolate(images, size, mode="bilinear", align_corners=False)
+        return _resized(images, size)
 
 
 class Backbone(nn.Module):
@@ -126,10 +125,13 @@ def _create(name: str, **arguments: Any) -> nn.Module:
 
 def family_of(name: str) -> Family:
     """Return what the family of the network `name` needs; ConfigError names the families that are supported."""
-    entry = timm.model_entrypoint(timm_name(name).split(".")[0])
+    return family_of_kind(_kind_of(timm_name(name).split(".")[0]), name)
+
+
+@functools.cache
+def _kind_of(name: str) -> type[nn.Module]:
     with torch.device("meta"):
-        network = entry(pretrained=False)
-    return family_of_network(network, name)
+        return type(timm.model_entrypoint(name)(pretrained=False))
 
 
 def family_or_none(name: str) -> Family | None:
@@ -140,13 +142,13 @@ def family_or_none(name: str) -> Family | None:
         return None
 
 
-def family_of_network(network: nn.Module, name: str) -> Family:
-    """As `family_of`, of a network that is there."""
-    for kind, family in FAMILIES.items():
-        if isinstance(network, kind):
+def family_of_kind(kind: type[nn.Module], name: str = "") -> Family:
+    """As `family_of`, of a network's class."""
+    for known, family in FAMILIES.items():
+        if issubclass(kind, known):
             return family if isinstance(family, Family) else Family(family)
-    known = ", ".join(kind.__name__ for kind in FAMILIES)
-    raise ConfigError(f"backbone '{name}' is a {type(network).__name__}; supported families: {known}")
+    families = ", ".join(known.__name__ for known in FAMILIES)
+    raise ConfigError(f"backbone '{name}' is a {kind.__name__}; supported families: {families}")
 
 
 def normalisation_of(network: Any) -> list[nn.Module]:
@@ -165,7 +167,7 @@ def entrance_of(network: Any, family: Family) -> list[nn.Module]:
 
 def split_network(network: Any, name: str) -> Backbone:
     """Cut a timm network into trunk and head; its classifier is dropped."""
-    family = family_of_network(network, name)
+    family = family_of_kind(type(network), name)
     stages = family.stages(network)
     parts = [part for stage in stages for part in stage]
     cut = _first_tuned(parts, family, stages)
@@ -229,17 +231,19 @@ class StagedBackbone(nn.Module):
 def at_strides(maps: Sequence[Tensor], images: Tensor, strides: Sequence[int]) -> list[Tensor]:
     """Bring maps that cover images (B, 3, H, W) to (ceil(H / stride), ceil(W / stride)), each to its own stride."""
     sizes = [[-(-side // stride) for side in images.shape[-2:]] for stride in strides]
-    return [
-        values
-        if list(values.shape[-2:]) == size
-        else F.interpolate(values, size, mode="bilinear", align_corners=False)
-        for values, size in zip(maps, sizes, strict=True)
-    ]
+    return [_resized(values, size) for values, size in zip(maps, sizes, strict=True)]
+
+
+def _resized(maps: Tensor, size: list[int]) -> Tensor:
+    """Maps (B, C, h, w) at another size; as they are where it is theirs."""
+    if list(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def stage_network(network: Any, name: str) -> StagedBackbone:
     """Cut a timm network into its five stages; its classifier is dropped."""
-    family = family_of_network(network, name)
+    family = family_of_kind(type(network), name)
     stages = family.stages(network)
     stages[0] = [*entrance_of(network, family), *stages[0]]
     whole = family.cell is not None

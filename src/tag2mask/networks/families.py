@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
@@ -57,14 +58,14 @@ def _no_parts(_: Any) -> list[nn.Module]:
 class Family:
     """How the networks of one family are cut in five, one stage after the other, and what else they need.
 
-    The boundary network and the affinity look at what each of the five stages gives. RIB tunes the last quarter of the
-    parts of type `blocks`; without these, everything after the third stage, stride 8, as the paper does on ResNet.
+    The boundary network and the affinity look at what each of the five stages gives. RIB tunes the last quarter of
+    the parts of type `blocks`; without these, everything after the third stage, stride 8, as the paper on ResNet.
     """
 
     stages: Callable[[Any], Stages]
     blocks: type[nn.Module] | None = None
-    # Photos are resized to whole cells of so many pixels, so that no padding is seen and maps cover them exactly; null:
-    # they come as they are, and convolutions pad. In a cell the network sees `patch` pixels a side, or as many.
+    # Photos are resized to whole cells of so many pixels, so that no padding is seen and maps cover them exactly;
+    # None: they come as they are, and convolutions pad. In a cell the network sees `patch` pixels a side, or as many.
     cell: int | None = None
     patch: Callable[[Any], int] | None = None
     lower: Callable[[Stages], None] = _undo_last  # brings the last stage's stride from 32 to 16
@@ -75,7 +76,7 @@ class Family:
     channels: Callable[[Any], int] = lambda net: net.num_features  # of the last map
     plain: bool = False  # one stride throughout: decoders need a pyramid made of it
     # what a preset of this family takes (presets.py)
-    pooling: Pooling = Pooling()  # of the classifier
+    pooling: Pooling = field(default_factory=Pooling)  # of the classifier
     rate: float = 3e-4  # AdamW's learning rate, of what is pretrained
     taps: tuple[int, ...] = (1, 2)  # stages that tell the affinity what is alike
 
@@ -91,7 +92,7 @@ def _resnet(net: Any) -> Stages:
 def _by_strides(net: Any) -> Stages:
     """Blocks up to each of the strides 2, 4, 8, 16, 32: the last block before each stride, and the last features."""
     ends = [0] + [feature["stage"] for feature in net.feature_info[:-1]] + [len(net.blocks)]
-    stages = [[*net.blocks[start:end]] for start, end in zip(ends, ends[1:], strict=False)]
+    stages = [[*net.blocks[start:end]] for start, end in pairwise(ends)]
     stages[0] = [net.conv_stem, net.bn1, *stages[0]]
     return stages
 
@@ -115,12 +116,12 @@ def _patch(net: Any) -> int:
     return int(net.patch_embed.feat_ratio())
 
 
-# Ranking as in MCTformer+ (arXiv 2308.03005), whose 0.996^k on 28 x 28 patches gives a fifth of them half of the weight;
-# the average lets every patch of a ViT speak for the class.
+# Ranking as in MCTformer+ (arXiv 2308.03005), whose weights 0.996^k on 28 x 28 patches give a fifth of them half of
+# the weight; the average lets every patch of a ViT speak for the class.
 _RANKING = Pooling.of("ranking", 0.2)
 _CAREFUL = 1e-4  # without batch norm
-# Each position is 16 photo pixels, whatever the patch: photos are resized by patch / 16. The deeper the better: features
-# of late blocks tell best what belongs together.
+# Each position is 16 photo pixels, whatever the patch: photos are resized by patch / 16. Features of late blocks tell
+# best what belongs together.
 _VIT: dict[str, Any] = {
     "stages": token_stages,
     "blocks": TokenBlock,

@@ -13,7 +13,7 @@ STRIDE = 8  # of the joined map that class maps are read from
 
 
 def pack(streams: Sequence[Tensor]) -> Tensor:
-    """Bring streams (B, c_i, h / 2^i, w / 2^i) to the smallest size a net can have, h / 8, without losing a value."""
+    """Bring streams (B, c_i, h / 2^i, w / 2^i), at most four, to the size (h / 8, w / 8) without losing a value."""
     return torch.cat([F.pixel_unshuffle(stream, 8 >> index) for index, stream in enumerate(streams)], dim=1)
 
 

@@ -1,14 +1,15 @@
 """Plain vision transformers (ViT) as parts that pass maps: patch tokens in their places, other tokens in rows above.
 
-Between the parts of a network go tensors (B, C, r + h, w): below, the patch tokens at their places (h, w); above them,
-in the last cells of r = ceil(P / w) rows, the P tokens of class and registers, and zeros before these. So frozen
-features can be kept, batched and passed on as those of any other network.
+Between the parts of a network go tensors (B, C, r + h, w): below, the patch tokens at their places (h, w); above
+them, in the last cells of r = ceil(P / w) rows, the P tokens of class and registers, and zeros before these. So
+frozen features can be kept, batched and passed on as those of any other network.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch.nn.functional as F
@@ -107,5 +108,5 @@ def token_stages(net: Any) -> list[list[nn.Module]]:
     depth = len(net.blocks)
     blocks = [TokenBlock(net, index) for index in range(depth)]
     ends = [round(depth * stage / 5) for stage in range(6)]
-    stages: list[list[nn.Module]] = [blocks[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    stages: list[list[nn.Module]] = [blocks[start:end] for start, end in pairwise(ends)]
     return [[Embedding(net), *stages[0]], *stages[1:4], [*stages[4], TokenNorm(net)]]

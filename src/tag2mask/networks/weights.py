@@ -21,7 +21,7 @@ from tag2mask.networks.backbones import (
     Backbone,
     StagedBackbone,
     create_network,
-    family_of_network,
+    family_of_kind,
     normalisation_of,
     split_network,
     stage_network,
@@ -99,7 +99,7 @@ def build_stages(name: str, weights: str | None = "auto") -> StagedBackbone:
 def build_pyramid(name: str, weights: str | None = "auto") -> tuple[PyramidEncoder, list[nn.Module]]:
     """Build a plain ViT as an encoder for decoders, and what turns ImageNet's normalisation into its own."""
     network, _ = _network_and_state(name, weights)
-    return PyramidEncoder(network, family_of_network(network, name)), normalisation_of(network)
+    return PyramidEncoder(network, family_of_kind(type(network), name)), normalisation_of(network)
 
 
 def _network_and_state(name: str, weights: str | None, **shape: Any) -> tuple[nn.Module, State | None]:
@@ -205,8 +205,8 @@ def normalise_keys(state: State, path: Path, network: nn.Module | None = None) -
     first = ", ".join(list(state)[:3])
     raise WeightsError(
         f"{path}: {len(state)} tensors beginning with {first} are no layout that is known here; expected a "
-        "torchvision or timm network (conv1..., conv_stem... or the names of the backbone asked for), a classifier of "
-        "the RIB reference code (stage1...stage4, classifier) or EfficientNet-Lite (_conv_stem...)"
+        "torchvision or timm network (conv1..., conv_stem... or the backbone's own names), a classifier of the RIB "
+        "reference code (stage1...stage4, classifier) or EfficientNet-Lite (_conv_stem...)"
     )
 
 
@@ -270,7 +270,7 @@ def load_backbone_state(network: nn.Module, state: State, source: str) -> None:
 
 def used_keys(network: nn.Module) -> set[str]:
     """Names of the tensors of a timm network that its five stages hold; what they leave out is its classifier."""
-    stages = family_of_network(network, type(network).__name__).stages(network)
+    stages = family_of_kind(type(network)).stages(network)
     parts = [part.state_dict(keep_vars=True) for stage in stages for part in stage]
     used = {id(tensor) for part in parts for tensor in part.values()}
     return {key for key, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in used}

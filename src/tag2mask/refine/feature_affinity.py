@@ -59,7 +59,8 @@ def tapped(
 ) -> list[Tensor]:
     """Features (B, c, h, w) after each of the stages `taps`, of images (B, 3, H, W); later stages don't run.
 
-    `shown` makes a map of what each stage gives to the next, where that is none already. Raises ConfigError for a stage that isn't there.
+    `shown` makes a map of what each stage gives to the next, where that is none already. Raises ConfigError for a
+    stage that isn't there.
     """
     if max(taps) >= len(stages):
         raise ConfigError(f"affinity.taps is {list(taps)}; this backbone has the stages 0 to {len(stages) - 1}")
