@@ -1,10 +1,12 @@
 """What each backbone costs: operations, seconds and memory of one photo's CAM and of its RIB in one searched step.
 
-    python benchmarks/backbones.py [--sizes 320x240 512x384] [--threads 2] [--networks NAME ...]
+    python benchmarks/backbones.py [--sizes 320x240 512x384] [--networks NAME ...] [--threads 2] [--count]
 
-Names are those of `--set backbone=NAME`. Weights are random, so nothing has to be fetched; the classifier's are made so
-that its maps have peaks, as trained ones have. Every network and size is measured in a process of its own, RIB first,
-so that its peak memory is its own; that of Python and torch alone, about 300 MiB, is in it.
+Names are those of `--set backbone=NAME`. Operations are counted on shapes alone, which takes no time: of a step whose
+length is found in two looks. Seconds (of processors, all threads together, so that a busy machine doesn't lengthen
+them) and peak memory are measured, every network and size in a process of its own; Python and torch alone are about
+300 MiB of it. `--count` leaves them out. Weights are random, so nothing has to be fetched; the classifier's are made
+so that its maps have peaks, as trained ones have.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -26,7 +28,8 @@ from tag2mask.engine.cost import counted_flops
 from tag2mask.networks import CAMClassifier, build_classifier
 from tag2mask.networks.folding import fold_trunk
 from tag2mask.presets import PRESETS
-from tag2mask.rib import RIBConfig, rib, stack_with_mirror
+from tag2mask.rib import RIBConfig, rib, stack_with_mirror, tuned
+from tag2mask.rib.step import present_loss
 
 NETWORKS = [
     "efficientnet_lite0",
@@ -46,6 +49,7 @@ NETWORKS = [
 ]
 N_CLASSES = 20
 PRESENT = [3]
+LOOKS = 2  # of the search for a step's length, counted; up to 5 are taken
 MEGABYTE = 1e6
 
 
@@ -56,12 +60,16 @@ def main() -> None:
         print(json.dumps(measure(*options.one, options.threads)))
         return
     print(f"{options.threads} threads, torch {torch.__version__}, timm {timm.__version__}, random weights\n")
+    measured = "" if options.count else " CAM s | RIB s | peak MiB |"
     for size in options.sizes:
         print(f"One photo of {size} pixels\n")
-        print("| backbone | weights MB | licence | CAM GFLOP | RIB GFLOP | RIB / CAM | CAM s | RIB s | RIB peak MiB |")
-        print("|---|---|---|---|---|---|---|---|---|")
+        print(f"| backbone | weights MB | tuned | licence | CAM GFLOP | RIB GFLOP | RIB / CAM |{measured}")
+        print("|---|---|---|---|---|---|---|" + "---|" * measured.count("|"))
         for name in options.networks:
-            print(line_of(name, in_own_process(name, size, options.threads)), flush=True)
+            row = counted(name, size)
+            if not options.count:
+                row |= in_own_process(name, size, options.threads)
+            print(line_of(name, row), flush=True)
         print()
 
 
@@ -71,6 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="*", default=["320x240", "512x384"], help="width x height in pixels")
     parser.add_argument("--networks", nargs="*", default=NETWORKS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--count", action="store_true", help="operations alone: nothing is run")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -84,25 +93,68 @@ def in_own_process(name: str, size: str, threads: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(name: str, size: str, threads: int) -> dict[str, Any]:
-    """Operations, seconds and peak memory of one photo."""
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    timms = PRESETS.get(name, name)
-    classifier = build_classifier(timms, N_CLASSES, "none")
-    weights = sum(parameter.numel() for parameter in classifier.backbone.parameters()) * 4 / MEGABYTE
-    fold_trunk(classifier.backbone)
+def settings() -> RIBConfig:
+    """One searched step on the photo alone."""
+    return RIBConfig.fast(partners="none", channels_last=True)
+
+
+def views_of(size: str, scales: Sequence[float], device: str = "cpu") -> list[torch.Tensor]:
+    """A photo of noise at every scale beside its mirror."""
     width, height = (int(side) for side in size.split("x"))
     generator = torch.Generator().manual_seed(1)
-    config = RIBConfig.fast(partners="none", channels_last=True)
-    sizes = [(round(height * scale), round(width * scale)) for scale in config.scales]
-    views = stack_with_mirror([torch.randn(3, *side, generator=generator) for side in sizes])
+    sides = [(round(height * scale), round(width * scale)) for scale in scales]
+    return stack_with_mirror([torch.randn(3, *side, generator=generator).to(device) for side in sides])
+
+
+def counted(name: str, size: str) -> dict[str, Any]:
+    """Size and licence of the weights, and operations of CAM and of RIB, on shapes without values."""
+    config, timms = settings(), PRESETS.get(name, name)
+    with torch.device("meta"):
+        classifier = build_classifier(timms, N_CLASSES, "none")
+    views = views_of(size, config.scales, "meta")
+    halves = (classifier.backbone.trunk, classifier.backbone.head)
+    trunk, head = (sum(parameter.numel() for parameter in half.parameters()) for half in halves)
+    features: list[torch.Tensor] = []
+    frozen = counted_flops(lambda: features.extend(classifier.trunk_features(view) for view in views))
+    maps = [counted_flops(lambda given=given: classifier.class_maps(given)) for given in features]
+    with tuned(classifier):
+        learning = counted_flops(lambda: backward(classifier, features, config))
+    return {
+        "weights": (trunk + head) * 4 / MEGABYTE,
+        "tuned": head / (trunk + head),
+        "licence": timm.get_pretrained_cfg(timms).license or "not stated",
+        "cam_flops": frozen + sum(maps),
+        "rib_flops": frozen + learning + maps[0] * LOOKS + sum(maps),
+    }
+
+
+def backward(classifier: CAMClassifier, features: list[torch.Tensor], config: RIBConfig) -> None:
+    """The maps of the first step, and the gradient of its loss."""
+    classes = torch.tensor(PRESENT, device=features[0].device)
+    for given, scale in zip(features, config.scales, strict=True):
+        with torch.set_grad_enabled(scale in config.loss_scales):
+            maps = classifier.class_maps(given)[:, PRESENT]
+            if scale in config.loss_scales:
+                present_loss(maps, classes, config)[1].backward()
+
+
+def measure(name: str, size: str, threads: int) -> dict[str, Any]:
+    """Seconds and peak memory of one photo."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    classifier = build_classifier(PRESETS.get(name, name), N_CLASSES, "none")
+    fold_trunk(classifier.backbone)
+    config = settings()
+    views = views_of(size, config.scales)
     with_peaks(classifier, views[0])
-    found: dict[str, Any] = {"weights": weights, "licence": timm.get_pretrained_cfg(timms).license or "not stated"}
     once = config.replace(steps=1)
-    for kind, settings in (("rib", config), ("cam", once)):
-        found |= timed(kind, lambda settings=settings: rib(classifier, views, PRESENT, config=settings))
-    return found
+    started = time.process_time()
+    rib(classifier, views, PRESENT, config=once)
+    between = time.process_time()
+    rib(classifier, views, PRESENT, config=config)
+    seconds = {"cam_seconds": between - started, "rib_seconds": time.process_time() - between}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+    return seconds | {"peak": peak}
 
 
 @torch.no_grad()
@@ -113,23 +165,15 @@ def with_peaks(classifier: CAMClassifier, view: torch.Tensor) -> None:
     weight -= (weight * mean).sum(dim=1, keepdim=True) * mean / mean.square().sum()
 
 
-def timed(kind: str, work: Callable[[], object]) -> dict[str, float]:
-    """Operations and seconds of one run, and the peak memory so far."""
-    started = time.perf_counter()
-    flops = counted_flops(work)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-    return {f"{kind}_seconds": seconds, f"{kind}_peak": peak, f"{kind}_flops": flops}
-
-
 def line_of(name: str, row: dict[str, Any]) -> str:
     """One line of the table."""
-    ratio = row["rib_flops"] / row["cam_flops"]
-    return (
-        f"| {name} | {row['weights']:.0f} | {row['licence']} | {row['cam_flops'] / 1e9:.0f} "
-        f"| {row['rib_flops'] / 1e9:.0f} | {ratio:.1f} | {row['cam_seconds']:.1f} | {row['rib_seconds']:.1f} "
-        f"| {row['rib_peak']:.0f} |"
+    line = (
+        f"| {name} | {row['weights']:.0f} | {100 * row['tuned']:.0f} % | {row['licence']} "
+        f"| {row['cam_flops'] / 1e9:.0f} | {row['rib_flops'] / 1e9:.0f} | {row['rib_flops'] / row['cam_flops']:.1f} |"
     )
+    if "peak" not in row:
+        return line
+    return f"{line} {row['cam_seconds']:.1f} | {row['rib_seconds']:.1f} | {row['peak']:.0f} |"
 
 
 if __name__ == "__main__":

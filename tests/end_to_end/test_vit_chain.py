@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_families  # noqa: F401  # timm knows its networks by name from now on
 from PIL import Image
-from tiny_run import write_photos
 
+import tiny_families  # noqa: F401  # timm knows its networks by name from now on
 from tag2mask import localize_image
 from tag2mask.chain import run
 from tag2mask.common.files import read_json
 from tag2mask.data import load_maps
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import load_recipe
+from tiny_run import write_photos
 
 RECIPE = """
 name: tiny
