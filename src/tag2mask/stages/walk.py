@@ -151,13 +151,14 @@ class Walker:
         _, found = walked(self.network, image, maps.at_size(image.shape[:2]), self.config, self.pad_to)
         other = load_maps(self.affinity / f"{image_id}.npz") if self.affinity is not None else None
         scores = joined(found.cpu().numpy(), maps.size, other, self.config.affinity)
-        save_maps(self.out / f"{image_id}.npz", replace(maps, scales=(1.0,), sums=[scores]))
+        save_maps(self.out / f"{image_id}.npz", replace(maps, scales=(1.0,), sums=[scores], absolute=True))
 
 
 def joined(found: np.ndarray, size: tuple[int, int], affinity: LocalizationMaps | None, share: float) -> np.ndarray:
     """Scores (n, H', W') float32 of walked maps (n, h, w), over an image (H, W) raised to multiples of 16.
 
     Walked maps are divided by their largest value, then averaged with the maps by affinity, which count `share`.
+    The mean keeps its height: where the two disagree nothing reaches 1, and dividing by the maximum would hide that.
     """
     height, width = (side // WALK_STRIDE for side in strided_up_size(size, RAISED))
     scores = np.nan_to_num(found.astype(np.float32))
