@@ -98,7 +98,7 @@ def _maps(
     result: RIBResult, sums: list[Tensor], size: tuple[int, int], scales: tuple[float, ...], whole: bool
 ) -> LocalizationMaps:
     arrays = [values.detach().float().cpu().numpy() for values in sums]
-    return LocalizationMaps(np.asarray(result.classes), size, scales, arrays, whole)
+    return LocalizationMaps(np.asarray(result.classes), size, scales, arrays, whole=whole)
 
 
 def _network_and_names(

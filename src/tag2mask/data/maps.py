@@ -86,6 +86,9 @@ class LocalizationMaps:
     size: tuple[int, int]  # (H, W) of the image
     scales: tuple[float, ...]
     sums: list[np.ndarray]  # per scale (n, h_s, w_s) float32: sum over steps of ReLU(CAM) of image and mirror
+    absolute: bool = (
+        False  # sums are scores in 0..1 that keep their height; else each class is divided by its maximum
+    )
     whole: bool = False  # the network resized the image to whole cells: its maps cover it exactly
 
     @classmethod
@@ -99,27 +102,33 @@ class LocalizationMaps:
 
     def on_grid(self, grid: tuple[int, int]) -> np.ndarray:
         """Return (n, h, w) float32 in 0..1 at a grid over the image, its sides raised to multiples of 16."""
-        import torch
-        import torch.nn.functional as F
-
-        if not self.whole:
-            return _normalised(_joined([torch.from_numpy(s) for s in self.sums], grid)).numpy()
-        raised = strided_up_size(self.size, 16)
-        rest = (0, raised[1] - self.size[1], 0, raised[0] - self.size[0])
-        maps = F.pad(torch.from_numpy(self.full()), rest, mode="replicate")  # (n, H', W')
-        return _normalised(F.interpolate(maps[None], grid, mode="area")[0]).numpy()
+        return self._finished(self._over_raised(grid) if self.whole else self._at(grid))
 
     def at_stride4(self) -> np.ndarray:
         """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""
-        import torch
-
-        return at_stride4([torch.from_numpy(s) for s in self.sums], self.size).numpy()
+        return self._finished(self._at(strided_size(self.size, 4)))
 
     def full(self) -> np.ndarray:
         """Return (n, H, W) float32 in 0..1."""
+        size = self.size if self.whole else strided_up_size(self.size, 16)
+        return self._finished(self._at(size)[:, : self.size[0], : self.size[1]])
+
+    def _at(self, size: tuple[int, int]) -> torch.Tensor:
         import torch
 
-        return at_full([torch.from_numpy(s) for s in self.sums], self.size, whole=self.whole).numpy()
+        return _joined([torch.from_numpy(s) for s in self.sums], size)
+
+    def _over_raised(self, grid: tuple[int, int]) -> torch.Tensor:
+        """Maps that cover the image exactly on a grid over it with sides raised: beyond its edge they go on."""
+        import torch.nn.functional as F
+
+        height, width = strided_up_size(self.size, 16)
+        rest = (0, width - self.size[1], 0, height - self.size[0])
+        maps = F.pad(self._at(self.size), rest, mode="replicate")  # (n, H, W) -> (n, H', W')
+        return F.interpolate(maps[None], grid, mode="area")[0]
+
+    def _finished(self, maps: torch.Tensor) -> np.ndarray:
+        return (maps.clamp(0, 1) if self.absolute else _normalised(maps)).numpy()
 
 
 def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
@@ -136,6 +145,7 @@ def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
     peak = np.max([s.max(axis=(1, 2), initial=0.0) for s in sums], axis=0).astype(np.float32)
     divisor = np.where(peak > 0, peak, np.float32(1))[:, None, None]
     arrays = {f"sum_{index}": (s / divisor).astype(np.float16) for index, s in enumerate(sums)}
+    flags = {name: np.asarray(True) for name in ("absolute", "whole") if getattr(maps, name)}
     with atomic_write(path) as temporary:
         np.savez_compressed(
             temporary,
@@ -143,7 +153,7 @@ def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
             size=np.asarray(maps.size, dtype=np.int32),
             scales=np.asarray(maps.scales, dtype=np.float32),
             peak=peak,
-            **({"whole": np.True_} if maps.whole else {}),
+            **flags,
             **arrays,  # type: ignore[arg-type]  # the stub takes its flag for one of these
         )
 
@@ -158,7 +168,9 @@ def load_maps(path: Path | str) -> LocalizationMaps:
             scales = tuple(round(float(scale), 6) for scale in stored["scales"])
             sums = [stored[f"sum_{index}"].astype(np.float32) * peak for index in range(len(scales))]
             height, width = (int(side) for side in stored["size"])
-            whole = bool(stored["whole"]) if "whole" in stored else False
-            return LocalizationMaps(stored["classes"].astype(np.int64), (height, width), scales, sums, whole)
+            absolute, whole = (name in stored and bool(stored[name]) for name in ("absolute", "whole"))
+            return LocalizationMaps(
+                stored["classes"].astype(np.int64), (height, width), scales, sums, absolute, whole
+            )
     except _DAMAGED as error:
         raise BadFileError(path, f"is no whole map file ({' '.join(str(error).split())})", _REMAKE) from error

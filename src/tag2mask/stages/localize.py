@@ -202,7 +202,9 @@ class Localizer:
         scales: tuple[float, ...],
     ) -> None:
         arrays = [values.detach().float().cpu().numpy() for values in sums]
-        maps = LocalizationMaps(np.asarray(result.classes), size, scales, arrays, self.classifier.backbone.whole)
+        maps = LocalizationMaps(
+            np.asarray(result.classes), size, scales, arrays, whole=self.classifier.backbone.whole
+        )
         save_maps(self.out / kind / f"{image_id}.npz", maps)
 
 
