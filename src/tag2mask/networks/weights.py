@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tag2mask.common.errors import WeightsError
+from tag2mask.common.errors import ConfigError, WeightsError
 from tag2mask.common.files import atomic_write
 from tag2mask.networks.backbones import (
     Backbone,
@@ -63,6 +63,11 @@ def build_imagenet_classifier(name: str, class_indices: list[int], weights: str 
     load_backbone_state(network, state, source=str(weights))
     classifier = CAMClassifier(split_network(network, name), len(class_indices))
     head = cast(nn.Linear, network.get_classifier())  # type: ignore[operator]
+    if not isinstance(head, nn.Linear) or head.in_features != classifier.backbone.channels:
+        raise ConfigError(
+            f"backbone '{name}' has other layers between its features and its ImageNet classes; take one that pools "
+            "and classifies, such as resnet50 or efficientnet_lite0"
+        )
     with torch.no_grad():
         classifier.classifier.weight.copy_(head.weight[class_indices][:, :, None, None])
     return classifier
