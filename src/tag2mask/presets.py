@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.config import Lines, where, with_changes
+from tag2mask.config import Lines, where, with_changes, with_overrides
 
-BACKBONE = "backbone"
+BACKBONE, AFFINITY = "backbone", "affinity"
 # Short names beside timm's own, which may all be given where the family is supported.
 PRESETS = {
     "efficientnet_lite0": "efficientnet_lite0",
@@ -60,7 +60,7 @@ def backbone_settings(name: str) -> dict[str, Any]:
             "rib": {"preset": "fast", "channels_last": True},
             **{f"partner_{key}": value for key, value in sizes.items()},
         },
-        "affinity": {"taps": list(family.taps)},
+        AFFINITY: {"taps": list(family.taps)},
         "segmenter": {
             "architecture": "fpn",
             "backbone": name,
@@ -90,6 +90,10 @@ def with_backbone(
         settings = backbone_settings(name)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}{did_you_mean(name, PRESETS)}") from error
+    wish = [text for text in rest if text.partition("=")[0].strip() == AFFINITY]
+    values, rest = with_overrides(values, wish, lines), [text for text in rest if text not in wish]
+    if values.get(AFFINITY) is None and not any(text.strip().startswith(f"{AFFINITY}.") for text in rest):
+        del settings[AFFINITY]  # a recipe that does without goes on doing so
     for section in settings:
         if not isinstance(values.get(section) or {}, dict):
             return values, rest  # reported where all types are

@@ -162,6 +162,11 @@ def test_a_backbone_in_the_file_and_any_timm_name(tmp_path: Path) -> None:
     assert (recipe.classifier.epochs, recipe.classifier.learning_rate) == (3, 3e-4)
     assert recipe.classifier.pooling == "average"
     assert load_recipe(path, ["backbone=test_convnext"]).classifier.learning_rate == 1e-4
+    assert recipe.affinity is None  # as without the preset
+    for wish in ("affinity={}", "affinity.scale=2"):
+        affinity = load_recipe(path, [wish, "backbone=test_vit"]).affinity
+        assert affinity is not None
+        assert affinity.taps == (3, 4)
 
 
 @pytest.mark.parametrize(
