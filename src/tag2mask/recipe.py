@@ -117,13 +117,16 @@ def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
     """
     dataset = recipe.data.applied(read_dataset(root, **recipe.data.how_to_read()), recipe.seed)
     splits = {record.split for record in dataset.records}
-    rest_trains = "" in splits and "train" not in splits and recipe.data.train_split == "train"
+    train_split, val_split = recipe.data.train_split, recipe.data.val_split
+    rest_trains = "" in splits and "train" not in splits and train_split == DataConfig.train_split
     unassigned = sum(not record.split for record in dataset.records) if not rest_trains else 0
-    if splits == {""}:
+    if rest_trains and splits == {""}:
         train, unassigned = dataset, 0
     else:
-        train = dataset.select("" if rest_trains else recipe.data.train_split)
-    val = dataset.select(recipe.data.val_split) if recipe.data.val_split in splits - {""} else None
+        train = dataset.select("" if rest_trains else train_split)
+    # a set may do without the usual val; whoever names another split means one that is there
+    held_out = val_split in splits - {""} or val_split != DataConfig.val_split
+    val = dataset.select(val_split) if held_out else None
     if limit is not None:
         train = train.limit(limit, recipe.seed)
     if val is not None and recipe.data.val_limit is not None:

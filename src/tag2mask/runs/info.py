@@ -112,6 +112,7 @@ def describe_run(
             "limited_to": limited_to,
             **train.reading.facts(),  # nothing for most sets; new photos must be read in the same way
         },
+        "class_source": train.class_source,  # who says the order of the classes, in words
         "problems": [str(problem) for problem in train.problems],
         "seconds": {},
         "finished": bool(old.get("finished")) and old.get("recipe") == recipe,
