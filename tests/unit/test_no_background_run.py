@@ -43,7 +43,12 @@ def land(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("land")
     write_land(folder / "land")
     (folder / "tiny.yaml").write_text(RECIPE, encoding="utf-8")
-    changes = ["data={background: false}", "refine={method: none, threshold: 0.4}", "comparisons={}", "supervised=false"]
+    changes = [
+        "data={background: false}",
+        "refine={method: none, threshold: 0.4}",
+        "comparisons={}",
+        "supervised=false",
+    ]
     recipe = load_recipe(folder / "tiny.yaml", changes)
     here = Execution("cpu", workers=0, processes=1)
     run(recipe, folder / "land", folder / "run", execution=here, say=lambda _: None)
@@ -68,7 +73,9 @@ def test_scores_and_report_leave_background_out(land: Path, capsys: pytest.Captu
         assert row["interval"]["low"] <= row["miou"] + 1e-9
     print_scores(scores)
     assert "background" not in capsys.readouterr().out
-    text = re.sub(r"<style>.*?</style>|<script.*?</script>|<pre.*?</pre>", "", write_report(land).read_text(), flags=re.S)
+    text = re.sub(
+        r"<style>.*?</style>|<script.*?</script>|<pre.*?</pre>", "", write_report(land).read_text(), flags=re.S
+    )
     assert "field" in text
     assert "background</th>" not in text
     assert "background only" not in text

@@ -151,6 +151,11 @@ def _choose(root: Path, name: str, query: Query) -> tuple[Reader, Path]:
     return (READERS[name], root) if index is None else (READERS["prepared"], index)
 
 
+def taken_for(root: Path | str) -> str:
+    """The name of the reader that "auto" takes for a folder or label file; DataError where there is none."""
+    return _guess(Path(root).expanduser().absolute())
+
+
 def _guess(root: Path) -> str:
     for name, reader in READERS.items():
         if reader.matches(root):
