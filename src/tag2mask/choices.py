@@ -1,8 +1,8 @@
 """Other pseudo-masks on finished maps: further refinements beside the run's own, and choosing one of them.
 
 What the segmenter learns from always lies in `pseudo_masks`; every other refinement lies in `pseudo_masks_NAME`. So
-choosing one changes names, and sets aside what was made from the one before, in `of_NAME`, where it waits to be chosen
-again. The run keeps what was tried and chosen in choices.json, whichever recipe it is continued with.
+choosing one changes names, and sets aside what was made from the one before, in `of_NAME`, until that is chosen again.
+The run keeps what was tried and chosen in choices.json, whichever recipe it is continued with.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Choices:
     moves: tuple[tuple[str, str], ...] = field(default=())  # of files in the run's folder, not done yet
 
     def over(self, recipe: Recipe) -> Recipe:
-        """The recipe with what was tried and chosen; as it is, where it asks for another refinement than the run's."""
+        """The recipe with what was tried and chosen; as it is where it asks for another refinement than the run's."""
         if recipe.refine not in (self.refinements[FIRST], self.refinements[self.chosen]):
             return recipe
         tried = {name: one for name, one in {**recipe.tried, **self.refinements}.items() if name != self.chosen}
@@ -129,8 +129,8 @@ def name_of(overrides: Iterable[str]) -> str:
 def choose(out: Path, name: str) -> list[str]:
     """Let the run's later stages follow the refinement `name`; return the folders that were set aside.
 
-    What was made from the one before is kept in `of_NAME` and comes back when that is chosen again. ConfigError for an
-    unknown name, and for pseudo-masks that aren't finished.
+    What was made from the one before is kept in `of_NAME` and comes back when that is chosen again. ConfigError for
+    an unknown name, and for pseudo-masks that aren't finished.
     """
     recipe = as_chosen(load_recipe(out / "recipe.yaml"), out)
     choices = read_choices(out, recipe)

@@ -1,4 +1,4 @@
-"""Drafting a recipe for a folder of photos: what it is taken for, what was chosen and why, and what is wrong with it."""
+"""Drafting a recipe for a folder of photos: what it is taken for, what was chosen and why, what is wrong with it."""
 
 from __future__ import annotations
 

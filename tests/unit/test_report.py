@@ -27,10 +27,18 @@ from tag2mask.runs.scores import chosen_on_truth, letter
 from tiny_run import BROKEN, CLASSES, STEPS, TRAIN, VAL, copy_run, edit, replaced
 
 PHOTO = "photo 00 é"
-HEADINGS = (
-    "What to do next|What the network does|Held-out photos|Your tagged photos|What is doubtful|Scores|"
-    "Pseudo-masks compared|How it came|Curves|Run"
-).split("|")
+HEADINGS = [
+    "What to do next",
+    "What the network does",
+    "Held-out photos",
+    "Your tagged photos",
+    "What is doubtful",
+    "Scores",
+    "Pseudo-masks compared",
+    "How it came",
+    "Curves",
+    "Run",
+]
 
 
 @pytest.fixture

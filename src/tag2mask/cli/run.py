@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tag2mask.cli.choose import print_compared
 from tag2mask.cli.common import (
     add_command,
     add_execution_options,
@@ -17,7 +18,6 @@ from tag2mask.cli.common import (
     recipe_and_out,
     run_of,
 )
-from tag2mask.cli.choose import print_compared
 from tag2mask.cli.scores import print_scores
 from tag2mask.common.errors import ConfigError
 from tag2mask.stages import STAGES

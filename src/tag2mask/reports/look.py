@@ -84,7 +84,7 @@ class Look:
 
 
 def look(run: Path, index: Index, seed: int) -> Look:
-    """Read up to `PHOTOS` masks of every folder of masks of tagged photos; those that can't be read are passed over."""
+    """Read the masks of up to `PHOTOS` tagged photos in every folder; those that can't be read are passed over."""
     folders = mask_folders(run)
     base = OWN if OWN in folders else FINAL
     names = {path.stem for path in (run / base / "masks").glob("*.png")} if folders else set()

@@ -71,7 +71,7 @@ def _lost(facts: RunFacts, found: Look, run: str) -> Iterator[Advice]:
         yield Advice(text, urgent=True)
     lower = _lower_threshold(facts)
     if own.lost.total() > MANY_LOST * own.tags.total() and lower:
-        text = f"The pseudo-masks leave {_lost_of(own, found)}. A lower threshold keeps more, beside these for comparison."
+        text = f"The pseudo-masks leave {_lost_of(own, found)}. A lower threshold, beside these, keeps more."
         yield Advice(text, f"tag2mask refine {run} --set {lower}", urgent=True)
     elif own.lost.total() and not final.tags:
         yield Advice(f"The pseudo-masks leave {_lost_of(own, found)}.", urgent=True)
@@ -123,7 +123,7 @@ def _look_through(found: Look, run: str, review: bool) -> Iterator[Advice]:
 
 def _unscored(facts: RunFacts) -> Iterator[Advice]:
     if not facts.scores and facts.info.finished:
-        text = "Nothing was scored, as there are no true masks: some twenty, drawn for held-out photos, tell how good this is."
+        text = "Nothing was scored, for want of true masks: some twenty, drawn for held-out photos, tell how good it is."
         yield Advice(text)
 
 
