@@ -1,7 +1,7 @@
 """Other pseudo-masks on finished maps: further refinements beside the run's own, and choosing one of them.
 
 What the segmenter learns from always lies in `pseudo_masks`; every other refinement lies in `pseudo_masks_NAME`. So
-choosing one changes names, and sets aside what was made from the one before, in `of_NAME`, until that is chosen again.
+choosing one changes names, and sets aside what was made from the one before, in `of_NAME`, until it is chosen again.
 The run keeps what was tried and chosen in choices.json, whichever recipe it is continued with.
 """
 

@@ -84,7 +84,7 @@ class SegmentationScore:
         self.images += other.images
 
     def compute(self, names: Sequence[str] | None = None, *, background: bool = True) -> Scores:
-        """Return the scores so far; `names` are the foreground classes in order. `background` False: 0 is no class."""
+        """Return the scores so far; `names` are the foreground classes in order. without `background` 0 is none."""
         first = 0 if background else 1
         iou = class_iou(self.confusion)[first:]
         classes = _class_names(self.n_classes, names)[first:]

@@ -133,7 +133,7 @@ def find_recipe(name: Path | str) -> Path:
 
 def is_recipe(name: Path | str) -> bool:
     """Whether `name` is a recipe's file, or the name of one that comes along."""
-    return Path(name).is_file() or (recipe_folder() / f"{name}.yaml").is_file()
+    return Path(name).is_file() or str(name) in {path.stem for path in recipe_folder().glob("*.yaml")}
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_the_choices_stand_in_the_recipe_which_runs_as_written(tmp_path: Path, c
     assert splits.val is not None
     assert splits.train.classes == ("cat", "dog", "healthy")
     assert len(splits.train) + len(splits.val) == 20
-    assert before_training(splits.train, splits.val)[0].note
+    assert not any(problem.fatal for problem in before_training(splits.train, splits.val))
 
 
 def test_settings_that_the_check_proposes_are_tried(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -81,24 +81,21 @@ def test_settings_that_the_check_proposes_are_tried(tmp_path: Path, capsys: pyte
 
 def test_a_set_without_background_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = write_set(tmp_path / "land", {"cat": 1, "dog": 2}, zero=3)
-    (folder / "labels.csv").write_text(
-        "image,labels\n"
-        + "".join(f"{n}.png,{';'.join(filter(None, (ROWS[n % 3], 'healthy')))}\n" for n in range(20) if n % 5 < 3)
-    )
-    for number in range(20):
-        if number % 5 > 2:
-            (folder / f"{number}.png").unlink()
-            (folder / "masks" / f"{number}.png").unlink()
-    (folder / "labels.csv").write_text(
-        "image,labels\n" + "".join(f"{n}.png,{ROWS[n % 5]};healthy\n" for n in range(20) if n % 5 < 3)
-    )
+    kept = [number for number in range(20) if number % 5 < 3]
+    for number in set(range(20)) - set(kept):
+        (folder / f"{number}.png").unlink()
+        (folder / "masks" / f"{number}.png").unlink()
+    rows = [f"{number}.png,{ROWS[number % 5]};healthy" for number in kept]
+    (folder / "labels.csv").write_text("\n".join(["image,labels", *rows]) + "\n", encoding="utf-8")
     text, _ = as_drafted(folder, tmp_path, capsys)
     assert "background: false  # without it: none of the 12 masks holds 0" in text
     assert not load_recipe(tmp_path / "mine.yaml").data.background
 
 
 def test_nothing_is_overwritten_and_what_stops_a_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folder = write_set(tmp_path / "odd", {"cat": 77, "dog": 99})
+    folder = write_set(tmp_path / "odd", {})
+    for path in (folder / "masks").iterdir():
+        Image.fromarray(np.full((48, 64), 200, np.uint8)).save(path)
     out = tmp_path / "odd.yaml"
     assert main(["new", str(folder), "--out", str(out), "--no-decode"]) == 1
     assert "! a run would stop at: " in capsys.readouterr().out

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.cli.common import add_command
+from tag2mask.common.errors import ConfigError
 
 
 def add(commands: Any) -> None:
@@ -19,6 +20,8 @@ def add(commands: Any) -> None:
 def _choose(options: argparse.Namespace) -> int:
     from tag2mask.choices import choose
 
+    if not (options.run / "recipe.yaml").is_file():
+        raise ConfigError(f"{options.run}: no run's folder; give the one that 'tag2mask run' wrote")
     if options.name is None:
         print_compared(options.run)
         return 0

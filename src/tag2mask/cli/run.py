@@ -20,6 +20,7 @@ from tag2mask.cli.common import (
 )
 from tag2mask.cli.scores import print_scores
 from tag2mask.common.errors import ConfigError
+from tag2mask.runs.folder import is_finished
 from tag2mask.stages import STAGES
 
 
@@ -67,7 +68,7 @@ def _step(options: argparse.Namespace) -> int:
     from tag2mask.chain import open_chain
 
     run = run_of(options)
-    if options.step == "refine" and run is not None and options.set:
+    if options.step == "refine" and options.set and run is not None and is_finished(run / "pseudo_masks"):
         return _another(options, run)
     recipe, out = recipe_and_out(options)
     chain = open_chain(recipe, data_of(options, run), out, limit=options.limit, execution=execution_of(options))
@@ -102,7 +103,7 @@ def _predict_images(options: argparse.Namespace) -> int:
         raise ConfigError("predict --supervised is for the val images; leave out --supervised or --images")
     if options.onnx is not None:
         return _say_masks(options, _predict_onnx(options))
-    if options.masks is None or options.out is None:
+    if options.masks is None or (options.out or run_of(options)) is None:
         raise ConfigError("predict --images needs --out RUN (whose network is used) and --masks DIR (for the masks)")
     from tag2mask.inference import predict_photos
 

@@ -123,7 +123,7 @@ def _look_through(found: Look, run: str, review: bool) -> Iterator[Advice]:
 
 def _unscored(facts: RunFacts) -> Iterator[Advice]:
     if not facts.scores and facts.info.finished:
-        text = "Nothing was scored, for want of true masks: some twenty, drawn for held-out photos, tell how good it is."
+        text = "Nothing was scored, for want of true masks: twenty, drawn for held-out photos, tell how good it is."
         yield Advice(text)
 
 

@@ -79,9 +79,7 @@ def read_dataset(
     What is wrong with single rows becomes `Dataset.problems` and the rows are left out. Raises DataError
     when nothing can be read or nothing is left.
     """
-    folder = Path(root).expanduser().absolute()
-    if not folder.exists():
-        raise DataError(f"{root}: there is no such file or folder; give the dataset's folder or its label file")
+    folder = _there(root)
     listed = _listed(folder)
     wanted, values = _names(classes, "classes"), mask_values(mask_classes)
     query = Query(wanted, values, split, listed, _negatives(negatives), pattern, background)
@@ -153,7 +151,14 @@ def _choose(root: Path, name: str, query: Query) -> tuple[Reader, Path]:
 
 def taken_for(root: Path | str) -> str:
     """The name of the reader that "auto" takes for a folder or label file; DataError where there is none."""
-    return _guess(Path(root).expanduser().absolute())
+    return _guess(_there(root))
+
+
+def _there(root: Path | str) -> Path:
+    folder = Path(root).expanduser().absolute()
+    if not folder.exists():
+        raise DataError(f"{root}: there is no such file or folder; give the dataset's folder or its label file")
+    return folder
 
 
 def _guess(root: Path) -> str:
