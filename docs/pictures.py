@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 from rich.console import Console
 
 HERE = Path(__file__).parent
-LOWER = "refine.threshold=0.15"
+LOWER = "refine.threshold=0.45"
 SHOWN = 5  # overlays
 
 
@@ -53,11 +54,14 @@ def _tag2mask(*arguments: str) -> str:
 
 def _terminal(arguments: list[str], called: str) -> None:
     """What a command prints, as new.svg; its folders are called `called`."""
-    text = _tag2mask(*arguments).replace(arguments[1], called).replace(arguments[-1], "digits.yaml")
+    text = _tag2mask(*arguments).replace(arguments[-1], "digits.yaml")
+    text = text.replace(arguments[1], called).replace(Path(arguments[1]).name, called)
     console = Console(record=True, width=124, file=io.StringIO())
     console.print(f"$ tag2mask new {called}", style="bold")
     console.print(text.rstrip(), markup=False, highlight=False)
-    console.save_svg(str(HERE / "new.svg"), title="tag2mask new")
+    picture = console.export_svg(title="tag2mask new")
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)  # nothing is loaded from elsewhere
+    (HERE / "new.svg").write_text(picture, encoding="utf-8")
 
 
 def _pages(report: Path, chromium: str | None) -> None:

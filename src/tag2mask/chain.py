@@ -94,8 +94,8 @@ class Chain:
         self._say_failures()
         return self.scores()
 
-    def run_stage(self, name: str, *, upper_bound: bool = False) -> None:
-        """Run one stage by the name of its command, and the stages that belong to it; nothing is scored.
+    def run_stage(self, name: str, *, upper_bound: bool = False, score: bool = False) -> None:
+        """Run one stage by the name of its command, and the stages that belong to it; scored only if asked for.
 
         `upper_bound` takes what learns from true masks instead of what doesn't. ConfigError for an unknown name.
         """
@@ -104,7 +104,7 @@ class Chain:
         entries = [entry for entry in self.plan if entry.stage.name in wanted and entry.upper_bound == upper_bound]
         if not any(entry.stage.name == name for entry in entries):
             self.context.say(f"  {name}: {stage.idle}")
-        self._run(entries, score=False)
+        self._run(entries, score=score)
 
     def evaluate(self) -> dict[str, Any]:
         """Score every finished step of the run again; return the scores."""

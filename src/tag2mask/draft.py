@@ -127,7 +127,7 @@ def _settings(root: Path, dataset: Dataset, tried: dict[str, Any], reasons: dict
 def _classes(root: Path, dataset: Dataset, tried: dict[str, Any]) -> Iterator[Line]:
     """Their order; only proposed where naming them would change what is read."""
     same = _read_or_none(root, {**tried, "classes": list(dataset.classes)})
-    off = same is None or same.digest() != dataset.digest() or (same.mask_lut != dataset.mask_lut).any()
+    off = same is None or same.digest() != dataset.digest() or bool((same.mask_lut != dataset.mask_lut).any())
     source = dataset.class_source or "as found"
     yield Line(f"in this order, which is from: {source}", "classes", list(dataset.classes), off=off)
     few = few_images(dataset)

@@ -92,7 +92,7 @@ def _another(options: argparse.Namespace, run: Path) -> int:
     recipe = choices.over(load_recipe(run / "recipe.yaml"))
     chain = open_chain(recipe, data, run, limit=options.limit, execution=execution_of(options))
     choices.save(run)
-    chain.run_stage("refine")
+    chain.run_stage("refine", score=True)
     print_compared(run)
     print(f"report: {write_report(run)} (pseudo-masks compared)\nto use it: tag2mask choose {run} {name}")
     return 0
