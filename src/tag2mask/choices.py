@@ -113,8 +113,8 @@ def another(out: Path, overrides: Sequence[str], name: str = "") -> tuple[str, C
 
 def _same(one: RefineConfig, other: RefineConfig) -> bool:
     """Whether two refinements make the same masks."""
-    networks = [(config.confident, config.boundary) if config.method == "irn" else None for config in (one, other)]
-    return one.used() == other.used() and networks[0] == networks[1]
+    networks = [(config.confident, config.boundary, config.walk) for config in (one, other) if config.by_irn]
+    return one.used() == other.used() and (len(networks) != 2 or networks[0] == networks[1])
 
 
 def name_of(overrides: Iterable[str]) -> str:

@@ -113,7 +113,8 @@ def test_a_look_passes_over_what_cannot_be_read(run: Path, tmp_path: Path) -> No
 def test_what_is_wrong_is_told_first(run: Path) -> None:
     fill(run, "pseudo_masks", but=("cow",))
     fill(run, "masks", but=("cow", "cat"))
-    edit(run / "classifier" / "manifest.json", lambda made: made | {"warnings": []})
+    for folder in ("classifier", "supervised"):
+        edit(run / folder / "manifest.json", lambda made: made | {"warnings": [], "warning": ""})
     edit(run / "segmenter" / "manifest.json", lambda made: made | {"warning": "the loss rose; try less"})
     said = told(run)
     assert said[0].startswith("Train segmenter: the loss rose; try less.")

@@ -102,10 +102,10 @@ def left_out(context: Context) -> Iterable[str]:
             yield f"comparison {one.title} is left out: {_lacking(one)}"
 
 
-def networks_of(recipe: Recipe) -> dict[str, tuple[str | None, str | None]]:
-    """The folders of confident labels and boundary network of each refinement, by its name."""
+def networks_of(recipe: Recipe) -> dict[str, tuple[str | None, ...]]:
+    """The folders of confident labels, boundary network and walked maps of each refinement, by its name."""
     found = plan(recipe.refine, {**recipe.comparisons, **recipe.tried}, recipe.classifier)
-    return {one.name: (one.confident, one.boundary) for one in found}
+    return {one.name: (one.confident, one.boundary, one.walk) for one in found}
 
 
 def _asked(context: Context) -> list[Refinement]:
