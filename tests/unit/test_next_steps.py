@@ -120,13 +120,13 @@ def test_what_is_wrong_is_told_first(run: Path) -> None:
     assert said[0].startswith("Train segmenter: the loss rose; try less.")
     assert "1 photo could not be used: nothing in it" in said[1]
     assert said[2].startswith("The network leaves ")
-    assert said[3].startswith("The pseudo-masks leave 3 of ")
-    assert "(cow 3)" in said[3]
+    assert said[3].startswith("The pseudo-masks leave 5 of 10 tags")
+    assert "(cow 5)" in said[3]
     assert said[3].endswith("tag2mask refine RUN --set refine.walk.threshold=0.22")  # four fifths of 0.27
     assert any(line.endswith("tag2mask review RUN") for line in said)
     assert any(line.endswith("tag2mask export cvat RUN") for line in told(run, review=False))
     assert said[-1].endswith("tag2mask predict --images NEW --out RUN --masks DIR")
-    assert any("cat 3" in line and "Fewer than about 50 photos" in line for line in said)
+    assert any("cat 4" in line and "Fewer than about 50 photos" in line for line in said)
     assert not any("Nothing was scored" in line for line in said)
     (run / "scores.json").unlink()
     assert any("Nothing was scored" in line for line in told(run))
