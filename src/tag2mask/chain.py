@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tag2mask.choices import as_chosen
 from tag2mask.common.errors import DataError
 from tag2mask.data import Problem
 from tag2mask.data.findings import before_training, grouped
@@ -53,13 +54,14 @@ def open_chain(
     Nothing is written to a folder that holds another run, or stages made with other settings: ConfigError.
     """
     old = read_info(out)
+    recipe = as_chosen(recipe, out)
     if limit is None and old.get("data", {}).get("limited_to"):
         limit = int(old["data"]["limited_to"])
         say(f"  --limit {limit}, as {out} was begun; for all images choose another --out")
     splits = read_splits(recipe, data, limit)
     problems = before_training(splits.train, splits.val, prepared=prepared_before(data))
     _refuse_bad_input(problems, data)
-    info = describe_run(recipe.name, recipe_mapping(recipe), splits.train, splits.val, splits.limited_to, old)
+    info = describe_run(recipe.name, recipe_mapping(recipe), splits.train, splits.val, splits.limited_to, old, data)
     refuse_other_run(out, old, info)
     context = Context(recipe, splits.train, splits.val, out, execution or Execution(), say)
     chain = Chain(context, info)
@@ -92,8 +94,8 @@ class Chain:
         self._say_failures()
         return self.scores()
 
-    def run_stage(self, name: str, *, upper_bound: bool = False) -> None:
-        """Run one stage by the name of its command, and the stages that belong to it; nothing is scored.
+    def run_stage(self, name: str, *, upper_bound: bool = False, score: bool = False) -> None:
+        """Run one stage by the name of its command, and the stages that belong to it; scored only if asked for.
 
         `upper_bound` takes what learns from true masks instead of what doesn't. ConfigError for an unknown name.
         """
@@ -102,7 +104,7 @@ class Chain:
         entries = [entry for entry in self.plan if entry.stage.name in wanted and entry.upper_bound == upper_bound]
         if not any(entry.stage.name == name for entry in entries):
             self.context.say(f"  {name}: {stage.idle}")
-        self._run(entries, score=False)
+        self._run(entries, score=score)
 
     def evaluate(self) -> dict[str, Any]:
         """Score every finished step of the run again; return the scores."""

@@ -9,11 +9,13 @@ import sys
 from collections.abc import Sequence
 
 from tag2mask import __version__
-from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, results, run, toy
+from tag2mask.cli import ablate, choose, data, demo, export, hgr, new, recipes, report, results, run, toy
 from tag2mask.common.errors import Tag2MaskError
 
 GROUPS = (
+    new,
     run,
+    choose,
     report,
     data,
     recipes,

@@ -37,6 +37,7 @@ class Step:
     stage: str
     title: str
     per_image: bool = True  # works image by image, so seconds an image mean something
+    reads: tuple[str, ...] = ()  # folders of the run that it is made from
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class RunInfo:
     started: str = ""
     finished: bool = False
     data: str = ""  # name of the data set
+    class_source: str = ""  # who says the order of the classes
+    root: Path | None = None  # where the data set lies
     classes: tuple[str, ...] = ()
     train_images: int | None = None
     val_images: int | None = None
@@ -70,6 +73,8 @@ def parse_info(value: Any) -> RunInfo:
         as_text(found.get("started")),
         bool(found.get("finished")),
         as_text(data.get("root_name")),
+        as_text(found.get("class_source")),
+        Path(root) if (root := as_text(found.get("root"))) else None,
         tuple(map(str, as_list(data.get("classes")))),
         as_count(data.get("train_images")),
         as_count(data.get("val_images")),
@@ -85,7 +90,8 @@ def _steps(rows: Any) -> Iterable[Step]:
     for row in map(as_dict, as_list(rows)):
         folder, stage, title = (as_text(row.get(key)) for key in ("folder", "stage", "title"))
         if folder and folder == Path(folder).name != "..":
-            yield Step(folder, stage, title or folder, row.get("per_image") is not False)
+            reads = tuple(map(str, as_list(row.get("reads"))))
+            yield Step(folder, stage, title or folder, row.get("per_image") is not False, reads)
 
 
 def describe_run(
@@ -95,8 +101,12 @@ def describe_run(
     val: Dataset | None,
     limited_to: int | None,
     old: Mapping[str, Any],
+    root: Path | None = None,
 ) -> dict[str, Any]:
-    """What run.json says before the work begins; what an earlier call, whose run.json is `old`, has done stays."""
+    """What run.json says before the work begins; what an earlier call, whose run.json is `old`, has done stays.
+
+    `root` is where the data set lies.
+    """
     info = {
         "name": name,
         "recipe": recipe,
@@ -112,6 +122,8 @@ def describe_run(
             "limited_to": limited_to,
             **train.reading.facts(),  # nothing for most sets; new photos must be read in the same way
         },
+        "root": str(root.absolute()) if root else "",
+        "class_source": train.class_source,  # who says the order of the classes, in words
         "problems": [str(problem) for problem in train.problems],
         "seconds": {},
         "finished": bool(old.get("finished")) and old.get("recipe") == recipe,

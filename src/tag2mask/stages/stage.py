@@ -73,7 +73,8 @@ class Planned:
     @property
     def step(self) -> Step:
         """What run.json says of it."""
-        return Step(self.folder, self.stage.name, self.title or self.stage.title, self.stage.per_image)
+        title = self.title or self.stage.title
+        return Step(self.folder, self.stage.name, title, self.stage.per_image, tuple(self.reads.values()))
 
     def refuse_other(self, context: Context) -> None:
         """Raise ConfigError, naming the difference, where its folder was made with other settings."""

@@ -153,7 +153,8 @@ def train_segmenter(
     done = [name for name in names if name not in folder.failures]
     seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
     warning = complaint(_losses(out), seen, dataset.classes)
-    folder.finish(done, classes=list(dataset.classes), trained_on=source, warning=warning)
+    known = {"classes": list(dataset.classes), "class_source": dataset.class_source}
+    folder.finish(done, **known, trained_on=source, warning=warning)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return network
 
