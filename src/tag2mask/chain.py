@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import DataError
+from tag2mask.common.workers import refuse_while_starting
 from tag2mask.data import Problem
 from tag2mask.data.findings import before_training, grouped
 from tag2mask.data.readers.prepared import matches as prepared_before
@@ -14,6 +15,7 @@ from tag2mask.engine.execution import Execution
 from tag2mask.recipe import Recipe, Splits, read_splits, recipe_mapping
 from tag2mask.runs.folder import is_finished
 from tag2mask.runs.info import describe_run, read_info, refuse_other_run, settle, write_start
+from tag2mask.runs.lock import alone_in
 from tag2mask.runs.scores import read_row, store_score, stored_scores
 from tag2mask.stages import all_stages, stage_named
 from tag2mask.stages.stage import Context, Planned, Say, has_masks
@@ -52,6 +54,7 @@ def open_chain(
 
     Nothing is written to a folder that holds another run, or stages made with other settings: ConfigError.
     """
+    refuse_while_starting()
     old = read_info(out)
     if limit is None and old.get("data", {}).get("limited_to"):
         limit = int(old["data"]["limited_to"])
@@ -67,7 +70,8 @@ def open_chain(
         entry.refuse_other(context)
     _say_problems(problems, splits, data, say)
     parts = [splits.train, *([splits.val] if splits.val else [])]
-    write_start(out, info, [entry.step for entry in chain.plan], parts)
+    with alone_in(out):
+        write_start(out, info, [entry.step for entry in chain.plan], parts)
     return chain
 
 
@@ -106,13 +110,14 @@ class Chain:
 
     def evaluate(self) -> dict[str, Any]:
         """Score every finished step of the run again; return the scores."""
-        for entry in self.plan:
-            if is_finished(self.context.out / entry.folder):
-                self._score(entry)
-            elif (self.context.out / entry.folder).is_dir() and entry.stage.score_keys(entry, self.context):
-                self.context.say(f"  {entry.folder}: not finished, so not scored")
-        self._settle()
-        return self.scores()
+        with alone_in(self.context.out):
+            for entry in self.plan:
+                if is_finished(self.context.out / entry.folder):
+                    self._score(entry)
+                elif (self.context.out / entry.folder).is_dir() and entry.stage.score_keys(entry, self.context):
+                    self.context.say(f"  {entry.folder}: not finished, so not scored")
+            self._settle()
+            return self.scores()
 
     def scores(self) -> dict[str, Any]:
         """The scores so far, in the order of the chain."""
@@ -126,12 +131,13 @@ class Chain:
 
     def _run(self, entries: Sequence[Planned], *, score: bool) -> None:
         self.check(entries)
-        for number, entry in enumerate(entries, 1):
-            self.context.say(f"{number}/{len(entries)} {entry.heading}")
-            entry.stage.run(entry, self.context)
-            if score:
-                self._score(entry)
-            self._settle()
+        with alone_in(self.context.out):
+            for number, entry in enumerate(entries, 1):
+                self.context.say(f"{number}/{len(entries)} {entry.heading}")
+                entry.stage.run(entry, self.context)
+                if score:
+                    self._score(entry)
+                self._settle()
 
     def _score(self, entry: Planned) -> None:
         """Score one finished step, where its images have true masks."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import digest_value, read_json, write_json
+from tag2mask.common.files import digest_value, is_leftover, read_json, remove_leftovers, write_json
 from tag2mask.common.values import as_dict, as_list, as_number, as_text
 
 if TYPE_CHECKING:
@@ -73,10 +73,11 @@ class StageFolder:
             # what made the results so far stays noted; a finished stage's manifest isn't touched at all
             kept = old if old.get("finished") else {key: old[key] for key in set(old) - {"config", "inputs"}}
             self.manifest |= kept
-        elif path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and not all(map(is_leftover, path.iterdir())):
             raise ConfigError(f"{path}: not empty and without a manifest.json; choose another folder or empty it")
         path.mkdir(parents=True, exist_ok=True)
         if not self.finished:
+            remove_leftovers(path)
             self._write()
 
     @property

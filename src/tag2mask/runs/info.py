@@ -14,9 +14,10 @@ import torch
 import yaml
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.common.files import atomic_write, is_leftover, read_json, remove_leftovers, write_json
 from tag2mask.common.values import as_count, as_dict, as_list, as_numbers, as_text
 from tag2mask.data import Dataset
+from tag2mask.runs import lock
 from tag2mask.runs.folder import parse_manifest, versions
 from tag2mask.runs.index import index_of
 
@@ -124,7 +125,7 @@ def refuse_other_run(out: Path, old: Mapping[str, Any], info: Mapping[str, Any])
     if old:
         if (old.get("name"), old.get("data")) != (info["name"], info["data"]):
             raise ConfigError(f"{out}: holds {_in_words(old)}; this is {_in_words(info)}; choose another --out")
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and not all(path.name == lock.FILE or is_leftover(path) for path in out.iterdir()):
         raise ConfigError(f"{out}: not empty and not a run's folder (no run.json); choose another --out")
 
 
@@ -141,6 +142,7 @@ def write_start(out: Path, info: dict[str, Any], steps: Iterable[Step], parts: S
     """Write what the run is; `steps` are its stages, which `info` is told, `parts` training and held-out images."""
     info["stages"] = [asdict(step) for step in steps]
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     write_json(out / "run.json", info)
     with atomic_write(out / "recipe.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(info["recipe"], sort_keys=False, allow_unicode=True), "utf-8")
