@@ -36,9 +36,7 @@ def run_script(text: str, folder: Path, *, piped: bool = False, guard: bool = Fa
     (folder / "mine.py").write_text(script)
     command = [sys.executable, "-"] if piped else [sys.executable, "mine.py"]
     given = script if piped else None
-    return subprocess.run(
-        command, cwd=folder, input=given, capture_output=True, text=True, check=False, timeout=120
-    )
+    return subprocess.run(command, cwd=folder, input=given, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.mark.parametrize("how", [{}, {"piped": True}, {"guard": True}])

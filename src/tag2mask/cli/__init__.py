@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tag2mask import __version__
-from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, results, run, toy
+from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, rerun, results, run, toy
 from tag2mask.common.errors import Tag2MaskError
 from tag2mask.common.memory import out_of_memory
 
 GROUPS = (
     run,
+    rerun,
     report,
     data,
     recipes,
@@ -28,7 +29,9 @@ GROUPS = (
     toy,
     hgr,
 )  # in --help's order
-_OUT_OF_MEMORY = "out of memory; give fewer --processes or --workers, smaller photos (data.long_side) or another --device"
+_OUT_OF_MEMORY = (
+    "out of memory; give fewer --processes or --workers, smaller photos (data.long_side) or another --device"
+)
 _UNFINISHED = re.compile(r"\.([^/\\]+)\.\d+(?:-[0-9a-f]{6})?\.partial")  # names of what is being written
 
 

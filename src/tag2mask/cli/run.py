@@ -62,7 +62,15 @@ def _step(options: argparse.Namespace) -> int:
     from tag2mask.chain import open_chain
 
     recipe, out = recipe_and_out(options)
-    chain = open_chain(recipe, data_of(options), out, limit=options.limit, execution=execution_of(options))
+    chain = open_chain(
+        recipe,
+        data_of(options),
+        out,
+        limit=options.limit,
+        execution=execution_of(options),
+        step=options.step,
+        upper_bound=options.supervised,
+    )
     if options.step == "evaluate":
         print_scores(chain.evaluate())
     else:

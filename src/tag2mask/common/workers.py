@@ -31,7 +31,9 @@ class WorkerPool(ProcessPoolExecutor):
 
     def __init__(self, processes: int, initializer: Callable[..., None] | None = None, initargs: tuple = ()) -> None:
         if not may_start_processes():
-            raise ConfigError("this is a daemonic process, which may start no others: work in one (Execution(processes=1))")
+            raise ConfigError(
+                "this is a daemonic process, which may start no others: work in one (Execution(processes=1))"
+            )
         refuse_while_starting()
         refuse_script_objects(initializer, initargs)
         context = get_context("spawn")

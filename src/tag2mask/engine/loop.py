@@ -32,7 +32,7 @@ from tag2mask.common.progress import track
 from tag2mask.common.ranks import rank_count, summed
 from tag2mask.common.seeding import rng_for, seed_for
 from tag2mask.common.workers import may_start_processes, script_left_out
-from tag2mask.engine.execution import Execution
+from tag2mask.engine.execution import Cluster, Execution, resolve_device
 from tag2mask.runs.folder import StageFolder
 from tag2mask.runs.log import Epoch, append_epoch
 
@@ -259,10 +259,25 @@ def _launch(fabric: Fabric, devices: int, train: Callable[..., None], module: nn
             child.kill()
 
 
+def check_execution(execution: Execution) -> None:
+    """Raise ConfigError, before any work, for what can't be had here: devices, precision, processes, a cluster."""
+    for option, value, least in (
+        ("--devices", execution.devices, 1),
+        ("--workers", execution.workers, 0),
+        ("--processes", execution.processes, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{option} {value}: give {least} or more")
+    resolve_device(execution.device)
+    _fabric(execution)
+    if execution.ray is not None:
+        from tag2mask.engine.ray_cluster import check_cluster
+
+        check_cluster(Cluster(execution.ray))
+
+
 def _fabric(execution: Execution) -> Fabric:
     """Fabric for one process, or for one a device; these are started by us, whatever else runs on the cluster."""
-    if execution.devices < 1:
-        raise ConfigError(f"--devices {execution.devices}: give 1 or more")
     wide: dict[str, Any] = {"strategy": "ddp_spawn", "plugins": [LightningEnvironment()]}
     try:
         return Fabric(
@@ -273,7 +288,8 @@ def _fabric(execution: Execution) -> Fabric:
         )
     except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"--device {execution.device} --devices {execution.devices} --precision {execution.precision}: {error}"
+            f"--device {execution.device} --devices {execution.devices} --precision {execution.precision}: "
+            + " ".join(str(error).split())
         ) from error
 
 

@@ -14,20 +14,20 @@ import torch
 import yaml
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import atomic_write, is_leftover, read_json, remove_leftovers, write_json
+from tag2mask.common.files import atomic_write, is_leftover, read_object, remove_leftovers, write_json
 from tag2mask.common.values import as_count, as_dict, as_list, as_numbers, as_text
 from tag2mask.data import Dataset
 from tag2mask.runs import lock
 from tag2mask.runs.folder import parse_manifest, versions
 from tag2mask.runs.index import index_of
 
-KEPT = ("versions", "machine", "started", "seconds", "failures")  # of an earlier call, until there is something new
+KEPT = ("versions", "machine", "record", "started", "seconds", "failures")  # of an earlier call, until there is something new
 
 
 def read_info(out: Path) -> dict[str, Any]:
     """The run.json of a run's folder; empty for a folder without."""
     path = out / "run.json"
-    return dict(read_json(path)) if path.is_file() else {}
+    return dict(read_object(path)) if path.is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,19 @@ def describe_run(
     val: Dataset | None,
     limited_to: int | None,
     old: Mapping[str, Any],
+    record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What run.json says before the work begins; what an earlier call, whose run.json is `old`, has done stays."""
+    """What run.json says before the work begins; what an earlier call, whose run.json is `old`, has done stays.
+
+    `record` is what else it takes to repeat the run: where the data set lies, device, precision, threads.
+    """
     info = {
         "name": name,
         "recipe": recipe,
         "seed": recipe["seed"],
         "versions": versions(),
         "machine": machine(),
+        "record": dict(record or {}),
         "started": time.strftime("%Y-%m-%d %H:%M"),
         "data": {
             "root_name": train.name,
@@ -170,7 +175,7 @@ def settle(out: Path, info: Mapping[str, Any], *, finished: bool) -> dict[str, A
 def manifests_of(out: Path) -> dict[str, dict[str, Any]]:
     """The manifests of a run's stages by folder, in the order in which they were last written."""
     paths = sorted(out.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    return {path.parent.name: read_json(path) for path in paths}
+    return {path.parent.name: read_object(path) for path in paths}
 
 
 def failures_of(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

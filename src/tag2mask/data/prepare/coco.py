@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tag2mask.common.errors import DataError
-from tag2mask.common.files import digest_file, read_json
+from tag2mask.common.files import digest_file, read_object
 from tag2mask.common.progress import track
 from tag2mask.common.workers import WorkerPool, may_start_processes
 from tag2mask.data.coco_index import CocoIndex, Id, scan_instances
@@ -91,7 +91,7 @@ def prepare_coco(root: Path, out: Path | None = None, *, allow_bad: bool = False
 
 def _refuse_other_sources(prepared: Prepared) -> None:
     path = prepared.folder / MANIFEST
-    old = read_json(path).get("sources") if path.is_file() else None
+    old = read_object(path).get("sources") if path.is_file() else None
     if old not in (None, prepared.facts["sources"]):
         raise DataError(
             f"{prepared.folder}: holds masks rendered from other instances files; delete this folder, or choose "

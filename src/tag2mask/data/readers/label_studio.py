@@ -72,7 +72,7 @@ def _tasks(path: Path) -> list[Mapping[str, Any]]:
         tasks = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise BadFileError(path, f"is not valid JSON ({error})", "export it again") from error
-    if not all(isinstance(task, dict) for task in tasks):
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadFileError(path, "holds more than tasks", "export it as JSON or JSON-MIN")
     return list(tasks)
 
