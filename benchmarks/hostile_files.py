@@ -380,7 +380,7 @@ def mask_seeds(made: Path) -> Iterator[Seed]:
     write_mask(made / "own.png", values)
     Image.fromarray(values).save(made / "grey.tif")
     Image.fromarray(values * 60).convert("RGB").save(made / "colour.bmp")
-    Image.fromarray(values.astype(np.int32)).save(made / "wide.png")
+    Image.fromarray(values.astype(np.uint16)).save(made / "wide.png")
     for path in sorted(made.iterdir()):
         yield Seed("mask", path.name, path.read_bytes(), lambda folder, name=path.name: read_mask(folder / name))
 
@@ -649,8 +649,8 @@ def _picture_bombs() -> Iterator[Seed]:
         def chunk(name: bytes, data: bytes) -> bytes:
             return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-        line = {0: 1, 2: 3, 3: 1, 6: 4}[kind] * width * depth // 8 + 1
-        packer, packed = zlib.compressobj(9), b""
+        line = min({0: 1, 2: 3, 3: 1, 6: 4}[kind] * width * depth // 8 + 1, 10**6)
+        packer, packed = zlib.compressobj(1), b""
         for _ in range(rows):
             packed += packer.compress(bytes(line))
         palette = chunk(b"PLTE", bytes(6)) if kind == 3 else b""

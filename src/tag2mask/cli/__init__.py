@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from tag2mask import __version__
 from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, rerun, results, run, toy
 from tag2mask.common.errors import Tag2MaskError
+from tag2mask.common.files import FULL, GONE
 from tag2mask.common.memory import out_of_memory
 
 GROUPS = (
@@ -31,6 +33,11 @@ GROUPS = (
 )  # in --help's order
 _OUT_OF_MEMORY = (
     "out of memory; give fewer --processes or --workers, smaller photos (data.long_side) or another --device"
+)
+_REMEDIES = (
+    (FULL, "; make room there, then give the same command again: what is finished is kept"),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "; it can't be written there: choose another --out, or allow it"),
+    (GONE, "; once the drive is back, give the same command again: what is finished is kept"),
 )
 _UNFINISHED = re.compile(r"\.([^/\\]+)\.\d+(?:-[0-9a-f]{6})?\.partial")  # names of what is being written
 
@@ -86,11 +93,12 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
 
 def _os_text(error: OSError) -> str:
-    """One line of what the system said and about which file; one that isn't whole yet goes by its final name."""
+    """One line of what the system said, about which file and the remedy; a file that isn't whole goes by its name."""
     text = error.strerror or str(error) or type(error).__name__
     if error.filename:
         text += ": " + _UNFINISHED.sub(r"\1", str(error.filename))
-    return " ".join(text.split())
+    remedy = next((remedy for numbers, remedy in _REMEDIES if error.errno in numbers), "")
+    return " ".join((text + remedy).split())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,6 +24,18 @@ class WeightsError(Tag2MaskError):
     """Weights that are missing, of the wrong kind, or cannot be trusted."""
 
 
+class GoneError(Tag2MaskError):
+    """A folder or drive that was there when the work began and isn't any more: no fault of any single image."""
+
+    def __init__(self, place: Path | str, reason: str = "is not there (any more)") -> None:
+        self.place, self.reason = place, reason
+        super().__init__(f"{place}: {reason}; once it is back, give the same command again: what is finished is kept")
+
+    def __reduce__(self) -> tuple[type[GoneError], tuple[Path | str, str]]:
+        """Let it cross from one process to another."""
+        return GoneError, (self.place, self.reason)
+
+
 class MissingExtraError(Tag2MaskError):
     """An optional dependency is needed; the message names the extra that installs it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,12 +10,18 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import DataError
 
+FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))  # no room
+GONE = tuple(  # the drive is lost
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "ENXIO")
+    if hasattr(errno, name)
+)
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{6}\.partial(?:\.[^.]*)?")  # what killed processes leave
 
 
@@ -33,6 +40,10 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+_FAILED_WRITE = re.compile(r"I/O error|IoError|iostream error|inline_container|failed writing|write failed")
+_LITTLE = 64 * 2**20  # bytes: less is left than weights take
+
+
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on an exception.
@@ -46,8 +57,21 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except Exception as error:
+        if not isinstance(error, OSError) and _FAILED_WRITE.search(str(error)):  # of torch, or of safetensors
+            raise OSError(*_cause_of(error, path.parent), str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _cause_of(error: Exception, folder: Path) -> tuple[int, str]:
+    """The number and text that the system has for a write that failed, where a library has its own."""
+    told = re.search(r"(?:code: |os error )(\d+)", str(error))  # torch doesn't say
+    full = shutil.disk_usage(folder).free < _LITTLE
+    number = int(told[1]) if told else errno.ENOSPC if full else errno.EIO
+    return number, os.strerror(number)
 
 
 @contextmanager

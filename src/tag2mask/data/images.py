@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tag2mask.common.errors import GoneError
+from tag2mask.common.files import GONE
 from tag2mask.data import tiff
 from tag2mask.data.records import MAX_PIXELS, BadFileError, ImageRecord, Reading
 
@@ -129,14 +131,17 @@ def open_picture(
                 raise _too_large(path, picture.size, max_pixels)
             _refuse_bomb(path, picture, max_pixels, long_side)
             yield picture
-    except BadFileError:
+    except (BadFileError, GoneError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _too_large(path, str(error), max_pixels) from error
     except Image.UnidentifiedImageError as error:
         message = f"is not an image of a known kind (JPEG, PNG, TIFF, WebP, ...); it begins with {_head(path)}"
         raise BadFileError(path, message, "convert it or take it out of the set") from error
-    except Exception as error:  # decoders raise nearly anything on damaged bytes, and all of it means this
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in GONE:
+            raise GoneError(path.parent, f"can't be read ({error.strerror})") from error
+        # decoders raise nearly anything on damaged bytes, and all of it means this
         raise BadFileError(path, f"is damaged or cut off ({_reason(error)})", _REPLACE) from error
 
 
@@ -189,6 +194,8 @@ def _refuse_bomb(path: Path, picture: Image.Image, max_pixels: int, long_side: i
 
 def _check_file(path: Path) -> None:
     if not path.exists():
+        if not path.parent.exists():
+            raise GoneError(path.parent)
         raise BadFileError(path, "does not exist", "check the name and the folder")
     if not path.is_file():
         raise BadFileError(path, "is not a file", "give the path of a picture")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("tag2mask", "torch", "torchvision", "timm", "numpy", "pillow")
 SAVE_EVERY = 60.0  # seconds between notes of the time spent, while images are worked on
+_SHARE = 100  # times what writing takes, until it is done again
 NAMED = ("stage", "config", "seed", "inputs")  # what decides a stage's results
 
 
@@ -55,6 +56,7 @@ class StageFolder:
     ) -> None:
         self.path = path
         self.started = time.monotonic()
+        self.writing = 0.0  # seconds that the manifest took
         self.failures: dict[str, str] = {}
         self.versions = versions()
         self.manifest: dict[str, Any] = {
@@ -114,8 +116,11 @@ class StageFolder:
         self.failures[image_id] = error
 
     def tick(self) -> None:
-        """Store the seconds so far if that was last done a minute ago; for work that may be killed any time."""
-        if time.monotonic() - self.started >= SAVE_EVERY:
+        """Store the seconds so far if that was last done a minute ago; for work that may be killed any time.
+
+        A manifest that lists a million photos is written less often: at most a hundredth of the time goes into it.
+        """
+        if time.monotonic() - self.started >= max(SAVE_EVERY, _SHARE * self.writing):
             self.save()
 
     def save(self, **more: Any) -> None:
@@ -136,7 +141,9 @@ class StageFolder:
         self.save(images=images, **more)
 
     def _write(self) -> None:
+        started = time.monotonic()
         write_json(self.path / "manifest.json", self.manifest)
+        self.writing = time.monotonic() - started
 
 
 def refuse_other(
