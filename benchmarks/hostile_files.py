@@ -167,6 +167,8 @@ def try_one(seed: Seed, folder: Path, watch: Watch, found: Findings, label: str)
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     more, seconds = _memory("VmHWM") - before, time.process_time() - started
+    if more > 200 or seconds > 3:
+        print(f"{label}: {more:.0f} MB, {seconds:.1f} s", flush=True)
     found.largest, found.slowest = max(found.largest, more), max(found.slowest, seconds)
     if not fault and outside:
         fault = f"{seed.kind}: {outside[0]}"
@@ -658,14 +660,14 @@ def _picture_bombs() -> Iterator[Seed]:
         data = chunk(b"IDAT", packed + packer.flush())
         return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + palette + data + chunk(b"IEND", b"")
 
-    sizes = [(65_000, 65_000, 2, 8, 10), (2**31 - 1, 2**31 - 1, 6, 8, 1), (9_900, 9_900, 6, 8, 9_900)]
-    sizes += [(8_900, 8_900, 6, 8, 8_900), (8_900, 8_900, 0, 16, 8_900), (8_900, 8_900, 2, 16, 8_900)]
-    sizes += [(19_000, 19_000, 2, 8, 19_000), (12_600, 12_600, 3, 8, 12_600), (8_900, 8_900, 2, 8, 8_900)]
+    sizes = [(65_000, 65_000, 2, 8, 10), (2**31 - 1, 2**31 - 1, 6, 8, 1), (9_900, 9_900, 6, 8, 10)]
+    sizes += [(8_900, 8_900, 6, 8, 8_900), (8_900, 8_900, 2, 16, 8_900), (12_600, 12_600, 3, 8, 12_600)]
     for number, size in enumerate(sizes):
         data = png(*size)
-        yield Seed("picture", f"bomb{number}.png", data, lambda folder, n=number: _picture(folder / f"bomb{n}.png"))
-        yield Seed("mask", f"bomb{number}.png", data, lambda folder, n=number: _mask(folder / f"bomb{n}.png"))
-    text = zlib.compress(bytes(200_000_000), 9)
+        yield Seed("picture", f"bomb{number}.png", data, lambda folder, n=number: _decoded(folder / f"bomb{n}.png"))
+        if size[2] == 3:
+            yield Seed("mask", f"bomb{number}.png", data, lambda folder, n=number: _mask(folder / f"bomb{n}.png"))
+    text = zlib.compress(bytes(100_000_000), 9)
     small = png(8, 8, 2, 8, 8)
     note = b"zTXt" + b"x\0\0" + text
     noted = small[:33] + struct.pack(">I", len(note) - 4) + note + struct.pack(">I", zlib.crc32(note)) + small[33:]
@@ -674,10 +676,10 @@ def _picture_bombs() -> Iterator[Seed]:
         b"GIF89a" + struct.pack("<HHBBB", 65535, 65535, 0, 0, 0) + b"," + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0)
     )
     yield Seed("picture", "bomb.gif", gif + b"\x02\x02\x4c\x01\x00;", lambda folder: _picture(folder / "bomb.gif"))
-    for name, form, side in (("bomb.webp", "WEBP", 8_000), ("bomb.jpg", "JPEG", 8_900)):
+    for name, form, side in (("bomb.webp", "WEBP", 4_000), ("bomb.jpg", "JPEG", 8_900)):
         stream = io.BytesIO()
         Image.new("RGB", (side, side)).save(stream, format=form, **({"progressive": True} if form == "JPEG" else {}))
-        yield Seed("picture", name, stream.getvalue(), lambda folder, n=name: _picture(folder / n))
+        yield Seed("picture", name, stream.getvalue(), lambda folder, n=name: _decoded(folder / n))
     for name, tags in (
         ("tile.tif", {322: 2**31, 323: 2**31}),
         ("bands.tif", {277: 65_535}),
@@ -696,6 +698,16 @@ def _picture_bombs() -> Iterator[Seed]:
         count = struct.unpack_from("<H", data, directory)[0] + len(extra) // 12
         struct.pack_into("<H", data, directory, count)
         yield Seed("picture", name, bytes(data[:-4]) + extra + bytes(4), lambda folder, n=name: _picture(folder / n))
+
+
+def _decoded(path: Path) -> None:
+    """As in training, and at a limited size."""
+    from tag2mask.common.errors import Tag2MaskError
+    from tag2mask.data.images import decode_image
+
+    with contextlib.suppress(Tag2MaskError):
+        decode_image(path, long_side=640)
+    decode_image(path)
 
 
 def _mask(path: Path) -> None:
@@ -777,6 +789,7 @@ def campaign(
     shares = {kind: share for kind, share in SHARES.items() if only in kind and seeds.get(kind)}
     for kind, share in shares.items():
         data = [one.data for one in seeds[kind]]
+        print(f"{kind}: {found.inputs} inputs so far, {len(found.broken)} faults", flush=True)
         for number in range(round(inputs * share / sum(shares.values()))):
             rng = random.Random(f"{seed} {kind} {number}")
             chosen = seeds[kind][number % len(seeds[kind])]

@@ -14,6 +14,7 @@ import torch
 
 from ray_work import NoWork
 from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.engine.apart import can_fork
 from tag2mask.engine.images import process_count, run_images
 from tag2mask.runs.folder import StageFolder
 
@@ -61,6 +62,19 @@ def test_an_image_that_always_kills_its_worker_is_noted(tmp_path: Path) -> None:
     done, failures = run(tmp_path, 2, dies_once="", dies="image2")
     assert done == set(IDS) - {"image1", "image2"}
     assert "died twice" in failures["image2"]
+
+
+@pytest.mark.skipif(not can_fork(), reason="needs fork")
+def test_work_that_aborts_fails_alone_in_one_process_too(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path / "stage", "refine", config={}, seed=0, inputs={})
+    (tmp_path / "out").mkdir()
+    more = {"processes": 1, "total": len(IDS), "description": "work", "apart": True}
+    run_images(IDS, Work, (tmp_path / "out", "", "image2"), folder, **more)  # type: ignore[arg-type]
+    assert {p.name for p in (tmp_path / "out").iterdir()} - {"died"} == set(IDS) - {"image1", "image2"}
+    assert folder.failures["image1"] == "image1.jpg: broken"
+    assert folder.failures["image2"].startswith("image2: its process ended with status 9; take the photo out,")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_images(IDS, TooLarge, ("bug",), folder, **more)  # type: ignore[arg-type]
 
 
 def test_work_that_cannot_be_built_is_an_error_not_a_death(tmp_path: Path) -> None:

@@ -72,8 +72,17 @@ def decode_image(
         width, height = limited_size(picture.size, long_side)
         lying = _lies(path, picture)
         picture.draft("RGB", (width, height))  # a JPEG is decoded at a half, a quarter or an eighth of its size
-        small = _to_rgb(path, _upright(picture), reading)
+        small = _small_enough(path, picture, reading)
         return np.array(small.resize((height, width) if lying else (width, height), Image.Resampling.BICUBIC))
+
+
+def _small_enough(path: Path, picture: Image.Image, reading: Reading) -> Image.Image:
+    """The picture in RGB, upright; a large one is let go of meanwhile."""
+    if picture.size[0] * picture.size[1] <= _STRIP:
+        return _to_rgb(path, _upright(picture), reading)
+    pixels = pixels_of(picture, path, reading)
+    picture.close()
+    return Image.fromarray(pixels)
 
 
 def pixels_of(picture: Image.Image, path: Path | str = "picture", reading: Reading = _AS_IT_IS) -> np.ndarray:

@@ -13,6 +13,7 @@ from tag2mask.common.errors import ConfigError, DataError, Tag2MaskError
 from tag2mask.common.memory import keep_freed_memory, out_of_memory
 from tag2mask.common.progress import track
 from tag2mask.common.workers import WorkerPool, may_start_processes, never_began
+from tag2mask.engine.apart import attempt_apart, can_fork
 from tag2mask.runs.folder import StageFolder
 
 if TYPE_CHECKING:  # a worker should load no more than its work needs
@@ -55,19 +56,21 @@ def run_images(
     total: int,
     description: str,
     cluster: Cluster | None = None,
+    apart: bool = False,
 ) -> None:
     """Do every image in `ids` by `make_work(*arguments)(id)`, over `processes`; note failures in `folder`.
 
     With a `cluster` the images go to its workers instead, and `processes` isn't used. A worker that dies takes at
     most the images in flight with it: these are done again, and an image that takes its worker with it twice is
-    noted as failed. Each process uses one thread inside torch.
+    noted as failed. Each process uses one thread inside torch. Work that may abort is done `apart`, so that it can't
+    take a single process with it either; it must not use a GPU.
     """
     if cluster is not None:
         from tag2mask.engine.ray_cluster import spread  # which imports this module
 
         outcomes = spread(ids, make_work, arguments, folder, cluster)
     elif processes <= 1:
-        outcomes = _here(ids, make_work, arguments)
+        outcomes = _here(ids, make_work, arguments, attempt_apart if apart and can_fork() else attempt)
     else:
         outcomes = _spread(ids, make_work, arguments, processes)
     done = total - len(ids)
@@ -77,14 +80,16 @@ def run_images(
         folder.tick()
 
 
-def _here(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...]) -> Iterator[Outcome]:
+def _here(
+    ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...], how: Callable[[Work, str], str]
+) -> Iterator[Outcome]:
     from tag2mask.engine.execution import cpu_threads
 
     keep_freed_memory()
     with cpu_threads(1):
         work = make_work(*arguments)
         for image_id in ids:
-            yield image_id, attempt(work, image_id)
+            yield image_id, how(work, image_id)
 
 
 def attempt(work: Work, image_id: str) -> str:

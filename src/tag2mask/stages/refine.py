@@ -185,6 +185,7 @@ def refine(
         total=len(records),
         description=f"refine {config.maps} ({config.method})",
         cluster=execution.cluster(device),
+        apart=config.method == "crf",  # whose C++ ends the process where it has no memory
     )
     more: dict[str, Any] = {"title": title_of(config), "tags_without_pixels": _lost(dataset, records, out)}
     if config.saliency.source is not None:
