@@ -177,6 +177,7 @@ def try_one(seed: Seed, folder: Path, watch: Watch, found: Findings, label: str)
     if not fault and seconds > CPU_SECONDS:
         fault = f"{seed.kind}: {seconds:.0f} s"
     if fault:
+        print(f"BROKEN {label}: {fault}", flush=True)
         found.broken[fault].append(label)
     else:
         ended[seed.kind] += 1
@@ -748,12 +749,12 @@ def _archive_bombs(made: Path) -> Iterator[Seed]:
     }
     objects = io.BytesIO()
     np.savez(objects, peak=np.array([_Payload(made / "executed npz")], dtype=object), scales=np.ones(1))
-    for data in (packed(big, 2048 * 2**20), packed(wide, 0), objects.getvalue()):
+    for data in (packed(big, 400 * 2**20), packed(wide, 0), objects.getvalue()):
         yield Seed("maps", "maps.npz", data, lambda folder: load_maps(folder / "maps.npz").full())
     stream = io.BytesIO()
     torch.save({"conv1.weight": _Payload(made / "executed pth")}, stream)
     plain = pickle.dumps(_Payload(made / "executed pickle"))
-    swollen = packed({"archive/data.pkl": pickle.dumps({}), "archive/data/0": b""}, 1536 * 2**20)
+    swollen = packed({"archive/data.pkl": pickle.dumps({}), "archive/data/0": b""}, 300 * 2**20)
     for data in (stream.getvalue(), plain, swollen):
         yield Seed("maps", "w.pth", data, lambda folder: read_state(folder / "w.pth"))
     head = json.dumps({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
@@ -838,6 +839,7 @@ def main() -> int:
     parser.add_argument(
         "--run", type=Path, help="a finished run, whose files are mutated too (default: a tiny one is made)"
     )
+    parser.add_argument("--no-bombs", action="store_true", help="leave out what is made by hand")
     parser.add_argument("--only", default="", help="kinds with this word")
     options = parser.parse_args()
     started = time.monotonic()
@@ -848,7 +850,7 @@ def main() -> int:
             import tiny_run
 
             run = tiny_run.make_run(Path(name) / "tiny")
-        found = campaign(Path(name), options.inputs, options.seed, run, options.only)
+        found = campaign(Path(name), options.inputs, options.seed, run, options.only, not options.no_bombs)
     print(report(found, time.monotonic() - started))
     return 1 if found.broken else 0
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+_LONG = re.compile(r"\S{400,}")  # a word that no terminal shows well, as from a damaged file
+
 
 class Tag2MaskError(Exception):
     """Base of all errors that are meant for the user's eyes; the CLI prints them without a traceback."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_LONG.sub(lambda found: f"{found[0][:100]}...", str(text)))
 
 
 class DataError(Tag2MaskError):
