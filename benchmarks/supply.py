@@ -101,6 +101,8 @@ def works(package: Path, folder: Path) -> bool:
     )
     first, *recipes = answer.stdout.splitlines() or [""]
     print(f"{package.name}: {'installs' if done else 'does not install'}, {len(recipes)} recipes, from {first}")
+    if answer.returncode:
+        print(answer.stderr.strip()[-500:])
     return done and answer.returncode == 0 and first.startswith(str(home)) and bool(recipes)
 
 

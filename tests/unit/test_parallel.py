@@ -99,12 +99,11 @@ def test_process_count() -> None:
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
-        "import os, sys, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
-        "from multiprocessing import get_context\nfrom tag2mask.engine import images as parallel\n"
+        "import os, sys, time\nfrom tag2mask.common.workers import WorkerPool\n"
+        "from tag2mask.engine import images as parallel\n"
         "def make():\n    print(os.getpid(), flush=True)\n    return time.sleep\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=parallel._start,\n"
-        "                               initargs=(make, ()))\n"
+        "    pool = WorkerPool(1, parallel._start, (make, ()))\n"
         "    pool.submit(time.sleep, 600).result()\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
