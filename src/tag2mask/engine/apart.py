@@ -38,9 +38,7 @@ def attempt_apart(work: Work, image_id: str) -> str:
         data = stream.read()
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if status or not data:
-        return (
-            f"{image_id}: its process ended with {_name(status)}; take the photo out, or make it smaller"
-        )
+        return f"{image_id}: its process ended with {_name(status)}; take the photo out, or make it smaller"
     answer = pickle.loads(data)  # of our own copy
     if isinstance(answer, BaseException):
         raise answer
