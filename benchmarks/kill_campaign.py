@@ -57,7 +57,8 @@ def campaign(options: argparse.Namespace, folder: Path) -> int:
     started = time.monotonic()
     command = command_of(options, folder, recipe)
     run = forked if options.at_files else run_once
-    whole = run([*command, "--out", str(folder / "whole")], folder / "whole.log", None, Counter())
+    done = options.at_files and (folder / "whole.count").exists()  # of an earlier campaign in this folder
+    whole = 0 if done else run([*command, "--out", str(folder / "whole")], folder / "whole.log", None, Counter())
     length = time.monotonic() - started
     moments = int((folder / "whole.count").read_text()) if options.at_files else length
     if whole != 0:
@@ -194,8 +195,8 @@ def one_round(
     """Run with kills until the run is finished; returns how many it survived."""
     kills = 0
     while True:
-        # soon after the start, somewhere, or perhaps not at all
-        after = 1 + rng.uniform(0, length * rng.choice((0.1, 0.3, 0.5, 1.1))) if kills < most else None
+        # many soon after the start, which has much to do before it goes on; some much later
+        after = 1 + rng.uniform(0, length * rng.choice((0.01, 0.05, 0.15, 0.6))) if kills < most else None
         status = run([*command, "--out", str(out)], out.with_suffix(".log"), after, stages)
         if status == 0:
             return kills

@@ -143,7 +143,7 @@ def world(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Photos, a finished run, a damaged one, and files that are something else."""
     folder = tmp_path_factory.mktemp("wrong")
     tiny_run.copy_run(finished_run, folder, networks=True).rename(folder / "finished")
-    shutil.copytree(folder / "finished", folder / "damaged")
+    shutil.copytree(folder / "finished", folder / "damaged", ignore=shutil.ignore_patterns("*.safetensors"))
     for path in (folder / "damaged").rglob("*.json"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     shutil.rmtree(folder / "damaged" / "report", ignore_errors=True)
@@ -162,11 +162,13 @@ def world(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def state(folder: Path) -> dict[str, bytes | None]:
-    """Everything that lies in a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")
-    }
+def state(folder: Path) -> dict[str, tuple[int, int] | None]:
+    """Everything that lies in a folder, files with size and time."""
+    found = {}
+    for path in folder.rglob("*"):
+        about = path.stat()
+        found[str(path.relative_to(folder))] = (about.st_size, about.st_mtime_ns) if path.is_file() else None
+    return found
 
 
 @pytest.mark.parametrize("command", USES)
