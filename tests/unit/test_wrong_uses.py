@@ -25,7 +25,7 @@ DATA += ("--data photos --set classifier.epoch=1", "--data photos --out text.txt
 DATA += ("--data photos --set classifier.epochs=[", "--data photos --out text.txt/run", "--data photos --out damaged")
 RUNS = ("", "nothing", "empty", "text.txt", "photos", "damaged")
 STEPS = ("train-classifier", "localize", "refine", "train-segmenter", "predict", "evaluate", "train-boundary")
-STEPS += ("affinity", "confident")
+STEPS += ("affinity", "confident", "walk")
 EARLY = dict.fromkeys(
     ("localize", "refine", "train-segmenter", "predict", "evaluate"), "photos --data photos --out new"
 )
