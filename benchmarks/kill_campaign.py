@@ -131,10 +131,8 @@ def forked(command: list[str], log: Path, after: float | None, stages: Counter[s
     process = os.fork()
     if process == 0:
         os.setsid()
-        stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(stream, b"--- again\n")
-        os.dup2(stream, 1)
-        os.dup2(stream, 2)
+        speak_to(log)
+        print("--- again", flush=True)
         changes = kill_before(after)
         status = cli.main(command[3:])
         sys.stdout.flush()
@@ -144,6 +142,14 @@ def forked(command: list[str], log: Path, after: float | None, stages: Counter[s
     if status == -signal.SIGKILL:
         stages[stage_of(log)] += 1
     return status
+
+
+def speak_to(log: Path) -> None:
+    """Let everything that this process says from now on go to a file."""
+    stream = open(log, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
+    os.dup2(stream.fileno(), 1)
+    os.dup2(stream.fileno(), 2)
+    sys.stdout = sys.stderr = stream
 
 
 def kill_before(after: float | None) -> list[int]:

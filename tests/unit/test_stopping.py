@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import Counter
 from importlib import util
@@ -48,12 +47,8 @@ def test_a_run_says_how_to_go_on(sent: signal.Signals, code: int, arguments: lis
     process = os.fork()
     if process == 0:
         os.setsid()
-        log = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        status = main(arguments)
-        sys.stdout.flush()
-        os._exit(status)
+        campaign().speak_to(tmp_path / "log")
+        os._exit(main(arguments))
     while not (tmp_path / "run" / "classifier" / "log.jsonl").is_file():
         assert os.waitpid(process, os.WNOHANG) == (0, 0), (tmp_path / "log").read_text()
         time.sleep(0.05)
