@@ -48,6 +48,7 @@ def test_a_run_says_how_to_go_on(sent: signal.Signals, code: int, arguments: lis
     if process == 0:
         os.setsid()
         campaign().speak_to(tmp_path / "log")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs in a shell's background ignore
         os._exit(main(arguments))
     while not (tmp_path / "run" / "classifier" / "log.jsonl").is_file():
         assert os.waitpid(process, os.WNOHANG) == (0, 0), (tmp_path / "log").read_text()
