@@ -22,5 +22,9 @@ def _report(options: argparse.Namespace) -> int:
 
     if not options.run.is_dir():
         raise ConfigError(f"{options.run}: no such folder; give the folder of a run")
+    if not (options.run / "run.json").exists() and not any(options.run.glob("*/manifest.json")):
+        raise ConfigError(f"{options.run}: no run's folder (no run.json); give the folder of a run")
+    if options.examples < 0:
+        raise ConfigError(f"--examples {options.examples}: give 0 or more")
     print(f"report: {write_report(options.run, examples=options.examples)}")
     return 0

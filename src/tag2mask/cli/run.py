@@ -71,7 +71,15 @@ def _step(options: argparse.Namespace) -> int:
     if options.step == "refine" and options.set and run is not None and is_finished(run / "pseudo_masks"):
         return _another(options, run)
     recipe, out = recipe_and_out(options)
-    chain = open_chain(recipe, data_of(options, run), out, limit=options.limit, execution=execution_of(options))
+    chain = open_chain(
+        recipe,
+        data_of(options, run),
+        out,
+        limit=options.limit,
+        execution=execution_of(options),
+        step=options.step,
+        upper_bound=options.supervised,
+    )
     if options.step == "evaluate":
         print_scores(chain.evaluate())
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tag2mask.cli.common import add_command, at_least
+from tag2mask.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,8 @@ def _toy(options: argparse.Namespace) -> int:
     from tag2mask.experiments.toy.figure import write_figure
     from tag2mask.experiments.toy.summary import refuse_other, write_numbers
 
+    if options.processes < 0:
+        raise ConfigError(f"--processes {options.processes}: give 0 or more")
     config = QUICK if options.quick else ToyConfig()
     if options.epochs is not None:
         config = dataclasses.replace(config, epochs=options.epochs)

@@ -14,12 +14,14 @@ import numpy as np
 
 from tag2mask import __version__
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
-from tag2mask.common.files import read_json
+from tag2mask.common.files import read_object
 from tag2mask.common.progress import track
+from tag2mask.common.values import as_dict, as_text
 from tag2mask.data.classes import read_list
 from tag2mask.data.images import image_size
 from tag2mask.data.masks import read_mask
 from tag2mask.data.records import IGNORED, BadFileError, printable
+from tag2mask.runs.index import parse_index
 
 BEST_FIRST = ("masks", "pseudo_masks", "predictions")  # folders of a run, where none is asked for
 _SHOWN = 5
@@ -147,14 +149,14 @@ def open_source(folder: Path | str, of: str | None = None, photos: Path | str | 
     folder = Path(folder)
     info = _json(folder / "run.json")
     if info:
-        index = _json(folder / "index.json")
-        classes, run = tuple(index["classes"]), str(info.get("name"))
-        known = {image_id: (entry["path"], entry["split"]) for image_id, entry in index["images"].items()}
+        index = parse_index(_json(folder / "index.json"))
+        classes, run = index.classes, str(info.get("name"))
+        known = {image.id: (image.path, image.split) for image in index.images.values()}
         masks = folder / _chosen(folder, of)
     else:
         classes, run, masks = _classes(folder), folder.name, folder
-        photos_of = _json(folder / "manifest.json").get("photos", {})
-        known = {image_id: (entry["path"], "") for image_id, entry in photos_of.items()}
+        photos_of = as_dict(_json(folder / "manifest.json").get("photos"))
+        known = {image.id: (image.path, "") for image in parse_index({"images": photos_of}).images.values()}
         if of is not None or not known:
             raise ConfigError(f"{folder}: {_no_run(of)}")
     states = _states(masks)
@@ -163,19 +165,28 @@ def open_source(folder: Path | str, of: str | None = None, photos: Path | str | 
         raise DataError(
             f"{masks}: has '{unknown}', which the run's index.json doesn't list; give the run's own folder"
         )
-    done = [image_id for image_id, state in states.items() if state["status"] == "done"]
-    root = Path(os.path.commonpath([Path(path).parent for path, _ in known.values()]))
-    placed = _placed([Path(known[image_id][0]) for image_id in done], root, photos)
+    done = [image_id for image_id, state in states.items() if state == "done"]
+    paths = {image_id: _photo_path(folder, image_id, path) for image_id, (path, _) in known.items()}
+    root = Path(os.path.commonpath([path.parent for path in paths.values()]))
+    placed = _placed([paths[image_id] for image_id in done], root, photos)
     found = [
         Photo(i, path, name, known[i][1], masks / "masks" / f"{i}.png", masks / "confidence" / f"{i}.png")
         for i, (path, name) in zip(done, placed, strict=True)
     ]
     title = f"tag2mask {__version__}: {printable(run)}" + (f", {masks.name}" if info else "")
-    return Source(masks, title, classes, found, [i for i in states if states[i]["status"] != "done"])
+    return Source(masks, title, classes, found, [i for i in states if states[i] != "done"])
+
+
+def _photo_path(folder: Path, image_id: str, path: Path | None) -> Path:
+    """Where a photo lies; DataError for what no run writes: a name that leads elsewhere, a path that is none."""
+    whole = None if path is None or "\0" in str(path) else Path(os.path.normpath(path))
+    if whole is None or not whole.is_absolute() or not whole.name or Path(image_id).name != image_id:
+        raise DataError(f"{folder}: its list of photos is damaged at {image_id[:80]!r}; take a whole copy")
+    return whole
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.is_file() else {}
+    return dict(read_object(path)) if path.is_file() else {}
 
 
 def _no_run(of: str | None) -> str:
@@ -196,13 +207,14 @@ def _chosen(folder: Path, of: str | None) -> str:
     return of
 
 
-def _states(masks: Path) -> dict[str, dict[str, Any]]:
+def _states(masks: Path) -> dict[str, str]:
     """The state of every photo by id; ConfigError where the step isn't finished, DataError without any mask."""
     manifest = _json(masks / "manifest.json")
     if not manifest.get("finished"):
         raise ConfigError(f"{masks}: is not finished; run '{manifest.get('stage')}' to its end first")
-    states: dict[str, dict[str, Any]] = manifest.get("images", {})
-    if not any(state["status"] == "done" for state in states.values()):
+    images = as_dict(manifest.get("images"))
+    states = {image_id: as_text(as_dict(state).get("status")) for image_id, state in images.items()}
+    if "done" not in states.values():
         raise DataError(f"{masks}: no photo has a mask there; see its manifest.json for what failed")
     return states
 

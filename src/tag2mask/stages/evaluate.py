@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.progress import track
+from tag2mask.common.workers import WorkerPool
 from tag2mask.config import Range, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, load_maps, read_mask
 from tag2mask.data.records import IGNORED
@@ -234,7 +233,7 @@ def _spread(
     if count == 1:
         yield from track(map(work, parts), total=len(parts), description=description)
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with WorkerPool(count) as pool:
         yield from track(pool.map(work, parts), total=len(parts), description=description)
 
 

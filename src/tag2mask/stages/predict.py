@@ -94,6 +94,7 @@ def predict(
             total=len(records),
             description="predict",
             cluster=execution.cluster(device),
+            apart=config.crf and device.type == "cpu",
         )
     done = [i for i in records if i not in folder.failures]
     folder.finish([*done_before(folder, records), *done] if photos else done)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import atomic_write, digest_file, read_json
+from tag2mask.common.files import atomic_write, digest_file, read_object
 from tag2mask.config import Free, Range, SettingError, Settings, to_mapping
 from tag2mask.data import (
     Dataset,
@@ -190,6 +190,7 @@ def refine(
         total=len(records),
         description=f"refine {config.maps} ({config.method})",
         cluster=execution.cluster(device),
+        apart=config.method == "crf",  # whose C++ ends the process where it has no memory
     )
     more: dict[str, Any] = {"title": title_of(config), "tags_without_pixels": _lost(dataset, records, out)}
     if config.saliency.source is not None:
@@ -338,7 +339,7 @@ def _run(entry: Planned, context: Context) -> None:
         execution=dataclasses.replace(context.execution, trace=0) if entry.quiet else context.execution,
     )
     write_class_files(out, context.train.classes, background=context.train.background)
-    made = read_json(out / "manifest.json")
+    made = read_object(out / "manifest.json")
     for line in _tags_without_pixels(made, context.train.classes):
         context.say(f"! {entry.heading}: {line}")
     lacking = made.get("without_saliency")
@@ -355,7 +356,7 @@ def _tags_without_pixels(made: Mapping[str, Any], classes: Sequence[str]) -> Ite
 
 
 def _score(entry: Planned, context: Context) -> dict[str, Score]:
-    made = read_json(context.out / entry.folder / "manifest.json")  # which may be of other settings than these
+    made = read_object(context.out / entry.folder / "manifest.json")  # which may be of other settings than these
     threshold, chosen_on = background_of(made)
     score = score_masks(
         context.train,

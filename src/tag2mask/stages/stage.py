@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tag2mask.common.files import read_json
+from tag2mask.common.files import read_object
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
@@ -82,7 +82,7 @@ class Planned:
         if path.is_file():
             named = {"config": self.settings, "seed": context.seed if self.seed is None else self.seed}
             absent = self.stage.absent
-            refuse_other(path.parent, read_json(path), named, absent=absent, free=self.stage.free)
+            refuse_other(path.parent, read_object(path), named, absent=absent, free=self.stage.free)
 
 
 Entries = Callable[[Context], Iterable[Planned]]

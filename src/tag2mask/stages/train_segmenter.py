@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
-from tag2mask.common.files import digest_value, read_json
+from tag2mask.common.files import digest_value, read_object
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import Free, Range, SettingError, Settings
+from tag2mask.config import Free, Range, SettingError, Settings, build
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
 from tag2mask.data.transforms import joint_augment, pasted, without_edges
 from tag2mask.engine.execution import Execution
@@ -256,7 +256,7 @@ def build_segmenter(
 def load_segmenter(folder: Path) -> SegmentationNetwork:
     """Load the network that `train_segmenter` wrote to `folder`."""
     manifest = read_manifest(folder, "train-segmenter")
-    config = SegmenterConfig(**manifest["config"])
+    config = build(SegmenterConfig, manifest["config"], source=str(folder / "manifest.json"))
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
     load_module(network, folder / "weights.safetensors")
     return network
@@ -298,7 +298,7 @@ def _run(entry: Planned, context: Context) -> None:
         seed=context.seed,
         execution=context.execution,
     )
-    warning = read_json(context.out / entry.folder / "manifest.json").get("warning")
+    warning = read_object(context.out / entry.folder / "manifest.json").get("warning")
     if warning:
         context.say(f"! {entry.folder}: {warning}")
     if masks:
