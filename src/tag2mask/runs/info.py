@@ -21,7 +21,7 @@ from tag2mask.runs import lock
 from tag2mask.runs.folder import parse_manifest, versions
 from tag2mask.runs.index import index_of
 
-KEPT = (
+KEPT = ("versions", "machine", "record", "started", "seconds", "failures")  # of an earlier call, until done again
     "versions",
     "machine",
     "record",

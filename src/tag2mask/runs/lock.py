@@ -52,7 +52,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _locked(folder: Path) -> IO[str]:
-    stream = open(folder / FILE, "a+", encoding="utf-8")
+    stream = open(folder / FILE, "a+", encoding="utf-8")  # noqa: SIM115  (it is the lock, and closed by who holds it)
     try:
         if fcntl is not None:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
