@@ -136,9 +136,8 @@ def test_exports_leave_out_what_was_rejected_and_take_what_was_corrected(tmp_pat
         open_source(world.run)
 
 
-RECIPE = (
-    tiny_run.RECIPE.replace("method: irn\n  unsure: 0.05", "method: none\n  threshold: 0.3") + "supervised: false\n"
-)
+RECIPE = tiny_run.RECIPE.replace("method: irn\n  unsure: 0.05", "method: none\n  threshold: 0.3")
+RECIPE += "supervised: false\n"
 
 
 @pytest.fixture(scope="module")

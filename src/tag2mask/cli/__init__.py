@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 
 from tag2mask import __version__
-from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, results, run, toy
+from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, results, review, run, toy
 from tag2mask.common.errors import Tag2MaskError
 
 GROUPS = (
     run,
     report,
+    review,
     data,
     recipes,
     export,

@@ -17,10 +17,10 @@ MAX_CLASSES = 254  # value 255 means "ignored" in a mask, 0 background
 def labels_from_maps(maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold) -> Labels:
     """Take the strongest class where its map exceeds `threshold`, else background.
 
-    `maps` (n, H, W) in 0..1, `classes` (n,) 0-based class indices, `threshold` one for all or (H, W). Returns (H, W) uint8 with 0 = background
-    and class index + 1. Equal to the argmax over [threshold, maps]: a tie goes to background, then to the
-    earlier class. NaN counts as 0, so a map without any evidence becomes background (the reference turns it
-    into its first class). n = 0 gives background everywhere.
+    `maps` (n, H, W) in 0..1, `classes` (n,) 0-based class indices, `threshold` one for all or (H, W). Returns
+    (H, W) uint8 with 0 = background and class index + 1. Equal to the argmax over [threshold, maps]: a tie goes to
+    background, then to the earlier class. NaN counts as 0, so a map without any evidence becomes background (the
+    reference turns it into its first class). n = 0 gives background everywhere.
     Raises DataError when maps and classes don't fit together.
     """
     best, value = best_class(maps, classes)

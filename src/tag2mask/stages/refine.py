@@ -92,9 +92,7 @@ class RefineConfig(Settings):
         if self.method not in ("auto", "irn", *METHODS):
             raise SettingError(self, ("method",), f"one of auto, irn, {', '.join(METHODS)}")
         if self.method == "irn" and self.thresholds:
-            raise SettingError(
-                self, ("thresholds", "method"), "empty for irn, whose background score is walk.threshold"
-            )
+            raise SettingError(self, ("thresholds", "method"), "empty for irn, which has walk.threshold")
         for name, own in self.thresholds.items():
             if not 0 <= own <= 1:
                 raise SettingError(self, ("thresholds",), f"0 or more, at most 1, for each class ({name}: {own})")
