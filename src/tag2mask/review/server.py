@@ -31,6 +31,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
 KEPT = "private, max-age=31536000, immutable"  # addresses of pictures change with what they show
 
