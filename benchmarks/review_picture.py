@@ -53,9 +53,7 @@ def pictures(run: Path) -> list[bytes]:
             assert server.stdout is not None
             address = server.stdout.readline().split()[-1]
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(
-                    executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-                )
+                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
                 return views(browser.new_page(viewport=SIZE), address)
         finally:
             server.terminate()

@@ -28,7 +28,7 @@ from tag2mask.review.maps import on_grid, sampled, within
 from tag2mask.review.pictures import mask_pixels, photo_jpeg, strongest
 from tag2mask.review.store import Conflict, Store, exported, imported
 from tag2mask.review.subjects import open_subjects
-from tag2mask.review.thresholds import cover_by_class, lost_at
+from tag2mask.review.thresholds import cover_by_class, least_by_class, lost_at
 from tag2mask.runs.decisions import append, log_path, mask_path, read_decisions
 
 
@@ -81,9 +81,7 @@ def test_the_index_is_kept_and_only_what_changed_is_computed_again(
 
     looked: list[str] = []
     plain = index._row
-    monkeypatch.setattr(
-        index, "_row", lambda subjects, subject, scores: looked.append(subject.id) or plain(subjects, subject, scores)
-    )
+    monkeypatch.setattr(index, "_row", lambda *asked: looked.append(asked[1].id) or plain(*asked))
     first = build_index(open_subjects(run))
     assert len(looked) == world.KINDS
     assert build_index(open_subjects(run)) == first
@@ -91,6 +89,9 @@ def test_the_index_is_kept_and_only_what_changed_is_computed_again(
     write_mask(run / "pseudo_masks" / "masks" / "photo 0005.png", np.zeros(world.SIZE, np.uint8))
     assert build_index(open_subjects(run))["photo 0005"]["lost"]
     assert looked[world.KINDS :] == ["photo 0005"]
+    append(run, [{"id": world.LOST, "tag": "dog", "present": False}])
+    assert build_index(open_subjects(run))[world.LOST]["lost"] == []
+    assert looked[world.KINDS + 1 :] == [world.LOST]
     (run / "review" / "index.json").write_text("{cut off")
     assert build_index(open_subjects(run))["photo 0000"] == first["photo 0000"]
 
@@ -118,6 +119,8 @@ def test_thresholds_are_answered_from_the_maps(run: Path) -> None:
     rows = build_index(subjects)
     covers = cover_by_class(rows, subjects.classes)
     assert set(covers) == set(world.CLASSES)
+    least = least_by_class(covers, 0.4)
+    assert least["cat"] == pytest.approx(0.1 * covers["cat"][40])
     for name in ("photo 0000", "photo 0005"):
         maps = load_maps(run / "localization" / "rib" / f"{name}.npz")
         values = on_grid(maps, within(world.SIZE, 64))
@@ -126,10 +129,12 @@ def test_thresholds_are_answered_from_the_maps(run: Path) -> None:
             for tag in maps.classes:
                 share = rows[name]["cuts"][world.CLASSES[tag]][k] / 1e6
                 assert share == pytest.approx(np.mean(labels == tag + 1), abs=2e-6)
-        first = lost_at(rows[name])
+        first = lost_at(rows[name], least)
         for tag in maps.classes:
             shares = [np.mean(labels_from_maps(values, maps.classes, k / 100) == tag + 1) for k in range(101)]
-            assert first[world.CLASSES[tag]] == next(k for k, share in enumerate(shares) if share < 0.001)
+            assert first[world.CLASSES[tag]] == next(
+                k for k, share in enumerate(shares) if share < least[world.CLASSES[tag]]
+            )
     assert covers["cat"] == sorted(covers["cat"], reverse=True)
 
 

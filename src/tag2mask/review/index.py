@@ -21,12 +21,11 @@ from tag2mask.data.records import IGNORED
 from tag2mask.refine.threshold import COVER_STEPS, best_class, cover_by_score, score_of_equal_cover
 from tag2mask.review.maps import on_grid, sampled, within
 from tag2mask.review.subjects import Cut, Subject, Subjects
-from tag2mask.runs.decisions import FOLDER
+from tag2mask.runs.decisions import FOLDER, read_decisions
 
 GRID = 64  # positions along the longer side at which maps and masks are compared
 SAMPLE = 500  # photos at most for the score at which CAM covers as much as the maps that masks are cut from
 STEPS = 100  # scores 0, 0.01 .. 1 at which a cut is tried
-KEPT = 0.001  # share of a photo below which a tag counts as lost by a cut
 VERSION = 1  # of the rows' meaning
 
 Row = dict[str, Any]
@@ -40,14 +39,18 @@ def build_index(subjects: Subjects) -> dict[str, Row]:
     at; cuts: by tag the share of the photo that a cut at 0, 0.01 .. 1 keeps, in millionths.
     """
     path = subjects.run / FOLDER / "index.json"
-    old = as_dict(_stored(path))
-    before = {subject.id: _stamp(subjects, subject) for subject in subjects.photos.values()}
+    old, decisions = as_dict(_stored(path)), read_decisions(subjects.run)
+    tags = {s.id: decisions.labels(s.id, s.own) for s in subjects.photos.values()}
+    before = {s.id: _stamp(subjects, s, tags[s.id]) for s in subjects.photos.values()}
     fresh = {name: row for name, row in old.items() if before.get(name) == as_dict(row).get("stamp")}
     todo = [subject for subject in subjects.photos.values() if subject.id not in fresh]
     if todo:
         scores = _scores(subjects)
         for subject in track(todo, total=len(todo), description="look at photos"):
-            fresh[subject.id] = {"stamp": before[subject.id], **_row(subjects, subject, scores)}
+            fresh[subject.id] = {
+                "stamp": before[subject.id],
+                **_row(subjects, subject, tags[subject.id], scores),
+            }
     if todo or len(fresh) != len(old):
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(fresh, separators=(",", ":")), encoding="utf-8")
@@ -61,12 +64,12 @@ def _stored(path: Path) -> Any:
         return {}
 
 
-def _stamp(subjects: Subjects, subject: Subject) -> str:
-    """What tells whether a row still holds: the state of its files, and how they are compared."""
+def _stamp(subjects: Subjects, subject: Subject, tags: Sequence[str]) -> str:
+    """What tells whether a row still holds: the state of its files, its tags, and how they are compared."""
     files = [subjects.run / layer / "masks" / f"{subject.id}.png" for layer in subject.layers[:1]]
     files += [subjects.run / subjects.maps / kind / f"{subject.id}.npz" for kind in subject.kinds]
     states = [(str(path.relative_to(subjects.run)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return digest_value([VERSION, states, subject.own, subjects.cut.__dict__, subjects.doubted.get(subject.id)])[:16]
+    return digest_value([VERSION, states, tags, subjects.cut.__dict__, subjects.doubted.get(subject.id)])[:16]
 
 
 def _scores(subjects: Subjects) -> dict[str, float]:
@@ -91,7 +94,7 @@ def _equal(subjects: Subjects, cut: Cut, kind: str) -> float:
     return score_of_equal_cover(cut.threshold, reference, own)
 
 
-def _row(subjects: Subjects, subject: Subject, scores: dict[str, float]) -> Row:
+def _row(subjects: Subjects, subject: Subject, named: Sequence[str], scores: dict[str, float]) -> Row:
     try:
         size = image_size(subject.path)
         mask = read_mask(subjects.mask_file(subject, subject.layers[0])) if subject.layers else None
@@ -105,7 +108,7 @@ def _row(subjects: Subjects, subject: Subject, scores: dict[str, float]) -> Row:
         for kind, (best, value) in ((kind, best_class(*pair)) for kind, pair in values.items())
     ]
     labels += [sampled(mask, grid)] if mask is not None else []
-    tags = [subjects.classes.index(tag) + 1 for tag in subject.own if tag in subjects.classes]
+    tags = [subjects.classes.index(tag) + 1 for tag in named if tag in subjects.classes]
     agreement = agreement_of(labels, tags)
     row = _of_mask(mask, subjects.classes, tags) if mask is not None else {"cover": None, "classes": {}, "lost": []}
     doubted = subjects.doubted.get(subject.id, [])

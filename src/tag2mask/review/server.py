@@ -43,6 +43,8 @@ class Review:
         self.subjects = open_subjects(run)
         self.rows = build_index(self.subjects)
         self.store = Store(self.subjects)
+        self.cover = thresholds.cover_by_class(self.rows, self.subjects.classes)
+        self.least = thresholds.least_by_class(self.cover, self.subjects.cut.threshold)
 
     def about(self) -> dict[str, Any]:
         """What the page shows around its photos."""
@@ -54,7 +56,7 @@ class Review:
             "classes": [{"name": name, "colour": c} for name, c in zip(subjects.classes, colours, strict=True)],
             "heat": heat_gradient(),
             "cut": cut.__dict__,
-            "tables": thresholds.about(self.rows, subjects.classes),
+            "cover": self.cover,
         }
 
     def photos(self) -> list[dict[str, Any]]:
@@ -70,7 +72,7 @@ class Review:
             "layers": subject.layers,
             "kinds": subject.kinds,
             "doubted": self.subjects.doubted.get(subject.id, []),
-            "lostAt": thresholds.lost_at(row),
+            "lostAt": thresholds.lost_at(row, self.least),
             **{key: row[key] for key in told if key in row},
         }
 

@@ -2,7 +2,8 @@
 
 import { palette, clear, cutLabels, paintMask } from "./paint.js";
 import {
-  cutPixels, isChanged, isRetagged, layerOf, LOW, maskPixels, onDecisions, photoAddress, reasons, shown, state, tagsOf,
+  cutPixels, doubtedTags, isChanged, isLow, isRetagged, layerOf, lostTags, maskPixels, onDecisions, photoAddress, reasons,
+  shown, state, tagsOf,
 } from "./state.js";
 import { isOpen, loses, onCut, onlyLost, scores } from "./threshold.js";
 
@@ -22,7 +23,7 @@ let width = 200;
 let table = null;
 
 const orders = {
-  doubt: (a, b) => b.doubt - a.doubt,
+  doubt: (a, b) => Boolean(a.verdict) - Boolean(b.verdict) || b.doubt - a.doubt, // what is decided on comes last
   agreement: (a, b) => (a.agreement ?? 2) - (b.agreement ?? 2),
   small: (a, b) => (a.cover ?? 2) - (b.cover ?? 2),
   large: (a, b) => (b.cover ?? -1) - (a.cover ?? -1),
@@ -32,9 +33,9 @@ const orders = {
 
 const filters = {
   open: (photo) => !photo.verdict,
-  lost: (photo) => photo.lost.length > 0,
-  low: (photo) => photo.agreement !== null && photo.agreement < LOW,
-  doubted: (photo) => photo.doubted.length > 0,
+  lost: (photo) => lostTags(photo).length > 0,
+  low: isLow,
+  doubted: (photo) => doubtedTags(photo).length > 0,
   accepted: (photo) => photo.verdict === "accepted",
   rejected: (photo) => photo.verdict === "rejected",
   corrected: (photo) => Boolean(photo.corrected),
@@ -43,7 +44,8 @@ const filters = {
   val: (photo) => photo.split === "val",
 };
 
-export const choose = () => {
+// The photos that are asked for; from the top, or where the one that was chosen is by now.
+export const choose = (top = false) => {
   const [order, name, which] = ["order", "class", "which"].map((id) => field(id).value);
   const part = field("search").value.trim().toLowerCase();
   const before = view.list[view.chosen];
@@ -52,7 +54,9 @@ export const choose = () => {
     wanted(photo) && (!name || tagsOf(photo).includes(name) || photo.classes[name]) && (!onlyLost() || loses(photo))
     && (!part || photo.id.toLowerCase().includes(part)));
   view.list.sort((a, b) => orders[order](a, b) || (a.id < b.id ? -1 : 1));
-  view.chosen = Math.max(0, view.list.indexOf(before));
+  const place = view.list.indexOf(before);
+  view.chosen = place >= 0 ? place : Math.max(0, Math.min(view.chosen, view.list.length - 1));
+  if (top) view.chosen = grid.scrollTop = 0;
   field("count").textContent = `${view.list.length} of ${state.photos.length} photos`;
   for (const place of [...tiles.keys()]) drop(place);
   lay();
@@ -213,8 +217,8 @@ export const start = (open) => {
   table = palette(state.about.classes);
   for (const photo of state.photos) photo.draw = Math.random();
   for (const { name } of state.about.classes) field("class").append(new Option(name, name));
-  for (const name of ["order", "class", "which"]) field(name).addEventListener("change", () => { grid.scrollTop = 0; choose(); });
-  field("search").addEventListener("input", choose);
+  for (const name of ["order", "class", "which"]) field(name).addEventListener("change", () => choose(true));
+  field("search").addEventListener("input", () => choose(true));
   field("filters").addEventListener("submit", (event) => { event.preventDefault(); grid.focus(); });
   field("tile-size").addEventListener("input", lay);
   grid.addEventListener("scroll", draw, { passive: true });

@@ -1,7 +1,7 @@
 // One photo large: what is laid over it, zoom, decisions, tags and corrections.
 
 import { Editor } from "./editor.js";
-import { choosePlace, view } from "./grid.js";
+import { choose, choosePlace, view } from "./grid.js";
 import { clear, cutLabels, paintMap, paintMask, paintOutline, palette } from "./paint.js";
 import {
   cutPixels, decide, dropMask, isChanged, layerOf, maskPixels, onDecisions, photoAddress, reasons, refresh, saveMask,
@@ -73,6 +73,7 @@ export const close = async () => {
   part("photo-view").hidden = true;
   part("grid-view").hidden = false;
   photo = null;
+  choose();
   choosePlace(view.chosen);
   part("grid").focus();
 };
@@ -278,11 +279,17 @@ const later = () => {
   waiting = setTimeout(flush, PAUSE);
 };
 
-// Save what isn't saved yet.
-export const flush = async () => {
-  if (!waiting || !editor) return;
+let saved = Promise.resolve();
+
+// Save what isn't saved yet; done when it is.
+export const flush = () => {
+  if (waiting && editor) saved = save();
   clearTimeout(waiting);
   waiting = 0;
+  return saved;
+};
+
+const save = async () => {
   const [asked, what] = [photo, { labels: editor.data.slice(), width: editor.width, height: editor.height }];
   saving += 1;
   try {

@@ -69,20 +69,25 @@ const take = (line) => {
   }
 };
 
-const takeAll = ({ lines, of }) => {
-  if (of < state.of) { location.reload(); return; } // the log was replaced
-  const fresh = lines.slice(Math.max(0, lines.length - (of - state.of))); // another answer may have brought some
+// Lines from number `since` on; some may have come with another answer in between.
+const takeAll = ({ lines, of }, since) => {
+  if (of < since) { location.reload(); return; } // the log was replaced
+  const fresh = lines.slice(Math.max(0, state.of - since));
   if (!fresh.length) return;
   fresh.forEach(take);
-  state.of = of;
+  state.of = since + lines.length;
   for (const listener of listeners) listener(fresh);
 };
 
-export const refresh = async () => takeAll(await (await ask(address("lines", { since: state.of }))).json());
+const exchange = async (path, values, options) => {
+  const since = state.of;
+  takeAll(await (await ask(address(path, { ...values, since }), options)).json(), since);
+};
+
+export const refresh = () => exchange("lines", {});
 
 export const decide = async (lines) => {
-  const body = JSON.stringify(lines);
-  takeAll(await (await ask(address("lines", { since: state.of }), { method: "POST", body })).json());
+  await exchange("lines", {}, { method: "POST", body: JSON.stringify(lines) });
   message("");
 };
 
@@ -95,14 +100,12 @@ const inTurn = (work) => {
 };
 
 export const saveMask = (photo, { labels, width, height }) => inTurn(async () => {
-  const values = { id: photo.id, width, height, base: photo.corrected, since: state.of };
-  takeAll(await (await ask(address("mask", values), { method: "PUT", body: labels })).json());
+  await exchange("mask", { id: photo.id, width, height, base: photo.corrected }, { method: "PUT", body: labels });
   message("");
 });
 
 export const dropMask = (photo) => inTurn(async () => {
-  const values = { id: photo.id, base: photo.corrected, since: state.of };
-  takeAll(await (await ask(address("mask", values), { method: "DELETE", body: new Uint8Array() })).json());
+  await exchange("mask", { id: photo.id, base: photo.corrected }, { method: "DELETE", body: new Uint8Array() });
   message("");
 });
 
@@ -137,14 +140,19 @@ export const isChanged = (photo) => Boolean(photo.verdict && photo.seen && photo
 
 export const LOW = 0.4; // agreement below which it is called low
 
+export const lostTags = (photo) => photo.lost.filter((tag) => tagsOf(photo).includes(tag));
+// What the classifier contradicts, as long as nobody has agreed with it.
+export const doubtedTags = (photo) => photo.doubted.filter(({ tag, tagged }) => tagsOf(photo).includes(tag) === tagged);
+export const isLow = (photo) => photo.agreement !== null && photo.agreement < LOW;
+
 export const reasons = (photo) => {
   if (photo.problem) return [photo.problem];
-  const found = photo.lost.map((tag) => `no pixel of ${tag}`);
-  for (const { tag, tagged, score } of photo.doubted) {
+  const found = lostTags(photo).map((tag) => `no pixel of ${tag}`);
+  for (const { tag, tagged, score } of doubtedTags(photo)) {
     const percent = Math.round(100 * score);
     found.push(tagged ? `classifier sees no ${tag} (${percent} %)` : `classifier sees ${tag} (${percent} %)`);
   }
-  if (photo.agreement !== null && photo.agreement < LOW && !photo.lost.length) {
+  if (isLow(photo) && !lostTags(photo).length) {
     found.push(`maps and mask agree by ${Math.round(100 * photo.agreement)} %`);
   }
   return found;

@@ -55,7 +55,7 @@ const say = () => {
   }
   for (const [name, { slider, score, cover, losses }] of own) {
     score.textContent = (slider.value / 100).toFixed(2);
-    cover.textContent = `${(100 * state.about.tables.cover[name][slider.value]).toFixed(1)} %`;
+    cover.textContent = `${(100 * state.about.cover[name][slider.value]).toFixed(1)} %`;
     losses.textContent = `${lost[name]} of ${tagged[name]}`;
   }
   const share = photos ? (100 * losing / photos).toFixed(1) : "0";
@@ -68,7 +68,7 @@ const meanCover = (tagged) => {
   let sum = 0;
   let count = 0;
   for (const [name, { slider }] of own) {
-    sum += tagged[name] * state.about.tables.cover[name][slider.value];
+    sum += tagged[name] * state.about.cover[name][slider.value];
     count += tagged[name];
   }
   return (100 * sum / Math.max(1, count)).toFixed(1);
@@ -120,7 +120,7 @@ export const start = () => {
     return;
   }
   const body = panel.querySelector("tbody");
-  for (const { name } of state.about.classes) if (state.about.tables.cover[name]) addClass(name, body);
+  for (const { name } of state.about.classes) if (state.about.cover[name]) addClass(name, body);
   all.addEventListener("input", () => {
     for (const { slider } of own.values()) slider.value = all.value;
     say();
