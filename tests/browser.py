@@ -22,6 +22,7 @@ def served(run: Path) -> Iterator[str]:
 
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()
         host = f"127.0.0.1:{listening.getsockname()[1]}"
         config = uvicorn.Config(make_app(Review(run), TOKEN, [host]), log_level="warning", access_log=False)
         server = uvicorn.Server(config)

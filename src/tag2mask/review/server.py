@@ -244,6 +244,7 @@ def _listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind(("127.0.0.1", port))
+        listening.listen()  # so that a browser that is quicker than the server waits
     except (OSError, OverflowError) as error:
         listening.close()
         raise ConfigError(f"--port {port}: can't be used ({error}); choose another, or leave it out") from error
