@@ -618,6 +618,6 @@ def test_two_thousand_photos(opened: Opened, tmp_path: Path, capsys: pytest.Capt
     with capsys.disabled():
         print(
             f"\n2,000 photos: index {index:.1f} s of a core, page ready after {ready:.1f} s, a frame while "
-            f"scrolling through all {middle:.0f} ms (95 %: {slow:.0f}, slowest {slowest:.0f}), another order {order:.0f} ms, search "
-            f"{search:.0f} ms, slider {slide:.0f} ms; at most {most} tiles"
+            f"scrolling through all {middle:.0f} ms (95 %: {slow:.0f}, slowest {slowest:.0f}), another "
+            f"order {order:.0f} ms, search {search:.0f} ms, slider {slide:.0f} ms; at most {most} tiles"
         )
