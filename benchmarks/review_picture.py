@@ -20,7 +20,17 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 SIZE = {"width": 1180, "height": 640}  # pixels of a window
-NEEDED = ("run.json", "index.json", "localization", "affinity", "pseudo_masks", "masks", "predictions")
+NEEDED = (
+    "run.json",
+    "index.json",
+    "localization",
+    "affinity",
+    "walk_rib",
+    "walk_cam",
+    "pseudo_masks",
+    "masks",
+    "predictions",
+)
 
 
 def main() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
 import os
+import shutil
 import socket
 import sys
 import zipfile
@@ -24,7 +26,7 @@ from tag2mask.common.files import digest_file, read_json
 from tag2mask.data import LocalizationMaps, load_maps, read_mask, write_mask
 from tag2mask.refine.threshold import labels_from_maps
 from tag2mask.review.index import agreement_of, build_index
-from tag2mask.review.maps import on_grid, sampled, within
+from tag2mask.review.maps import over_photo, sampled, within
 from tag2mask.review.pictures import mask_pixels, photo_jpeg, strongest
 from tag2mask.review.store import Conflict, Store, exported, imported
 from tag2mask.review.subjects import open_subjects
@@ -40,13 +42,15 @@ def run(tmp_path: Path) -> Path:
 
 def test_maps_by_numpy_are_those_by_torch() -> None:
     rng = np.random.default_rng(0)
-    sums = [rng.random((2, *size)).astype(np.float32) for size in ((7, 10), (4, 5), (1, 1), (13, 21))]
-    maps = LocalizationMaps(np.array([1, 4]), (53, 80), (1.0, 0.5, 0.1, 2.0), sums)
-    for grid in ((14, 20), (53, 80), (3, 4), (1, 1)):
-        assert np.allclose(on_grid(maps, grid), maps.on_grid(grid), atol=2e-6)
-    assert on_grid(LocalizationMaps.none((5, 6)), (5, 6)).shape == (0, 5, 6)
+    sums = [rng.random((2, *size)).astype(np.float32) / 3 for size in ((7, 10), (4, 5), (1, 1), (13, 21))]
+    maps = LocalizationMaps(np.array([1, 4]), (53, 90), (1.0, 0.5, 0.1, 2.0), sums)
+    assert np.allclose(over_photo(maps, (53, 90)), maps.full(), atol=2e-6)
+    absolute = dataclasses.replace(maps, absolute=True)
+    assert np.allclose(over_photo(absolute, (53, 90)), absolute.full(), atol=2e-6)
+    assert over_photo(maps, (3, 4)).shape == (2, 3, 4)
+    assert over_photo(LocalizationMaps.none((5, 6)), (5, 6)).shape == (0, 5, 6)
     empty = LocalizationMaps(np.array([0]), (8, 8), (1.0,), [np.full((1, 2, 2), np.nan, np.float32)])
-    assert not on_grid(empty, (4, 4)).any()
+    assert not over_photo(empty, (4, 4)).any()
 
 
 def test_sides() -> None:
@@ -123,7 +127,7 @@ def test_thresholds_are_answered_from_the_maps(run: Path) -> None:
     assert least["cat"] == pytest.approx(0.1 * covers["cat"][40])
     for name in ("photo 0000", "photo 0005"):
         maps = load_maps(run / "localization" / "rib" / f"{name}.npz")
-        values = on_grid(maps, within(world.SIZE, 64))
+        values = over_photo(maps, within(world.SIZE, 64))
         for k in (0, 25, 40, 77, 100):
             labels = labels_from_maps(values, maps.classes, k / 100)
             for tag in maps.classes:
@@ -185,6 +189,25 @@ def test_a_run_without_anything_to_look_at(tmp_path: Path, run: Path) -> None:
         (bare / name).write_bytes((run / name).read_bytes())
     with pytest.raises(ConfigError, match="neither masks nor maps"):
         open_subjects(bare)
+
+
+def test_maps_are_those_that_masks_were_cut_from(run: Path) -> None:
+    assert open_subjects(run).folders == {"rib": "localization", "cam": "localization"}
+    index = read_json(run / "run.json")
+    index["recipe"]["affinity"] = {}
+    (run / "run.json").write_text(json.dumps(index))
+    (run / "localization").rename(run / "affinity")
+    assert open_subjects(run).folders == {"rib": "affinity", "cam": "affinity"}
+    shutil.copytree(run / "affinity" / "rib", run / "walk_rib" / "rib")
+    manifest = read_json(run / "pseudo_masks" / "manifest.json")
+    manifest["config"]["method"] = "irn+crf"
+    (run / "pseudo_masks" / "manifest.json").write_text(json.dumps(manifest))
+    found = open_subjects(run)
+    assert found.folders == {"rib": "walk_rib", "cam": "affinity"}
+    assert found.cut.adjustable
+    manifest["config"]["method"] = "irn"
+    (run / "pseudo_masks" / "manifest.json").write_text(json.dumps(manifest))
+    assert not open_subjects(run).cut.adjustable
 
 
 def test_two_windows_and_two_programs_lose_nothing(run: Path) -> None:

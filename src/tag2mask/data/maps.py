@@ -85,6 +85,9 @@ class LocalizationMaps:
     size: tuple[int, int]  # (H, W) of the image
     scales: tuple[float, ...]
     sums: list[np.ndarray]  # per scale (n, h_s, w_s) float32: sum over steps of ReLU(CAM) of image and mirror
+    absolute: bool = (
+        False  # sums are scores in 0..1 that keep their height; else each class is divided by its maximum
+    )
 
     @classmethod
     def none(cls, size: tuple[int, int]) -> LocalizationMaps:
@@ -97,21 +100,23 @@ class LocalizationMaps:
 
     def on_grid(self, grid: tuple[int, int]) -> np.ndarray:
         """Return (n, h, w) float32 in 0..1 at a grid over the image, its sides raised to multiples of 16."""
-        import torch
-
-        return _normalised(_joined([torch.from_numpy(s) for s in self.sums], grid)).numpy()
+        return self._finished(self._at(grid))
 
     def at_stride4(self) -> np.ndarray:
         """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""
-        import torch
-
-        return at_stride4([torch.from_numpy(s) for s in self.sums], self.size).numpy()
+        return self._finished(self._at(strided_size(self.size, 4)))
 
     def full(self) -> np.ndarray:
         """Return (n, H, W) float32 in 0..1."""
+        return self._finished(self._at(strided_up_size(self.size, 16))[:, : self.size[0], : self.size[1]])
+
+    def _at(self, size: tuple[int, int]) -> torch.Tensor:
         import torch
 
-        return at_full([torch.from_numpy(s) for s in self.sums], self.size).numpy()
+        return _joined([torch.from_numpy(s) for s in self.sums], size)
+
+    def _finished(self, maps: torch.Tensor) -> np.ndarray:
+        return (maps.clamp(0, 1) if self.absolute else _normalised(maps)).numpy()
 
 
 def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
@@ -128,6 +133,8 @@ def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
     peak = np.max([s.max(axis=(1, 2), initial=0.0) for s in sums], axis=0).astype(np.float32)
     divisor = np.where(peak > 0, peak, np.float32(1))[:, None, None]
     arrays = {f"sum_{index}": (s / divisor).astype(np.float16) for index, s in enumerate(sums)}
+    if maps.absolute:
+        arrays["absolute"] = np.asarray(True)
     with atomic_write(path) as temporary:
         np.savez_compressed(
             temporary,
@@ -149,6 +156,7 @@ def load_maps(path: Path | str) -> LocalizationMaps:
             scales = tuple(round(float(scale), 6) for scale in stored["scales"])
             sums = [stored[f"sum_{index}"].astype(np.float32) * peak for index in range(len(scales))]
             height, width = (int(side) for side in stored["size"])
-            return LocalizationMaps(stored["classes"].astype(np.int64), (height, width), scales, sums)
+            absolute = "absolute" in stored and bool(stored["absolute"])
+            return LocalizationMaps(stored["classes"].astype(np.int64), (height, width), scales, sums, absolute)
     except _DAMAGED as error:
         raise BadFileError(path, f"is no whole map file ({' '.join(str(error).split())})", _REMAKE) from error

@@ -131,7 +131,7 @@ def _epochs(run: Path, folder: str, notes: Notes) -> list[Epoch]:
 def _labels_from(stages: list[StageFacts]) -> str:
     """Folder of the confident labels that the recipe's own pseudo-masks go back to; "" without IRN."""
     own = next((stage.manifest.config for stage in stages if stage.step.folder == "pseudo_masks"), {})
-    if own.get("method") != "irn":
+    if not str(own.get("method")).startswith("irn"):
         return ""
     labels = [stage for stage in stages if stage.step.stage == "confident"]
     return next((s.step.folder for s in labels if s.manifest.config.get("maps") == own.get("maps")), "")

@@ -19,7 +19,7 @@ from tag2mask.data.images import image_size
 from tag2mask.data.masks import read_mask
 from tag2mask.data.records import IGNORED
 from tag2mask.refine.threshold import COVER_STEPS, best_class, cover_by_score, score_of_equal_cover
-from tag2mask.review.maps import on_grid, sampled, within
+from tag2mask.review.maps import over_photo, sampled, within
 from tag2mask.review.subjects import Cut, Subject, Subjects
 from tag2mask.runs.decisions import FOLDER, read_decisions
 
@@ -67,7 +67,7 @@ def _stored(path: Path) -> Any:
 def _stamp(subjects: Subjects, subject: Subject, tags: Sequence[str]) -> str:
     """What tells whether a row still holds: the state of its files, its tags, and how they are compared."""
     files = [subjects.run / layer / "masks" / f"{subject.id}.png" for layer in subject.layers[:1]]
-    files += [subjects.run / subjects.maps / kind / f"{subject.id}.npz" for kind in subject.kinds]
+    files += [subjects.run / subjects.folders[kind] / kind / f"{subject.id}.npz" for kind in subject.kinds]
     states = [(str(path.relative_to(subjects.run)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return digest_value([VERSION, states, tags, subjects.cut.__dict__, subjects.doubted.get(subject.id)])[:16]
 
@@ -88,7 +88,7 @@ def _equal(subjects: Subjects, cut: Cut, kind: str) -> float:
             pair = [subjects.maps_of(subject, name) for name in (cut.kind, kind)]
         except DataError:
             continue  # its own row says so
-        totals += [cover_by_score(on_grid(maps, within(maps.size, GRID))) for maps in pair]
+        totals += [cover_by_score(over_photo(maps, within(maps.size, GRID))) for maps in pair]
         used += 1
     reference, own = totals / max(used, 1)
     return score_of_equal_cover(cut.threshold, reference, own)
@@ -102,7 +102,7 @@ def _row(subjects: Subjects, subject: Subject, named: Sequence[str], scores: dic
     except DataError as error:
         return {"size": [3, 4], "problem": str(error), "doubt": 2.0, "classes": {}, "lost": [], "cuts": {}}
     grid = within(size, GRID)
-    values = {kind: (on_grid(maps, grid), maps.classes) for kind, maps in found.items()}
+    values = {kind: (over_photo(maps, grid), maps.classes) for kind, maps in found.items()}
     labels = [
         np.where(value > scores[kind], best, 0)
         for kind, (best, value) in ((kind, best_class(*pair)) for kind, pair in values.items())

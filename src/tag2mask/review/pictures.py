@@ -12,7 +12,7 @@ from tag2mask.common.errors import DataError
 from tag2mask.data.images import image_size
 from tag2mask.data.masks import read_mask
 from tag2mask.refine.threshold import best_class
-from tag2mask.review.maps import on_grid, sampled, within
+from tag2mask.review.maps import over_photo, sampled, within
 from tag2mask.review.subjects import Subject, Subjects
 
 SIDES = (320, 1280, 4096)  # pixels of a photo's longer side
@@ -44,7 +44,7 @@ def strongest(subjects: Subjects, subject: Subject, kind: str, side: int) -> np.
     """(2, h, w) uint8 within one of `CUT_SIDES`: the strongest class's mask value, and its score as 0..255."""
     side = _one_of(side, CUT_SIDES)
     maps = subjects.maps_of(subject, kind)
-    best, value = best_class(on_grid(maps, within(maps.size, side)), maps.classes)
+    best, value = best_class(over_photo(maps, within(maps.size, side)), maps.classes)
     return np.stack([best, np.rint(255 * np.clip(value, 0, 1)).astype(np.uint8)])
 
 

@@ -56,7 +56,7 @@ class Subjects:
     name: str
     classes: tuple[str, ...]
     photos: dict[str, Subject]
-    maps: str  # folder of the maps that refinements work on
+    folders: dict[str, str]  # of maps by kind, those that the run's pseudo-masks are cut from
     cut: Cut
     reading: Reading
     doubted: dict[str, list[dict[str, Any]]]  # tags that the classifier contradicts, by photo
@@ -79,7 +79,7 @@ class Subjects:
         """The stored maps; DataError for a kind that isn't there."""
         if kind not in subject.kinds:
             raise DataError(f"{subject.id}: has no '{kind}' maps; run localize on it")
-        return load_maps(self._inside(self.run / self.maps / kind / f"{subject.id}.npz"))
+        return load_maps(self._inside(self.run / self.folders[kind] / kind / f"{subject.id}.npz"))
 
     def _inside(self, path: Path) -> Path:
         """The path; DataError where a link leads out of the run's folder."""
@@ -98,9 +98,11 @@ def open_subjects(run: Path) -> Subjects:
     if not info or not (run / "index.json").is_file():
         raise ConfigError(f"{run}: is no run's folder (no run.json and index.json); give one that 'run' wrote")
     index, recipe = parse_index(read_json(run / "index.json")), as_dict(info.get("recipe"))
-    maps = "affinity" if (run / "affinity").is_dir() and recipe.get("affinity") is not None else "localization"
+    made = as_dict(read_json(path)) if (path := run / "pseudo_masks" / "manifest.json").is_file() else {}
+    settings = as_dict(made.get("config")) or as_dict(recipe.get("refine"))
+    folders = {kind: _maps_folder(run, kind, recipe, settings) for kind in KINDS}
     masks = {layer: _names(run / layer / "masks", ".png") for layer in LAYERS}
-    kinds = {kind: _names(run / maps / kind, ".npz") for kind in KINDS}
+    kinds = {kind: _names(run / folders[kind] / kind, ".npz") for kind in KINDS}
     photos = {image.id: _subject(image, masks, kinds) for image in index.images.values() if _usable(image)}
     if not any(subject.layers or subject.kinds for subject in photos.values()):
         raise ConfigError(f"{run}: has neither masks nor maps to look at yet; run it until localize is done")
@@ -108,7 +110,16 @@ def open_subjects(run: Path) -> Subjects:
     reading = config.reading_again(as_dict(info.get("data")))
     name = as_text(info.get("name")) or run.name
     doubted = _doubted(run)
-    return Subjects(run, name, index.classes, photos, maps, _cut(run, recipe, kinds), reading, doubted)
+    cut = _cut(made, settings, kinds)
+    return Subjects(run, name, index.classes, photos, folders, cut, reading, doubted)
+
+
+def _maps_folder(run: Path, kind: str, recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The folder of the maps of a kind that refinements work on."""
+    walked = f"walk_{kind}"
+    if as_text(settings.get("method")).startswith("irn+") and (run / walked).is_dir():
+        return walked
+    return "affinity" if (run / "affinity").is_dir() and recipe.get("affinity") is not None else "localization"
 
 
 def _usable(image: IndexedImage) -> bool:
@@ -130,10 +141,7 @@ def _subject(
     return Subject(image.id, image.path, image.own_labels, image.split, layers, there)
 
 
-def _cut(run: Path, recipe: Mapping[str, Any], kinds: Mapping[str, frozenset[str]]) -> Cut:
-    path = run / "pseudo_masks" / "manifest.json"
-    made = as_dict(read_json(path)) if path.is_file() else {}
-    config = as_dict(made.get("config")) or as_dict(recipe.get("refine"))
+def _cut(made: Mapping[str, Any], config: Mapping[str, Any], kinds: Mapping[str, frozenset[str]]) -> Cut:
     kind = as_text(config.get("maps"))
     if kind not in KINDS or not kinds[kind]:
         kind = next((name for name in KINDS if kinds[name]), KINDS[0])

@@ -54,6 +54,8 @@ ROWS = [  # in the order of the chain
         0.6,
         always=False,
     ),
+    Row("seed_cam_walk", "CAM + walk", "CAM walked between boundaries, thresholded", SEEDS, 0.45, always=False),
+    Row("seed_rib_walk", "RIB + walk", "RIB walked between boundaries, thresholded", SEEDS, 0.65, always=False),
     Row(
         "pseudo_mask", "pseudo-mask", "refined seeds: what the segmenter learns from", PSEUDO_MASKS, 0.75, family=True
     ),

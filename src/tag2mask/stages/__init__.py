@@ -23,6 +23,7 @@ STAGES = {  # command: module, help
         "label the pixels that maps are sure of, for the boundary network (irn)",
     ),
     "train-boundary": ("tag2mask.stages.train_boundary", "train the boundary network on confident labels (irn)"),
+    "walk": ("tag2mask.stages.walk", "walk over the boundaries, and join with the maps by affinity (irn+...)"),
     "refine": ("tag2mask.stages.refine", "turn maps into pseudo-masks, and what that needs first"),
     "train-segmenter": (
         "tag2mask.stages.train_segmenter",

@@ -29,7 +29,6 @@ from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import process_count, run_images
 from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
-from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.saliency import apply_saliency
 from tag2mask.refine.threshold import best_class, threshold_by_class
 from tag2mask.runs.folder import StageFolder, read_manifest
@@ -47,23 +46,10 @@ from tag2mask.stages.saliency import (
 )
 from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.thresholds import FOUND, automatic_threshold
-from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary, with_mirror
+from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary
+from tag2mask.stages.walk import WalkConfig, walked
 
-
-@dataclass(frozen=True)
-class WalkConfig(Settings):
-    """IRN's random walk over the edges, and the threshold on what it gives."""
-
-    # positions of 4 pixels; a step goes to neighbours nearer than this (reference)
-    radius: Annotated[int, Range(ge=2, le=32, note="(a smaller one reaches no neighbour)")] = 5
-    beta: Annotated[float, Range(gt=0, le=1_000_000)] = 10.0  # exponent of the affinities (reference)
-    times: Annotated[int, Range(ge=0, le=16)] = 8  # 2^times steps (reference)
-    power: Annotated[float, Range(gt=0, le=1000)] = 1.3  # exponent of the maps before the walk (reference)
-    method: Literal["chebyshev", "power"] = "chebyshev"  # the same numbers to 1e-6 in a third of the products, or all
-    # background score against scores divided by their maximum (reference: COCO 0.22)
-    threshold: Annotated[float, Range(ge=0, le=1)] = 0.27
-    # goes into scores.json
-    threshold_chosen_on: Annotated[str, Free("any words")] = "the reference's value for VOC 2012"
+WALKED = "irn+"  # before a name in METHODS: the walk's maps, joined with those by affinity, refined by that
 
 
 @dataclass(frozen=True)
@@ -71,9 +57,10 @@ class RefineConfig(Settings):
     """How maps become pseudo-masks."""
 
     maps: Literal["rib", "cam"] = "rib"  # which of the two map folders
-    # irn: boundary network and random walk; auto: dense CRF where installed, else PAMR
-    method: Annotated[str, Free("irn, auto or a name in METHODS, checked below")] = "auto"
-    # background score against the normalised maps; irn has its own, walk.threshold
+    # irn: boundary network and random walk; auto: dense CRF where installed, else PAMR; irn+crf, irn+pamr, irn+none:
+    # the walk joined with the maps by affinity, then that method
+    method: Annotated[str, Free("irn, auto, a name in METHODS or irn+ with one, checked below")] = "auto"
+    # background score against the normalised maps; irn alone has its own, walk.threshold
     # auto: found for the set, without masks
     threshold: Annotated[float | Literal["auto"], Range(ge=0, le=1)] = 0.25
     # how that value was found, where it isn't "auto"; goes into scores.json
@@ -89,8 +76,9 @@ class RefineConfig(Settings):
 
     def check_relations(self) -> None:
         """Raise ConfigError where the unsure scores around the threshold leave 0..1."""
-        if self.method not in ("auto", "irn", *METHODS):
-            raise SettingError(self, ("method",), f"one of auto, irn, {', '.join(METHODS)}")
+        known = ("auto", "irn", *METHODS, *(WALKED + name for name in METHODS))
+        if self.method not in known:
+            raise SettingError(self, ("method",), f"one of {', '.join(known)}")
         if self.method == "irn" and self.thresholds:
             raise SettingError(self, ("thresholds", "method"), "empty for irn, which has walk.threshold")
         for name, own in self.thresholds.items():
@@ -100,6 +88,16 @@ class RefineConfig(Settings):
         if self.unsure and not self.unsure < min(threshold, 1 - threshold):
             name = "walk.threshold" if self.method == "irn" else "threshold"
             raise SettingError(self, ("unsure", name), f"below {name}, {threshold}, and below 1 - {name}")
+
+    @property
+    def by_irn(self) -> bool:
+        """Whether it needs a boundary network."""
+        return self.method == "irn" or self.method.startswith(WALKED)
+
+    @property
+    def along_edges(self) -> str:
+        """The name in METHODS of what follows the image's edges; the walk has done so already."""
+        return "none" if self.method == "irn" else self.method.removeprefix(WALKED)
 
     @property
     def background(self) -> tuple[float, str]:
@@ -112,6 +110,7 @@ class RefineConfig(Settings):
     def used(self) -> dict[str, Any]:
         """The settings that have an effect with this method, for a manifest."""
         unused = {"confident", "boundary", "saliency"}  # the first two are told by the boundary network's digest
+        # and the walk before another method by its maps' settings
         unused |= {"threshold", "threshold_chosen_on"} if self.method == "irn" else {"walk"}
         unused |= set() if self.thresholds else {"thresholds"}
         values = {key: value for key, value in to_mapping(self).items() if key not in unused}
@@ -129,7 +128,7 @@ def background_of(manifest: Mapping[str, Any]) -> tuple[float, str]:
 
 def resolve_method(config: RefineConfig) -> RefineConfig:
     """Replace method "auto" by what this installation has, so that the manifest says what was used."""
-    if config.method == "irn":
+    if config.by_irn:
         return config
     return dataclasses.replace(config, method=method_named(config.method, "refine.method"))
 
@@ -137,7 +136,8 @@ def resolve_method(config: RefineConfig) -> RefineConfig:
 def check(config: RefineConfig) -> None:
     """Raise MissingExtraError or ConfigError for what this installation lacks, before any work is done."""
     resolve_method(config)
-    if config.method == "irn":
+    method_named(config.along_edges, "refine.method")
+    if config.by_irn:
         method_named(config.confident.refinement, "refine.confident.refinement")
     if config.saliency.source is not None:
         check_source(config.saliency)
@@ -145,7 +145,12 @@ def check(config: RefineConfig) -> None:
 
 def title_of(config: RefineConfig) -> str:
     """What a refinement is, e.g. "RIB+IRN+Sal"."""
-    method = METHODS[config.method].title if config.method in METHODS else config.method.upper()
+    if config.method == "irn":
+        method = "IRN"
+    elif config.by_irn:
+        method = f"IRN+{METHODS[config.along_edges].title}"
+    else:
+        method = METHODS[config.method].title if config.method in METHODS else config.method.upper()
     return f"{config.maps.upper()}+{method}" + ("+Sal" if config.saliency.source else "")
 
 
@@ -229,7 +234,7 @@ def _with_threshold(
 
 def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config: RefineConfig) -> dict[str, str]:
     """Check the settings that need other files and return the digests of everything that is read."""
-    maps = read_manifest(localization, "localize", "affinity")
+    maps = read_manifest(localization, "localize", "affinity", "walk")
     inputs = {"dataset": dataset.digest(), "maps": maps["inputs"]["classifier"], "maps_config": str(maps["config"])}
     if config.method == "irn":
         if boundary is None:
@@ -297,14 +302,11 @@ class Refiner:
 
     def _walk(self, image: np.ndarray, maps: LocalizationMaps, steps: dict[str, np.ndarray]) -> np.ndarray:
         """Class scores (n, H, W) in 0..1 by boundary network and random walk; notes edges and walk in `steps`."""
-        walk = self.config.walk
-        edge, _ = self.network.infer(with_mirror(image, self.device), pad_to=self.pad_to)  # (h, w)
-        start = torch.from_numpy(maps.at_stride4()).to(edge.device) ** walk.power  # (n, h, w)
-        walked = random_walk(start, edge, radius=walk.radius, beta=walk.beta, times=walk.times, method=walk.method)
+        edge, walked_maps = walked(self.network, image, maps, self.config.walk, self.pad_to)
         steps["edge"] = edge.cpu().numpy().astype(np.float16)
-        steps["walked"] = (walked / walked.amax().clamp_min(1e-30) if len(walked) else walked).cpu().numpy()
-        steps["walked"] = steps["walked"].astype(np.float16)
-        return walk_scores(walked, maps.size)
+        shown = walked_maps / walked_maps.amax().clamp_min(1e-30) if len(walked_maps) else walked_maps
+        steps["walked"] = shown.cpu().numpy().astype(np.float16)
+        return walk_scores(walked_maps, maps.size)
 
 
 def class_thresholds(config: RefineConfig, classes: Sequence[str]) -> dict[int, float]:
@@ -327,7 +329,7 @@ def labels_of(
     `by_class` are the background scores of single classes, by 0-based index.
     """
     threshold = threshold_by_class(scores, classes, config.background[0], by_class or {})
-    method = "none" if config.method == "irn" else config.method  # the walk has already followed the edges
+    method = config.along_edges
     if not config.unsure:
         return refined_labels(image, scores, classes, threshold, method)
     high, low = threshold + config.unsure, threshold - config.unsure
@@ -338,7 +340,8 @@ def _entries(context: Context) -> Iterable[Planned]:
     from tag2mask.stages.refinements import refinements_of  # which imports this module
 
     for one in refinements_of(context):
-        reads = {"localization": maps_folder(context)} | ({"boundary": one.boundary} if one.boundary else {})
+        maps = one.walk or ("localization" if one.boundary else maps_folder(context))  # a walk starts from plain maps
+        reads = {"localization": maps} | ({"boundary": one.boundary} if one.boundary and not one.walk else {})
         yield Planned(
             STAGE,
             one.folder,
@@ -417,5 +420,5 @@ STAGE = Stage(
     score=_score,
     used=RefineConfig.used,
     notes=_notes,
-    needs=("confident", "train-boundary"),
+    needs=("confident", "train-boundary", "walk"),
 )

@@ -25,8 +25,9 @@ class Refinement:
 
     name: str
     config: RefineConfig  # with the boundary network's backbone and weights filled in
-    confident: str | None = None  # folder of the confident labels, for irn
-    boundary: str | None = None  # folder of the boundary network, for irn
+    confident: str | None = None  # folder of the confident labels, for irn and irn+...
+    boundary: str | None = None  # folder of the boundary network, for irn and irn+...
+    walk: str | None = None  # folder of the walked maps, for irn+...
 
     def as_made(self, out: Path) -> Refinement:
         """The same with what its method "auto" means in the run's folder `out`."""
@@ -61,18 +62,23 @@ def plan(
     """
     labels: dict[str, str] = {}
     networks: dict[str, str] = {}
+    walks: dict[str, str] = {}
     found = []
     for name, asked in {"": own, **comparisons}.items():
         if name:
             check_name(name, "comparisons")
         config = _filled_in(asked, classifier)
-        if config.method != "irn":
+        if not config.by_irn:
             found.append(Refinement(name, config))
             continue
         key = f"{config.maps} {to_mapping(config.confident)}"
         confident = _folder(labels, key, "confident", config.maps, name)
-        boundary = _folder(networks, f"{key} {to_mapping(config.boundary)}", "boundary", config.maps, name)
-        found.append(Refinement(name, config, confident, boundary))
+        key = f"{key} {to_mapping(config.boundary)}"
+        boundary = _folder(networks, key, "boundary", config.maps, name)
+        walk = None
+        if config.method != "irn":
+            walk = _folder(walks, f"{key} {config.walk.used()}", "walk", config.maps, name)
+        found.append(Refinement(name, config, confident, boundary, walk))
     return found
 
 
@@ -102,7 +108,7 @@ def _lacking(one: Refinement) -> str:
 
 
 def distinct(refinements: Sequence[Refinement], kind: str) -> list[Refinement]:
-    """The first refinement of each folder of `kind` ("confident" or "boundary")."""
+    """The first refinement of each folder of `kind` ("confident", "boundary" or "walk")."""
     first: dict[str, Refinement] = {}
     for refinement in refinements:
         folder = getattr(refinement, kind)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -18,7 +20,7 @@ from tag2mask.common.files import digest_value, read_json
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
-from tag2mask.data.transforms import joint_augment, without_edges
+from tag2mask.data.transforms import joint_augment, pasted, without_edges
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import (
@@ -68,6 +70,9 @@ class SegmenterConfig(Settings):
     crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 321  # COCO: 481
     scale_min: Annotated[float, Range(gt=0, le=8)] = 0.5  # random scale of the image
     scale_max: Annotated[float, Range(gt=0, le=8)] = 2.0
+    # share of the samples over which the objects of another image are laid: fewer habits of context (Ghiasi et al.,
+    # "Simple copy-paste", CVPR 2021)
+    paste: Annotated[float, Range(ge=0, le=1)] = 0.0
     balanced: bool = True  # average foreground and background pixels apart
     loss: Annotated[str, Free("a name in networks.LOSSES, checked below")] = "cross_entropy"  # of a pixel
     # pixels on either side of the masks' edges that nothing is learned from
@@ -208,15 +213,23 @@ class Samples:
 
     def __call__(self, epoch: int, index: int) -> Sample:
         """Image (3, crop, crop) and labels (crop, crop); the draws depend on seed, epoch and the image's id alone."""
-        record, config = self.records[index], self.config
+        record = self.records[index]
+        rng = rng_for(self.seed, "segment", epoch, record.id)
+        pixels, labels = self._view(record, rng)
+        if self.config.paste and rng.random() < self.config.paste:
+            other = self.records[rng.randrange(len(self.records))]
+            with suppress(DataError):  # its own turn reports it
+                pixels, labels = pasted(pixels, labels, *self._view(other, rng))
+        return torch.from_numpy(pixels), torch.from_numpy(labels)
+
+    def _view(self, record: ImageRecord, rng: Random) -> tuple[np.ndarray, np.ndarray]:
+        config = self.config
         image, mask = self.pair(record)
         if config.unsure_edges:
             mask = without_edges(mask, config.unsure_edges)
-        rng = rng_for(self.seed, "segment", epoch, record.id)
-        pixels, labels = joint_augment(
+        return joint_augment(
             image, mask, rng, crop_size=config.crop_size, scales=(config.scale_min, config.scale_max)
         )
-        return torch.from_numpy(pixels), torch.from_numpy(labels)
 
     def pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
         """The image (H, W, 3) and its mask (H, W), both uint8, at the record's size."""
