@@ -18,9 +18,9 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from tag2mask.common.errors import DataError
 from tag2mask.common.seeding import seed_for
+from tag2mask.data.records import IGNORED
 from tag2mask.refine.threshold import best_class
 
-IGNORED = 255
 _AT_ONCE = 25  # resamples
 SLIP_VALUES = 256  # with the reference's COCO slip 255 is a class of its own
 

@@ -17,6 +17,20 @@ DEFAULT_RECIPE = "photos"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning Fabric's
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of an option: a whole number from `least` up; argparse says what was given instead."""
+
+    def number(text: str) -> int:
+        if not text.removeprefix("-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} up")
+        return int(text)
+
+    return number
+
+
 def add_command(
     commands: Any, name: str, text: str, function: Callable[[Any], int | None]
 ) -> argparse.ArgumentParser:
@@ -36,17 +50,19 @@ def add_recipe_options(command: argparse.ArgumentParser, optional: bool = False)
     )
     command.add_argument("--data", type=Path, help="the data set's folder or label file")
     command.add_argument("--out", type=Path, help="the run's folder (default runs/RECIPE)")
-    command.add_argument("--limit", type=int, metavar="N", help="train on a class-balanced subset of N images")
+    command.add_argument("--limit", type=at_least(1), metavar="N", help="train on N images, class-balanced")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's setting")
 
 
 def add_execution_options(command: argparse.ArgumentParser) -> None:
     """Options of commands that compute: devices, processes."""
     command.add_argument("--device", default="auto", choices=DEVICES, help="what computes (default auto)")
-    command.add_argument("--devices", type=int, default=1, help="how many devices train together (default 1)")
-    command.add_argument("--precision", default="32-true", help="of training, as Lightning Fabric names it")
-    command.add_argument("--workers", type=int, default=1, help="processes that load images in training (default 1)")
-    command.add_argument("--processes", type=int, default=0, help="processes for single images (default: CPU cores)")
+    command.add_argument("--devices", type=at_least(1), default=1, help="how many devices train together (default 1)")
+    command.add_argument("--precision", default="32-true", choices=PRECISIONS, help="of training")
+    command.add_argument("--workers", type=at_least(0), default=1, help="processes that load images (default 1)")
+    command.add_argument(
+        "--processes", type=at_least(0), default=0, help="processes for single images (default: cores)"
+    )
     command.add_argument(
         "--ray",
         nargs="?",

@@ -283,16 +283,6 @@ def load_classifier_weight(classifier: CAMClassifier, weight: Tensor, source: st
         own.copy_(weight)
 
 
-def load_state(classifier: CAMClassifier, state: State, classifier_weight: Tensor | None = None) -> None:
-    """Load a backbone's state in timm's/torchvision's key names into an existing classifier."""
-    network = create_network(classifier.backbone.name)
-    load_backbone_state(network, state, source="state")
-    fresh = split_network(network, classifier.backbone.name)
-    classifier.backbone.load_state_dict(fresh.state_dict())
-    if classifier_weight is not None:
-        load_classifier_weight(classifier, classifier_weight, "state")
-
-
 def save_module(module: nn.Module, path: Path) -> None:
     """Save a module's state as safetensors, whole or not at all."""
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tag2mask.data.records import IGNORED
 from tag2mask.refine.methods import METHODS, by_threshold
 from tag2mask.refine.threshold import Labels, Threshold
 
-UNSURE = 255
 WALK_STRIDE = 4  # image pixels a position of the walk
 
 
@@ -43,7 +43,7 @@ def confident_labels(
     """
     strict = refined_labels(image, maps, classes, foreground, method)
     generous = refined_labels(image, maps, classes, background, method)
-    labels = np.full_like(strict, UNSURE)
+    labels = np.full_like(strict, IGNORED)
     labels[strict > 0] = strict[strict > 0]
     labels[(strict == 0) & (generous == 0)] = 0
     return labels

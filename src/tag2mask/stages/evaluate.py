@@ -16,6 +16,7 @@ from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.progress import track
 from tag2mask.config import Range, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, load_maps, read_mask
+from tag2mask.data.records import IGNORED
 from tag2mask.engine.images import process_count
 from tag2mask.metrics import (
     SegmentationScore,
@@ -173,7 +174,7 @@ class Part:
 
     def add(self, record: ImageRecord, labels: np.ndarray, true: np.ndarray) -> None:
         """Count one image; `labels` may hold 255 for unsure."""
-        prediction = np.where(labels == 255, 0, labels)
+        prediction = np.where(labels == IGNORED, 0, labels)
         confusion = self.score.update(prediction, true)
         hits = np.diagonal(confusion)
         self.counts.append((hits.astype(np.int64), confusion.sum(axis=0) + confusion.sum(axis=1) - hits))
@@ -182,12 +183,12 @@ class Part:
         value = float(mean_iou(class_iou(plain)))
         if value == value:
             self.per_image[record.id] = value
-        known = labels != 255
+        known = labels != IGNORED
         if known.all():
             self.decided.add(plain)
         else:
             self.decided.update(prediction, np.where(known, true, 255))
-        self.pixels += np.count_nonzero(known & (true != 255)), np.count_nonzero(true != 255)
+        self.pixels += np.count_nonzero(known & (true != IGNORED)), np.count_nonzero(true != IGNORED)
 
 
 def _count(truth: Truth, predict: Predict, slip: bool, records: Sequence[ImageRecord]) -> Part:
