@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tag2mask.data.records import IGNORED
 from tag2mask.refine.methods import METHODS, by_threshold
-from tag2mask.refine.threshold import Labels
+from tag2mask.refine.threshold import Labels, Threshold
 
 WALK_STRIDE = 4  # image pixels a position of the walk
 
 
 def refined_labels(
-    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float, method: str
+    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold, method: str
 ) -> Labels:
     """Labels (H, W) uint8 of maps (n, H, W) in 0..1 over a background of `threshold`, refined along edges.
 
@@ -32,8 +32,8 @@ def confident_labels(
     maps: npt.NDArray,
     classes: npt.NDArray,
     *,
-    foreground: float,
-    background: float,
+    foreground: Threshold,
+    background: Threshold,
     method: str,
 ) -> Labels:
     """Labels (H, W) uint8 of the pixels that two background scores agree on, 255 elsewhere.

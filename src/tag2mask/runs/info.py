@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from tag2mask.common.errors import ConfigError
@@ -22,13 +21,6 @@ from tag2mask.runs.folder import parse_manifest, versions
 from tag2mask.runs.index import index_of
 
 KEPT = ("versions", "machine", "record", "started", "seconds", "failures")  # of an earlier call, until done again
-    "versions",
-    "machine",
-    "record",
-    "started",
-    "seconds",
-    "failures",
-)  # of an earlier call, until there is something new
 
 
 def read_info(out: Path) -> dict[str, Any]:
@@ -170,6 +162,8 @@ def write_start(out: Path, info: dict[str, Any], steps: Iterable[Step], parts: S
 
 def machine() -> dict[str, Any]:
     """What a cost was measured on."""
+    import torch  # which takes seconds, and readers of a run need it not
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
 

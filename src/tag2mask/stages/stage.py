@@ -11,6 +11,7 @@ from tag2mask.common.files import read_object
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
+from tag2mask.runs.decisions import Effect
 from tag2mask.runs.folder import StageFolder, refuse_other, started_without
 from tag2mask.runs.info import Step
 from tag2mask.runs.scores import Score
@@ -32,6 +33,7 @@ class Context:
     out: Path
     execution: Execution = field(default_factory=Execution)
     say: Say = print
+    effect: Effect = field(default_factory=Effect)  # what a review has decided; tags and thresholds are applied
 
     @property
     def seed(self) -> int:
