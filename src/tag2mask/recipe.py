@@ -24,6 +24,7 @@ from tag2mask.config import (
 )
 from tag2mask.data import Dataset, read_dataset
 from tag2mask.data.settings import DataConfig
+from tag2mask.presets import with_backbone
 from tag2mask.stages import all_stages
 from tag2mask.stages.affinity import AffinityStageConfig
 from tag2mask.stages.evaluate import EvaluateConfig
@@ -81,11 +82,13 @@ class Recipe(Settings):
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by path, or by the name of one that comes along; `overrides` are like "classifier.epochs=3".
 
-    `like: NAME` in a recipe begins from another one, which it changes. ConfigError names the key, the file, the line
-    and the nearest valid key.
+    `like: NAME` in a recipe begins from another one, which it changes. `backbone: NAME`, in the file or as an override,
+    stands for the settings of a preset (presets.py): those of the file give way to it, other overrides don't.
+    ConfigError names the key, the file, the line and the nearest valid key.
     """
     path = find_recipe(path)
     values, lines = _with_base(path)
+    values, overrides = with_backbone(values, overrides, str(path), lines)
     values = expanded(with_overrides(values, overrides, lines), str(path), lines)
     sections = {stage.section: stage for stage in all_stages() if stage.section}
     extra: dict[str, Any] = {
