@@ -82,8 +82,8 @@ class Recipe(Settings):
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by path, or by the name of one that comes along; `overrides` are like "classifier.epochs=3".
 
-    `like: NAME` in a recipe begins from another one, which it changes. `backbone: NAME`, in the file or as an override,
-    stands for the settings of a preset (presets.py): those of the file give way to it, other overrides don't.
+    `like: NAME` in a recipe begins from another one, which it changes. `backbone: NAME`, in the file or as an
+    override, stands for the settings of a preset (presets.py): those of the file give way, other overrides don't.
     ConfigError names the key, the file, the line and the nearest valid key.
     """
     path = find_recipe(path)

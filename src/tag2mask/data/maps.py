@@ -150,7 +150,7 @@ def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
     peak = np.max([s.max(axis=(1, 2), initial=0.0) for s in sums], axis=0).astype(np.float32)
     divisor = np.where(peak > 0, peak, np.float32(1))[:, None, None]
     arrays = {f"sum_{index}": (s / divisor).astype(np.float16) for index, s in enumerate(sums)}
-    flags = {name: np.asarray(True) for name in ("absolute", "whole") if getattr(maps, name)}
+    arrays |= {name: np.asarray(True) for name in ("absolute", "whole") if getattr(maps, name)}
     with atomic_write(path) as temporary:
         np.savez_compressed(
             temporary,
@@ -158,7 +158,6 @@ def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
             size=np.asarray(maps.size, dtype=np.int32),
             scales=np.asarray(maps.scales, dtype=np.float32),
             peak=peak,
-            **flags,
             **arrays,  # type: ignore[arg-type]  # the stub takes its flag for one of these
         )
 

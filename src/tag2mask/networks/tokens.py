@@ -106,7 +106,7 @@ class PatchMap(nn.Module):
 def token_stages(net: Any) -> list[list[nn.Module]]:
     """Five stages of as many blocks each as can be; the first embeds, the last norms."""
     depth = len(net.blocks)
-    blocks = [TokenBlock(net, index) for index in range(depth)]
+    blocks: list[nn.Module] = [TokenBlock(net, index) for index in range(depth)]
     ends = [round(depth * stage / 5) for stage in range(6)]
-    stages: list[list[nn.Module]] = [blocks[start:end] for start, end in pairwise(ends)]
+    stages = [blocks[start:end] for start, end in pairwise(ends)]
     return [[Embedding(net), *stages[0]], *stages[1:4], [*stages[4], TokenNorm(net)]]
