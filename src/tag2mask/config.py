@@ -21,6 +21,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 
 from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.common.yaml_files import parse_yaml
 
 C = TypeVar("C")
 PRESET = "preset"  # in a section: start from a named set of values
@@ -137,8 +138,7 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(f"{path}: no such recipe; give a YAML file")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        values = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values, node = parse_yaml(text)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path} line {line}: not in UTF-8; save the file as UTF-8") from error
@@ -325,7 +325,7 @@ def with_overrides(
             target.clear()  # it stands for all settings of its section; what comes after it changes single ones
             replaced = tuple(sections)
         try:
-            target[key] = yaml.safe_load(value)
+            target[key] = parse_yaml(value)[0]
         except (yaml.YAMLError, ValueError) as error:  # the latter for a date that doesn't exist
             reason = getattr(error, "problem", None) or "see its brackets and quotes"
             raise ConfigError(

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tag2mask.common.files import read_json
+from tag2mask.common.files import read_object
+from tag2mask.config import build
 from tag2mask.data import Dataset, ImageRecord
 from tag2mask.data.class_files import write_class_files
 from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.photos import photos_dataset
 from tag2mask.engine.execution import Execution
-from tag2mask.recipe import load_recipe
+from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.runs.folder import parse_manifest, read_manifest
+from tag2mask.runs.index import parse_index
 from tag2mask.runs.info import read_info
 from tag2mask.stages.predict import PredictConfig, predict
 from tag2mask.stages.train_segmenter import SegmenterConfig, load_segmenter
@@ -44,13 +46,11 @@ def predict_photos(
     run_folder, out = Path(run_folder), Path(out)
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
     recipe = load_recipe(run_folder / "recipe.yaml")
-    reading = recipe.data.reading_again(read_info(run_folder).get("data", {}))
-    dataset = photos_dataset(photos, classes, tags).at_most(recipe.data.long_side).read_as(reading)
-    dataset = dataclasses.replace(dataset, background=recipe.data.background)
+    dataset = _as_in_run(photos_dataset(photos, classes, tags), recipe, run_folder)
     config = dataclasses.replace(config or recipe.predict, restrict=tags is not None)
     predict(dataset, run_folder / "segmenter", out, config, execution=execution)
     write_class_files(out, classes, background=dataset.background)
-    return parse_manifest(read_json(out / "manifest.json")).failed
+    return parse_manifest(read_object(out / "manifest.json")).failed
 
 
 def predict_listed(
@@ -59,10 +59,17 @@ def predict_listed(
     """Segment `images` (path by id) by the network of a run into `out`/masks/ID.png; return the network's classes."""
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
     records = tuple(ImageRecord(image_id, path.absolute(), ()) for image_id, path in images.items())
-    dataset = Dataset("listed", classes, records)
-    config = load_recipe(run_folder / "recipe.yaml").predict
-    predict(dataset, run_folder / "segmenter", out, config, execution=execution)
+    recipe = load_recipe(run_folder / "recipe.yaml")
+    dataset = _as_in_run(Dataset("listed", classes, records), recipe, run_folder)
+    predict(dataset, run_folder / "segmenter", out, recipe.predict, execution=execution)
     return classes
+
+
+def _as_in_run(dataset: Dataset, recipe: Recipe, run_folder: Path) -> Dataset:
+    """New photos, read as the run's own were: size, bands, range of values, and whether there is a background."""
+    reading = recipe.data.reading_again(read_info(run_folder).get("data", {}))
+    dataset = dataset.at_most(recipe.data.long_side).read_as(reading)
+    return dataclasses.replace(dataset, background=recipe.data.background)
 
 
 def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Parity:
@@ -74,7 +81,7 @@ def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Pari
     from tag2mask.exports.onnx import export_network
 
     manifest = read_manifest(run_folder / "segmenter", "train-segmenter")
-    config = SegmenterConfig(**manifest["config"])
+    config = build(SegmenterConfig, manifest["config"], source=str(run_folder / "segmenter" / "manifest.json"))
     recipe = load_recipe(run_folder / "recipe.yaml")
     classes = tuple(manifest["classes"])
     paths = _own_photos(run_folder) if photos is None else [r.path for r in photos_dataset(photos, classes).records]
@@ -92,8 +99,8 @@ def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Pari
 
 def _own_photos(run_folder: Path) -> list[Path]:
     """Some photos of a run by its index, of as many sizes as there are."""
-    index = read_json(run_folder / "index.json")
-    paths = [path for path in (Path(entry["path"]) for entry in index["images"].values()) if path.is_file()]
+    images = parse_index(read_object(run_folder / "index.json")).images
+    paths = [image.path for image in images.values() if image.path is not None and image.path.is_file()]
     by_size: dict[tuple[int, int], list[Path]] = {}
     for path in paths[: 20 * CHECKED_ON]:
         by_size.setdefault(image_size(path), []).append(path)

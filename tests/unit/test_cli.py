@@ -13,6 +13,9 @@ from PIL import Image
 from tag2mask.cli import main
 from tag2mask.common.errors import DataError
 
+ROOM = "make room there, then give the same command again: what is finished is kept\n"
+ALLOW = "it can't be written there: choose another --out, or allow it\n"
+
 
 def test_help_does_not_import_torch() -> None:
     code = """
@@ -58,6 +61,9 @@ def test_data_check_counts_and_lists(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["run", "photo", "--data", "x"], "did you mean 'photos'"),
         (["run", "photos", "--data", "/does/not/exist"], "no such file or folder"),
         (["report", "/does/not/exist"], "no such folder"),
+        (["choose", "/does/not/exist"], "no run's folder"),
+        (["new", "/does/not/exist"], "no such file or folder"),
+        (["run", "/does/not/exist"], "no such recipe file or name"),
         (["predict", "--images", "x"], "needs --out RUN"),
         (["data", "check", "/does/not/exist"], "no such file or folder"),
         (["results", "nowhere"], "no such folder"),
@@ -102,12 +108,12 @@ def test_wrong_use_ends_with_one_line_below_the_usage(arguments: list[str], caps
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (PermissionError(13, "Permission denied", "/data/runs"), "error: Permission denied: /data/runs\n"),
+        (PermissionError(13, "Permission denied", "/data/runs"), "error: Permission denied: /data/runs; " + ALLOW),
         (
             OSError(28, "No space left on device", "/r/.weights.712-a0b1c2.partial.safetensors"),
-            "error: No space left on device: /r/weights.safetensors\n",
+            "error: No space left on device: /r/weights.safetensors; " + ROOM,
         ),
-        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device; " + ROOM),
         (ConnectionError("no route\nto host"), "error: no route to host\n"),
         (DataError("x.jpg: is empty"), "error: x.jpg: is empty\n"),
         (KeyboardInterrupt(), "\nstopped; the same command goes on where it stopped\n"),

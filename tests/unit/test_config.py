@@ -48,7 +48,10 @@ def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
         ("seed: [1]", r"seed is \[1\]"),
         ("name: 'x", "not valid YAML"),
         ("name: 2024-13-45", "not valid YAML"),
-        (f"classifier: {{learning_rate: 1{400 * '0'}}}", r"classifier.learning_rate is 10+; expected a number"),
+        (
+            f"classifier: {{learning_rate: 1{400 * '0'}}}",
+            r"classifier.learning_rate is 10+(;|[.]{3}) expected a number",
+        ),
         ("classifier: {batch_size: 0}", r"line 2: classifier.batch_size is 0; expected 1 or more, at most 8192$"),
         ("classifier:\n  learning_rate: .nan", r"line 3: classifier.learning_rate is nan; expected above 0"),
         ("evaluate: {threshold: .inf}", r"evaluate.threshold is inf; expected 0 or more, at most 1, or null$"),

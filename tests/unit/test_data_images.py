@@ -231,3 +231,30 @@ def test_large_pictures_are_read_smaller(tmp_path: Path, suffix: str, orientatio
     expected = np.array(Image.fromarray(whole).resize(small.shape[1::-1], Image.Resampling.BICUBIC))
     assert close(small, expected, 12)
     assert np.array_equal(decode_image(tmp_path / f"a.{suffix}", long_side=481), whole)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "I;16", "L"])
+@pytest.mark.parametrize("long_side", [None, 20])
+def test_strips_change_nothing(
+    mode: str, long_side: int | None, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colour, path = Image.fromarray(photo), tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    if mode == "I;16":
+        Image.fromarray(photo[..., 0].astype(np.uint16) * 200).save(path)
+    elif mode == "P":
+        colour.quantize(16).save(path, transparency=3)
+    else:
+        faded = colour.convert("RGBA")
+        faded.putalpha(Image.fromarray(photo[..., 1]))
+        (faded if "A" in mode else colour).convert(mode).save(path)
+    whole = decode_image(path, long_side=long_side)
+    monkeypatch.setattr("tag2mask.data.images._STRIP", 100)
+    assert np.array_equal(decode_image(path, long_side=long_side), whole)
+
+
+def test_a_small_file_may_not_claim_what_takes_a_gigabyte(tmp_path: Path) -> None:
+    claims_size(tmp_path / "bomb.png", 10_000, 9_000)
+    with pytest.raises(DataError, match=r"over the limit of 80000000 pixels; set data\.long_side"):
+        decode_image(tmp_path / "bomb.png")
+    with pytest.raises(DataError, match="is damaged or cut off"):  # it is read where the limit was raised for it
+        decode_image(tmp_path / "bomb.png", max_pixels=100_000_001)

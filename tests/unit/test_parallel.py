@@ -14,6 +14,7 @@ import torch
 
 from ray_work import NoWork
 from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.engine.apart import can_fork
 from tag2mask.engine.images import process_count, run_images
 from tag2mask.runs.folder import StageFolder
 
@@ -63,6 +64,19 @@ def test_an_image_that_always_kills_its_worker_is_noted(tmp_path: Path) -> None:
     assert "died twice" in failures["image2"]
 
 
+@pytest.mark.skipif(not can_fork(), reason="needs fork")
+def test_work_that_aborts_fails_alone_in_one_process_too(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path / "stage", "refine", config={}, seed=0, inputs={})
+    (tmp_path / "out").mkdir()
+    more = {"processes": 1, "total": len(IDS), "description": "work", "apart": True}
+    run_images(IDS, Work, (tmp_path / "out", "", "image2"), folder, **more)  # type: ignore[arg-type]
+    assert {p.name for p in (tmp_path / "out").iterdir()} - {"died"} == set(IDS) - {"image1", "image2"}
+    assert folder.failures["image1"] == "image1.jpg: broken"
+    assert folder.failures["image2"].startswith("image2: its process ended with status 9; take the photo out,")
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run_images(IDS, TooLarge, ("bug",), folder, **more)  # type: ignore[arg-type]
+
+
 def test_work_that_cannot_be_built_is_an_error_not_a_death(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path, "refine", config={}, seed=0, inputs={})
     with pytest.raises(ConfigError, match=r"tag2mask\[crf\]"):
@@ -85,12 +99,11 @@ def test_process_count() -> None:
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
-        "import os, sys, time\nfrom concurrent.futures import ProcessPoolExecutor\n"
-        "from multiprocessing import get_context\nfrom tag2mask.engine import images as parallel\n"
+        "import os, sys, time\nfrom tag2mask.common.workers import WorkerPool\n"
+        "from tag2mask.engine import images as parallel\n"
         "def make():\n    print(os.getpid(), flush=True)\n    return time.sleep\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, mp_context=get_context('spawn'), initializer=parallel._start,\n"
-        "                               initargs=(make, ()))\n"
+        "    pool = WorkerPool(1, parallel._start, (make, ()))\n"
         "    pool.submit(time.sleep, 600).result()\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)

@@ -92,7 +92,7 @@ def test_a_refused_call_changes_nothing(world: tuple[Dataset, Path]) -> None:
     _, out = world
     opened(out)
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    assert set(before) == {"run.json", "recipe.yaml", "index.json"}
+    assert set(before) == {"run.json", "recipe.yaml", "index.json", ".lock"}
     for recipe, named in (
         (changed(refine={"threshold": 0.3}), r"pseudo_masks: .*config.threshold: 0.45 there, 0.3 now"),
         (changed(classifier={"epochs": 3}), r"classifier: .*config.epochs: 0 there, 3 now"),

@@ -112,6 +112,24 @@ def test_rounds_go_on_from_one_another(squares: Dataset, tmp_path: Path) -> None
     ]
 
 
+def test_objects_of_another_photo_are_laid_over_a_sample(squares: Dataset) -> None:
+    paths = {record.id: record.mask_path for record in squares.records}
+
+    def sample(share: float, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        config = dataclasses.replace(CONFIG, paste=share)
+        return Samples(squares.records, paths, None, config, 0)(epoch, 1)  # type: ignore[arg-type]
+
+    more = 0
+    for epoch in range(6):
+        plain, _ = sample(0.0, epoch)
+        image, labels = sample(1.0, epoch)
+        changed = (image != plain).any(dim=0)
+        assert ((labels[changed] > 0) & (labels[changed] < 255)).all()  # what is new is an object
+        more += int(changed.sum())
+        assert torch.equal(image, sample(1.0, epoch)[0])
+    assert more > 0
+
+
 def test_edges_of_masks_are_unsure_where_asked(squares: Dataset) -> None:
     paths = {record.id: record.mask_path for record in squares.records}
     samples = [

@@ -141,7 +141,7 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(tmp_path: Path) -> None:
     def broken(epoch: int, index: int) -> tuple[Tensor, Tensor]:
         return torch.full((3, 4, 4), float("nan")), torch.ones(1)
 
-    with pytest.raises(ConfigError, match="lower the learning rate"):
+    with pytest.raises(ConfigError, match="lower learning_rate than"):
         train(tmp_path / "a", load_sample=broken)
 
 

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tag2mask import __version__
-from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, results, run, toy
+from tag2mask.cli import (
+    ablate,
+    choose,
+    data,
+    demo,
+    export,
+    hgr,
+    new,
+    recipes,
+    report,
+    rerun,
+    results,
+    review,
+    run,
+    toy,
+)
 from tag2mask.common.errors import Tag2MaskError
+from tag2mask.common.files import FULL, GONE
+from tag2mask.common.memory import out_of_memory
 
 GROUPS = (
+    new,
     run,
+    choose,
+    rerun,
     report,
+    review,
     data,
     recipes,
     export,
@@ -24,6 +49,14 @@ GROUPS = (
     toy,
     hgr,
 )  # in --help's order
+_OUT_OF_MEMORY = (
+    "out of memory; give fewer --processes or --workers, smaller photos (data.long_side) or another --device"
+)
+_REMEDIES = (
+    (FULL, "; make room there, then give the same command again: what is finished is kept"),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "; it can't be written there: choose another --out, or allow it"),
+    (GONE, "; once the drive is back, give the same command again: what is finished is kept"),
+)
 _UNFINISHED = re.compile(r"\.([^/\\]+)\.\d+(?:-[0-9a-f]{6})?\.partial")  # names of what is being written
 
 
@@ -34,14 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        return int(options.command(options) or 0)
+        with _stopped_by_sigterm():
+            return int(options.command(options) or 0)
     except Tag2MaskError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stopped:
         again = "goes on where it stopped" if getattr(options, "resumes", True) else "starts anew"
         print(f"\nstopped; the same command {again}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stopped, Terminated) else 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -50,12 +89,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems and containers send it before they kill."""
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does; only a program's main thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _os_text(error: OSError) -> str:
-    """One line of what the system said and about which file; one that isn't whole yet goes by its final name."""
+    """One line of what the system said, about which file and the remedy; a file that isn't whole goes by its name."""
     text = error.strerror or str(error) or type(error).__name__
     if error.filename:
         text += ": " + _UNFINISHED.sub(r"\1", str(error.filename))
-    return " ".join(text.split())
+    remedy = next((remedy for numbers, remedy in _REMEDIES if error.errno in numbers), "")
+    return " ".join((text + remedy).split())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     """Add `report`."""
     report = add_command(commands, "report", "write the HTML report of a run's folder", _report)
     report.add_argument("run", type=Path, help="the run's folder")
-    report.add_argument("--examples", type=int, default=24, help="examples a section (default 24)")
+    report.add_argument("--examples", type=int, default=12, help="examples a section (default 12)")
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -22,5 +22,9 @@ def _report(options: argparse.Namespace) -> int:
 
     if not options.run.is_dir():
         raise ConfigError(f"{options.run}: no such folder; give the folder of a run")
+    if not (options.run / "run.json").exists() and not any(options.run.glob("*/manifest.json")):
+        raise ConfigError(f"{options.run}: no run's folder (no run.json); give the folder of a run")
+    if options.examples < 0:
+        raise ConfigError(f"--examples {options.examples}: give 0 or more")
     print(f"report: {write_report(options.run, examples=options.examples)}")
     return 0

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+_LONG = re.compile(r"\S{400,}")  # a word that no terminal shows well, as from a damaged file
+
 
 class Tag2MaskError(Exception):
     """Base of all errors that are meant for the user's eyes; the CLI prints them without a traceback."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(_LONG.sub(lambda found: f"{found[0][:100]}...", str(text)))
 
 
 class DataError(Tag2MaskError):
@@ -22,6 +28,18 @@ class ConfigError(Tag2MaskError):
 
 class WeightsError(Tag2MaskError):
     """Weights that are missing, of the wrong kind, or cannot be trusted."""
+
+
+class GoneError(Tag2MaskError):
+    """A folder or drive that was there when the work began and isn't any more: no fault of any single image."""
+
+    def __init__(self, place: Path | str, reason: str = "is not there (any more)") -> None:
+        self.place, self.reason = place, reason
+        super().__init__(f"{place}: {reason}; once it is back, give the same command again: what is finished is kept")
+
+    def __reduce__(self) -> tuple[type[GoneError], tuple[Path | str, str]]:
+        """Let it cross from one process to another."""
+        return GoneError, (self.place, self.reason)
 
 
 class MissingExtraError(Tag2MaskError):

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tag2mask.common.errors import DataError
+
+FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))  # no room
+GONE = tuple(  # the drive is lost
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "ENXIO")
+    if hasattr(errno, name)
+)
+_UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{6}\.partial(?:\.[^.]*)?")  # what killed processes leave
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether this is what a process was writing when it was killed, by the name."""
+    return _UNFINISHED.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing in `folder` and the folders in it; nobody may be writing there."""
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())):
+        for path in filter(is_leftover, place.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+_FAILED_WRITE = re.compile(r"I/O error|IoError|iostream error|inline_container|failed writing|write failed")
+_LITTLE = 64 * 2**20  # bytes: less is left than weights take
 
 
 @contextmanager
@@ -26,8 +57,21 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except Exception as error:
+        if not isinstance(error, OSError) and _FAILED_WRITE.search(str(error)):  # of torch, or of safetensors
+            raise OSError(*_cause_of(error, path.parent), str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _cause_of(error: Exception, folder: Path) -> tuple[int, str]:
+    """The number and text that the system has for a write that failed, where a library has its own."""
+    told = re.search(r"(?:code: |os error )(\d+)", str(error))  # torch doesn't say
+    full = shutil.disk_usage(folder).free < _LITTLE
+    number = int(told[1]) if told else errno.ENOSPC if full else errno.EIO
+    return number, os.strerror(number)
 
 
 @contextmanager
@@ -51,9 +95,44 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+class JSONError(DataError, ValueError):
+    """A file that isn't the JSON it should be."""
+
+
+class JSONObject(dict[str, Any]):
+    """The object on top of a JSON file; DataError names the file where a key is asked for that it hasn't."""
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise JSONError(f"{self.path}: has no '{key}'; it is damaged or not tag2mask's, take a whole copy")
+
+    def __reduce__(self) -> tuple[type[dict], tuple[dict[str, Any]]]:
+        """Other processes get a plain dict."""
+        return dict, (dict(self),)
+
+
+def parse_json(text: str | bytes, source: Path | str) -> Any:
+    """Parse UTF-8 JSON; JSONError, naming `source`, for anything else and for thousands of values in each other."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise JSONError(f"{source}: is not valid JSON ({' '.join(str(error).split())}); take a whole copy") from error
+
+
 def read_json(path: Path | str) -> Any:
-    """Read a UTF-8 JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a UTF-8 JSON file; JSONError where it isn't one."""
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def read_object(path: Path | str) -> JSONObject:
+    """Read a JSON file with an object on top; JSONError where it is something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise JSONError(f"{path}: holds a {type(value).__name__} where an object is expected; take a whole copy")
+    return JSONObject(Path(path), value)
 
 
 def digest_file(path: Path | str) -> str:

@@ -1,4 +1,4 @@
-"""Keep freed memory in the process: on a CPU, returning it and faulting it in again costs a quarter of a run."""
+"""Memory: freed blocks are kept, as returning and faulting them in again costs a quarter of a run; none is left."""
 
 from __future__ import annotations
 
@@ -24,3 +24,16 @@ def keep_freed_memory() -> bool:
         return False  # musl and others have no mallopt
     largest = 2**31 - 1
     return all((mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, largest), mallopt(_M_TOP_PAD, _TOP_PAD)))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or on a GPU; if so, what torch keeps there for later is given back."""
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return True
+    if not isinstance(error, RuntimeError) or "out of memory" not in text:
+        return False
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return True

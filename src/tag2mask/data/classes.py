@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from tag2mask.common.errors import DataError
+from tag2mask.common.yaml_files import parse_yaml
 from tag2mask.data.records import IGNORED, MAX_CLASSES, BadFileError
 from tag2mask.data.text import read_text, table_rows
 from tag2mask.data.words import BACKGROUND, is_background, is_ignored, labelmap_name, nfc, plain
@@ -207,8 +208,8 @@ def of_yaml(path: Path, names: object) -> ClassList:
 def load_yaml_mapping(path: Path) -> dict[str, object]:
     """Read a YAML mapping of data; BadFileError for anything else."""
     try:
-        values = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        values, _ = parse_yaml(read_text(path))
+    except (yaml.YAMLError, ValueError) as error:
         raise BadFileError(path, f"is not valid YAML ({' '.join(str(error).split())})", "repair it") from error
     if not isinstance(values, dict):
         raise BadFileError(path, "is no mapping", "write names: and train: lines")

@@ -14,12 +14,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tag2mask.common.errors import GoneError
+from tag2mask.common.files import GONE
 from tag2mask.data import tiff
 from tag2mask.data.records import MAX_PIXELS, BadFileError, ImageRecord, Reading
 
 _FRACTION = 64  # a JPEG can be decoded at an eighth of its sides
 _WHOLE = 4  # others that are made smaller at once may take that much more memory for a moment
 HEADER_PIXELS = MAX_PIXELS * _FRACTION  # where only the header is read
+_SMALL_FILE = 10 * 2**20  # bytes; below, pixels without end are a bomb rather than a photo:
+_SMALL_FILES_PIXELS = 80_000_000  # so many take less than a gigabyte
+_STRIP = 4_000_000  # pixels that are converted at once
 _AS_IT_IS = Reading()
 _DEEP = "tag2mask: 16 bits a band"
 IMAGE_SUFFIXES = frozenset(
@@ -67,13 +72,41 @@ def decode_image(
         width, height = limited_size(picture.size, long_side)
         lying = _lies(path, picture)
         picture.draft("RGB", (width, height))  # a JPEG is decoded at a half, a quarter or an eighth of its size
-        small = _to_rgb(path, _upright(picture), reading)
+        small = _small_enough(path, picture, reading)
         return np.array(small.resize((height, width) if lying else (width, height), Image.Resampling.BICUBIC))
+
+
+def _small_enough(path: Path, picture: Image.Image, reading: Reading) -> Image.Image:
+    """The picture in RGB, upright; a large one is let go of meanwhile."""
+    if picture.size[0] * picture.size[1] <= _STRIP:
+        return _to_rgb(path, _upright(picture), reading)
+    pixels = pixels_of(picture, path, reading)
+    picture.close()
+    return Image.fromarray(pixels)
 
 
 def pixels_of(picture: Image.Image, path: Path | str = "picture", reading: Reading = _AS_IT_IS) -> np.ndarray:
     """Pixels (H, W, 3) uint8 RGB of an opened picture, upright and converted as by `decode_image`."""
-    return np.array(_to_rgb(Path(path), _upright(picture), reading))  # a copy: it can be written to
+    upright = _upright(picture)
+    if upright.size[0] * upright.size[1] <= _STRIP:
+        return np.array(_to_rgb(Path(path), upright, reading))  # a copy: it can be written to
+    return _in_strips(Path(path), upright, reading)
+
+
+def _in_strips(path: Path, picture: Image.Image, reading: Reading) -> np.ndarray:
+    """As `_to_rgb`, without several copies of a large picture at once; values that depend on a whole one aren't."""
+    whole = picture.mode.startswith("I") or picture.mode == "F" or reading.bands is not None
+    if whole or (reading.value_range is not None and _is_deep_png(picture)):
+        return np.array(_to_rgb(path, picture, reading))
+    width, height = picture.size
+    result = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP // width)
+    form = picture.format
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(top + rows, height)))
+        strip.format = form
+        result[top : top + rows] = np.asarray(_to_rgb(path, strip, reading))
+    return result
 
 
 def read_image(record: ImageRecord) -> np.ndarray:
@@ -105,15 +138,19 @@ def open_picture(
         with _open_header(path, most) as picture:
             if _decoded_pixels(picture, long_side) > max_pixels:
                 raise _too_large(path, picture.size, max_pixels)
+            _refuse_bomb(path, picture, max_pixels, long_side)
             yield picture
-    except BadFileError:
+    except (BadFileError, GoneError):
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _too_large(path, str(error), max_pixels) from error
     except Image.UnidentifiedImageError as error:
         message = f"is not an image of a known kind (JPEG, PNG, TIFF, WebP, ...); it begins with {_head(path)}"
         raise BadFileError(path, message, "convert it or take it out of the set") from error
-    except Exception as error:  # decoders raise nearly anything on damaged bytes, and all of it means this
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in GONE:
+            raise GoneError(path.parent, f"can't be read ({error.strerror})") from error
+        # decoders raise nearly anything on damaged bytes, and all of it means this
         raise BadFileError(path, f"is damaged or cut off ({_reason(error)})", _REPLACE) from error
 
 
@@ -150,8 +187,24 @@ def _decoded_pixels(picture: Image.Image, long_side: int | None) -> int:
     return max(width * height // step**2, width * height // whole)
 
 
+def _refuse_bomb(path: Path, picture: Image.Image, max_pixels: int, long_side: int | None) -> None:
+    """Raise BadFileError for a small file that would take more memory than its pixels are worth.
+
+    Not where only its header is read, nor where the set's own limit was raised.
+    """
+    if max_pixels not in (MAX_PIXELS, MAX_PIXELS * _WHOLE) or path.stat().st_size >= _SMALL_FILE:
+        return
+    by_fraction = picture.format in ("JPEG", "MPO") and not picture.info.get("progressive")
+    pixels = _decoded_pixels(picture, long_side) if by_fraction else picture.size[0] * picture.size[1]
+    most = _SMALL_FILES_PIXELS * (2 if picture.mode in ("L", "P", "1") else 1)
+    if pixels > most:
+        raise _too_large(path, picture.size, most)
+
+
 def _check_file(path: Path) -> None:
     if not path.exists():
+        if not path.parent.exists():
+            raise GoneError(path.parent)
         raise BadFileError(path, "does not exist", "check the name and the folder")
     if not path.is_file():
         raise BadFileError(path, "is not a file", "give the path of a picture")
@@ -232,14 +285,26 @@ def _to_8bit(values: np.ndarray, value_range: tuple[float, float] | None = None)
 
     value_range: what becomes 0 and 255 instead; what lies outside of it becomes black or white.
     """
-    floats = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    if value_range is not None:
-        low, high = value_range
-        return np.clip(np.rint((floats - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
-    peak = float(floats.max(initial=0.0))
-    natural = 65535.0 if np.issubdtype(values.dtype, np.integer) else 1.0
-    top = natural if peak <= natural else peak
-    return np.clip(np.rint(floats * (255.0 / top)), 0, 255).astype(np.uint8)
+    if value_range is None:
+        peak = max((float(_floats(strip).max(initial=0.0)) for strip in _strips(values)), default=0.0)
+        natural = 65535.0 if np.issubdtype(values.dtype, np.integer) else 1.0
+        value_range = (0.0, natural if peak <= natural else peak)
+    low, high = value_range
+    result = np.empty(values.shape, np.uint8)
+    for strip, made in zip(_strips(values), _strips(result), strict=True):
+        made[...] = np.clip(np.rint((_floats(strip) - low) * (255.0 / (high - low))), 0, 255)
+    return result
+
+
+def _floats(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _strips(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Parts of an array (H, ...) of a few million values, as views: as floats all of it would take a gigabyte."""
+    rows = max(1, _STRIP * len(values) // max(1, values.size))
+    for top in range(0, len(values), rows):
+        yield values[top : top + rows]
 
 
 def raw_values(path: Path) -> np.ndarray | None:
@@ -296,6 +361,9 @@ def _all_bands(path: Path, header: tiff.TiffHeader, max_pixels: int, long_side: 
     size = (header.one(256), header.one(257))
     if size[0] * size[1] > max_pixels * (1 if long_side is None or max(size) <= long_side else _WHOLE):
         raise _too_large(path, size, max_pixels)
+    depth = max(1, header.bands * header.bits // 8)
+    if path.stat().st_size < _SMALL_FILE and size[0] * size[1] * depth > 4 * _SMALL_FILES_PIXELS:
+        raise _too_large(path, size, 4 * _SMALL_FILES_PIXELS // depth)
     try:
         return turned(tiff.read_bands(path, header), header.one(_ORIENTATION_TAG, 1))
     except (zlib.error, struct.error, ValueError, IndexError, OSError) as error:

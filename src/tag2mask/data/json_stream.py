@@ -142,6 +142,6 @@ def read_elements(path: Path, places: Collection[tuple[int, int]]) -> list[Any]:
             stream.seek(start)
             try:
                 values.append(json.loads(stream.read(length)))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            except (ValueError, RecursionError) as error:
                 raise BadFileError(path, f"changed while it was read ({error})", "start again") from error
     return values

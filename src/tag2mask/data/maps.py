@@ -13,7 +13,7 @@ import numpy as np
 
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write
-from tag2mask.data.records import BadFileError
+from tag2mask.data.records import MAX_CLASSES, MAX_PIXELS, BadFileError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and most of this package's users need no map
     import torch
@@ -28,9 +28,14 @@ _DAMAGED = (
     AttributeError,
     IndexError,
     RuntimeError,
+    MemoryError,
+    OverflowError,
+    TypeError,
     zipfile.BadZipFile,
     zlib.error,
 )
+_MOST_BYTES = 256 * 2**20  # of a map file once it is unpacked: 20 classes of a photo of 16,000 pixels a side
+_MOST_PIXELS = 4 * MAX_PIXELS
 _REMAKE = "delete the file and run the localization again"
 
 
@@ -162,14 +167,36 @@ def load_maps(path: Path | str) -> LocalizationMaps:
     if not Path(path).is_file():
         raise BadFileError(path, "does not exist", "run the localization for this image")
     try:
+        _refuse_bomb(Path(path))
         with np.load(path, allow_pickle=False) as stored:
             peak = stored["peak"][:, None, None]
             scales = tuple(round(float(scale), 6) for scale in stored["scales"])
             sums = [stored[f"sum_{index}"].astype(np.float32) * peak for index in range(len(scales))]
             height, width = (int(side) for side in stored["size"])
             absolute, whole = (name in stored and bool(stored[name]) for name in ("absolute", "whole"))
-            return LocalizationMaps(
-                stored["classes"].astype(np.int64), (height, width), scales, sums, absolute, whole
-            )
+            classes = stored["classes"].astype(np.int64)
+            maps = LocalizationMaps(classes, (height, width), scales, sums, absolute, whole)
+        _refuse_nonsense(maps)
+        return maps
     except _DAMAGED as error:
         raise BadFileError(path, f"is no whole map file ({' '.join(str(error).split())})", _REMAKE) from error
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise ValueError for a file that is small but unpacks to more than maps can be."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > _MOST_BYTES:
+        raise ValueError(f"it unpacks to {size} bytes, at most {_MOST_BYTES} are read")
+
+
+def _refuse_nonsense(maps: LocalizationMaps) -> None:
+    """Raise ValueError for what no localization writes."""
+    height, width = maps.size
+    if min(maps.size) < 1 or height * width > _MOST_PIXELS:
+        raise ValueError(f"of a photo of {height} x {width} pixels")
+    classes = maps.classes
+    if classes.ndim != 1 or (len(classes) and not 0 <= classes.min() <= classes.max() < MAX_CLASSES):
+        raise ValueError("its classes are none")
+    if not maps.sums or any(s.ndim != 3 or len(s) != len(classes) or 0 in s.shape[1:] for s in maps.sums):
+        raise ValueError(f"maps {[s.shape for s in maps.sums]} for {len(classes)} classes")

@@ -20,6 +20,7 @@ _TYPES = {1: "B", 2: "c", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 11: "
 _KINDS = {1: "u", 2: "i", 3: "f"}  # sample format
 _CONVERT = "save it as TIFF without compression, or as PNG"
 _TAGS = 512  # more in a directory is damage
+_LARGEST_TILE = 4096  # pixels by which a tile may stand out
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def read_bands(path: Path, header: TiffHeader) -> np.ndarray:
     offsets, lengths = (tags.get(324), tags.get(325)) if tiled else (tags.get(273), tags.get(279))
     if not (offsets and lengths and rows and columns and height and width):
         raise BadFileError(path, "lacks the places of its pixels", _CONVERT)
+    if tiled and (rows >= height + _LARGEST_TILE or columns >= width + _LARGEST_TILE):
+        raise BadFileError(path, f"has tiles of {columns} x {rows} pixels, far larger than itself", _CONVERT)
     result = np.zeros((height, width, header.bands), np.dtype(header.kind).newbyteorder("="))
     blocks = zip(_places(height, width, rows, columns, header.bands if apart else 1), offsets, lengths, strict=False)
     with path.open("rb") as stream:

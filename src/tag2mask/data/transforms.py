@@ -225,6 +225,14 @@ def joint_augment(
     return sample, crop(mask, box, crop_size, IGNORED)
 
 
+def pasted(
+    pixels: np.ndarray, mask: np.ndarray, over_pixels: np.ndarray, over_mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the objects (1..254) of a second sample over a first: (3, S, S) float32 and (S, S) uint8 of both."""
+    objects = (over_mask > 0) & (over_mask < IGNORED)
+    return np.where(objects, over_pixels, pixels), np.where(objects, over_mask, mask)
+
+
 def without_edges(mask: np.ndarray, width: int) -> np.ndarray:
     """Return the mask (H, W) uint8 with 255 where a pixel of another value lies within `width` pixels (a square)."""
     highest = lowest = mask

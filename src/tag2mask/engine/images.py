@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
 from tag2mask.common.errors import ConfigError, DataError, Tag2MaskError
-from tag2mask.common.memory import keep_freed_memory
+from tag2mask.common.memory import keep_freed_memory, out_of_memory
 from tag2mask.common.progress import track
+from tag2mask.common.workers import WorkerPool, may_start_processes, never_began
+from tag2mask.engine.apart import attempt_apart, can_fork
 from tag2mask.runs.folder import StageFolder
 
 if TYPE_CHECKING:  # a worker should load no more than its work needs
@@ -24,6 +24,7 @@ MakeWork = Callable[..., Work]  # builds what every image needs, once a process
 Outcome = tuple[str, str]  # image id, what is wrong with it ("" = done)
 
 ON_A_GPU = 2  # processes by default: one decodes, writes and launches while the other computes
+TWICE = "its worker process died twice (out of memory?); run again with fewer processes"
 JOBS_WORTH_A_PROCESS = 8  # starting a process takes seconds, mostly to import torch
 _work: Work | None = None
 _failed: Tag2MaskError | None = None  # why a worker could not build its work
@@ -32,8 +33,11 @@ _failed: Tag2MaskError | None = None  # why a worker could not build its work
 def process_count(asked: int, jobs: int, device: str = "cpu") -> int:
     """Processes to start: as asked, else one a CPU core or two on a GPU; never more than the jobs are worth.
 
-    `device` is a torch device's type; devices other than "cpu" and "cuda" get one process.
+    `device` is a torch device's type; devices other than "cpu" and "cuda" get one process. So does a process that
+    may have no children.
     """
+    if not may_start_processes():
+        return 1
     if asked:
         return max(1, min(asked, jobs))
     if device != "cpu":
@@ -52,19 +56,21 @@ def run_images(
     total: int,
     description: str,
     cluster: Cluster | None = None,
+    apart: bool = False,
 ) -> None:
     """Do every image in `ids` by `make_work(*arguments)(id)`, over `processes`; note failures in `folder`.
 
     With a `cluster` the images go to its workers instead, and `processes` isn't used. A worker that dies takes at
     most the images in flight with it: these are done again, and an image that takes its worker with it twice is
-    noted as failed. Each process uses one thread inside torch.
+    noted as failed. Each process uses one thread inside torch. Work that may abort is done `apart`, so that it can't
+    take a single process with it either; it must not use a GPU.
     """
     if cluster is not None:
         from tag2mask.engine.ray_cluster import spread  # which imports this module
 
         outcomes = spread(ids, make_work, arguments, folder, cluster)
     elif processes <= 1:
-        outcomes = _here(ids, make_work, arguments)
+        outcomes = _here(ids, make_work, arguments, attempt_apart if apart and can_fork() else attempt)
     else:
         outcomes = _spread(ids, make_work, arguments, processes)
     done = total - len(ids)
@@ -74,14 +80,16 @@ def run_images(
         folder.tick()
 
 
-def _here(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...]) -> Iterator[Outcome]:
+def _here(
+    ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...], how: Callable[[Work, str], str]
+) -> Iterator[Outcome]:
     from tag2mask.engine.execution import cpu_threads
 
     keep_freed_memory()
     with cpu_threads(1):
         work = make_work(*arguments)
         for image_id in ids:
-            yield image_id, attempt(work, image_id)
+            yield image_id, how(work, image_id)
 
 
 def attempt(work: Work, image_id: str) -> str:
@@ -91,53 +99,41 @@ def attempt(work: Work, image_id: str) -> str:
     except DataError as error:
         return str(error)
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
         return f"{image_id}: out of memory; make the image smaller, or use fewer processes or another device"
     return ""
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on the CPU or on a GPU; if so, what torch keeps there for later is given back."""
-    torch = sys.modules.get("torch")
-    on_gpu = torch is not None and isinstance(error, torch.cuda.OutOfMemoryError)
-    if torch is not None and on_gpu:
-        torch.cuda.empty_cache()
-    return on_gpu or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 def _spread(ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...], processes: int) -> Iterator[Outcome]:
     left, deaths = list(ids), dict.fromkeys(ids, 0)
     while left:
         finished: set[str] = set()
-        pool = ProcessPoolExecutor(
-            processes, mp_context=get_context("spawn"), initializer=_start, initargs=(make_work, arguments)
-        )
-        try:
-            # an image that was in flight when a worker died goes alone the second time, to find the culprit
-            batch = [i for i in left if deaths[i] == 0] or left[:1]
-            futures = {pool.submit(_one, image_id): image_id for image_id in batch}
-            for future in as_completed(futures):
-                image_id = futures[future]
-                error = future.result()
-                finished.add(image_id)
-                yield image_id, error
-        except BrokenProcessPool:
-            # which images were running is unknown: the first few unfinished ones, in the order they were handed out
-            suspects = [i for i in batch if i not in finished][: 2 * processes]
-            for image_id in suspects:
-                deaths[image_id] += 1
-                if deaths[image_id] > 1:
+        # an image that was in flight when a worker died goes alone the second time, to find the culprit
+        batch = [i for i in left if deaths[i] == 0] or left[:1]
+        with WorkerPool(processes, _start, (make_work, arguments)) as pool:
+            try:
+                futures = {pool.submit(_one, image_id): image_id for image_id in batch}
+                for future in as_completed(futures):
+                    image_id = futures[future]
+                    error = future.result()
                     finished.add(image_id)
-                    yield image_id, "its worker process died twice (out of memory?); run again with fewer processes"
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+                    yield image_id, error
+            except BrokenProcessPool:
+                if not pool.begun:
+                    raise never_began() from None
+                # which images were running is unknown: the first few unfinished, in the order they were handed out
+                suspects = [i for i in batch if i not in finished][: 2 * processes]
+                for image_id in suspects:
+                    deaths[image_id] += 1
+                    if deaths[image_id] > 1:
+                        finished.add(image_id)
+                        yield image_id, TWICE
         left = [i for i in left if i not in finished]
 
 
 def _start(make_work: MakeWork, arguments: tuple[Any, ...]) -> None:
     global _work, _failed
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     use_one_thread()
     try:
@@ -153,14 +149,6 @@ def use_one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # in case that torch comes in later
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is gone, however that was killed."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _one(image_id: str) -> str:

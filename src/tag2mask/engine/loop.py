@@ -8,9 +8,11 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,17 +21,18 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, distributed, nn
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 
-from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.errors import ConfigError, DataError, Tag2MaskError
 from tag2mask.common.files import atomic_write
-from tag2mask.common.memory import keep_freed_memory
+from tag2mask.common.memory import keep_freed_memory, out_of_memory
 from tag2mask.common.progress import track
 from tag2mask.common.ranks import rank_count, summed
 from tag2mask.common.seeding import rng_for, seed_for
-from tag2mask.engine.execution import Execution
+from tag2mask.common.workers import may_start_processes, script_left_out
+from tag2mask.engine.execution import Cluster, Execution, resolve_device
 from tag2mask.runs.folder import StageFolder
 from tag2mask.runs.log import Epoch, append_epoch
 
@@ -224,11 +227,7 @@ def fit(
     if execution.devices == 1:
         train(fabric, module, groups)
     else:
-        try:
-            fabric.launch(partial(_together, train), module, groups)
-        except ProcessRaisedException as error:
-            reason = str(error).strip().splitlines()[-1].rsplit("Error: ", maxsplit=1)[-1]
-            raise ConfigError(f"training on {execution.devices} devices: {reason}") from error
+        _launch(fabric, execution.devices, partial(_together, train), module, groups)
     if (folder.path / "checkpoint.pt").is_file():  # there is none where no epoch was asked for
         average = averaged(module, settings)
         folder.failures |= _restore(folder.path / "checkpoint.pt", execution.precision, module, average).failures
@@ -241,10 +240,44 @@ def fit(
         torch.cuda.empty_cache()  # for the processes of the next stages
 
 
+def _launch(fabric: Fabric, devices: int, train: Callable[..., None], module: nn.Module, groups: Groups) -> None:
+    """Train in several processes, which an interrupt ends; ConfigError with the reason of the one that failed."""
+    before = set(active_children())
+    try:
+        with script_left_out():
+            fabric.launch(train, module, groups)
+    except ProcessRaisedException as error:
+        reason = str(error).strip().splitlines()[-1].rsplit("Error: ", maxsplit=1)[-1]
+        raise ConfigError(f"training on {devices} devices: {reason}") from error
+    except ProcessExitedException as error:
+        raise ConfigError(
+            f"training on {devices} devices: a process was killed (out of memory?), {error}; the same "
+            "command goes on; give fewer --devices or --workers, or a smaller batch_size in another --out"
+        ) from error
+    finally:
+        for child in set(active_children()) - before:
+            child.kill()
+
+
+def check_execution(execution: Execution) -> None:
+    """Raise ConfigError, before any work, for what can't be had here: devices, precision, processes, a cluster."""
+    for option, value, least in (
+        ("--devices", execution.devices, 1),
+        ("--workers", execution.workers, 0),
+        ("--processes", execution.processes, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{option} {value}: give {least} or more")
+    resolve_device(execution.device)
+    _fabric(execution)
+    if execution.ray is not None:
+        from tag2mask.engine.ray_cluster import check_cluster
+
+        check_cluster(Cluster(execution.ray))
+
+
 def _fabric(execution: Execution) -> Fabric:
     """Fabric for one process, or for one a device; these are started by us, whatever else runs on the cluster."""
-    if execution.devices < 1:
-        raise ConfigError(f"--devices {execution.devices}: give 1 or more")
     wide: dict[str, Any] = {"strategy": "ddp_spawn", "plugins": [LightningEnvironment()]}
     try:
         return Fabric(
@@ -255,7 +288,8 @@ def _fabric(execution: Execution) -> Fabric:
         )
     except (MisconfigurationException, RuntimeError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"--device {execution.device} --devices {execution.devices} --precision {execution.precision}: {error}"
+            f"--device {execution.device} --devices {execution.devices} --precision {execution.precision}: "
+            + " ".join(str(error).split())
         ) from error
 
 
@@ -288,7 +322,10 @@ def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> No
     wrapped = fabric.setup(module, optimiser)
     module.train()
     for epoch in range(state.epoch, settings.planned(len(job.names))[0]):
-        started, losses = time.monotonic(), _epoch(fabric, wrapped, optimiser, job, state, average)
+        started = time.monotonic()
+        with _remedies(job):
+            losses = _epoch(fabric, wrapped, optimiser, job, state, average)
+        _refuse_diverged(_size_of(module), job, epoch)
         state.epoch, state.failures = epoch + 1, _of_all(state.failures)
         seconds, rate = round(time.monotonic() - started, 2), optimiser.param_groups[0]["lr"]
         if fabric.is_global_zero:
@@ -312,12 +349,7 @@ def _epoch(
     )
     epochs, iterations = settings.planned(count)
     batches = batches[: iterations - state.iteration]
-    loader: Iterable[Batch] = DataLoader(
-        EpochDataset(job.load, job.names, job.blank),
-        batch_sampler=batches,
-        num_workers=job.workers,
-        collate_fn=collate,
-    )
+    loader: Iterable[Batch] = _loaded(job, batches)
     if fabric.is_global_zero:
         loader = track(loader, total=len(batches), description=f"epoch {epoch + 1}/{epochs}")
     losses = []
@@ -326,16 +358,68 @@ def _epoch(
         set_learning_rate(optimiser, settings, state.iteration, iterations)
         if summed(torch.tensor(float(batch.good), device=fabric.device)) > 0:  # the same in every process
             losses.append(_step(fabric, *wrapped, job.loss_of, batch, settings.accumulate, job.blank))
+            _refuse_diverged(losses[-1], job, epoch)
             if average is not None:
                 average.update_parameters(wrapped[0].module)
         state.iteration += 1
     return losses
 
 
+def _loaded(job: Job, batches: list[list[Key]]) -> Iterator[Batch]:
+    """The epoch's batches in order, loaded ahead by the job's worker processes."""
+    loader = DataLoader(
+        EpochDataset(job.load, job.names, job.blank),
+        batch_sampler=batches,
+        num_workers=job.workers if may_start_processes() else 0,
+        collate_fn=collate,
+    )
+    with script_left_out():
+        started = iter(loader)
+    yield from started
+
+
+@contextmanager
+def _remedies(job: Job) -> Iterator[None]:
+    """Say in one line what a user can do about what ends a training from outside."""
+    place = job.folder.path
+    try:
+        yield
+    except Tag2MaskError as error:
+        text = str(error)
+        if "\n" not in text:
+            raise
+        raise type(error)(text.strip().splitlines()[-1].rpartition("Error: ")[2]) from error  # of a loading process
+    except (RuntimeError, MemoryError) as error:
+        if out_of_memory(error):
+            raise ConfigError(
+                f"{place}: training: out of memory; the same command goes on where it stopped. If it happens again, "
+                "set a smaller batch_size, crop_size or a larger accumulate in another --out"
+            ) from error
+        if "DataLoader worker (pid" in str(error):
+            raise ConfigError(
+                f"{place}: training: a process that loads images was killed (too little memory, or shared memory "
+                "in a container: --shm-size); the same command goes on where it stopped, with --workers 0 without "
+                "such processes"
+            ) from error
+        raise
+
+
+def _refuse_diverged(value: float, job: Job, epoch: int) -> None:
+    """Raise ConfigError for a loss or weights that are no number any more."""
+    if not math.isfinite(value):
+        raise ConfigError(
+            f"{job.folder.path}: training: the loss became {value} in epoch {epoch + 1}; set a lower learning_rate "
+            f"than {job.settings.learning_rate:g}, in another --out or after deleting this folder"
+        )
+
+
 def _step(
     fabric: Fabric, module: Any, optimiser: Any, loss_of: Loss, batch: Batch, accumulate: int = 1, blank: float = 255
 ) -> float:
-    """One update; returns the whole batch's loss, the mean of its parts by their rows."""
+    """One update; returns the whole batch's loss, the mean of its parts by their rows.
+
+    Nothing is updated where it is no number.
+    """
     images, targets = fabric.to_device((batch.images, batch.targets))
     optimiser.zero_grad()
     value = 0.0
@@ -348,10 +432,15 @@ def _step(
             loss = share * loss_of(module, pixels.contiguous(memory_format=torch.channels_last), truth)
             value += float(summed(loss)) / rank_count()  # DDP averages over processes, so the loss is their mean
             if not math.isfinite(value):
-                raise ConfigError(f"training: the loss became {value}; lower the learning rate")
+                return value
             fabric.backward(loss)
     optimiser.step()
     return value
+
+
+def _size_of(module: nn.Module) -> float:
+    """Mean size of the weights; no number where any of them is none."""
+    return float(torch.stack([p.detach().abs().mean(dtype=torch.float32) for p in module.parameters()]).mean())
 
 
 def _of_all(failures: dict[str, str]) -> dict[str, str]:

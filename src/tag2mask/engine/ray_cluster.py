@@ -41,6 +41,7 @@ def spread(
     """
     if not ids:
         return
+    check_cluster(cluster)
     ray = _import_ray(cluster)
     with _connected(ray, cluster, len(ids)) as count, _token(folder.path) as token:
         # relative paths mean the driver's folder on every node
@@ -169,6 +170,13 @@ def _last_line(error: BaseException) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
+def check_cluster(cluster: Cluster) -> None:
+    """Raise ConfigError for an address that is none, MissingExtraError without ray; nothing is started."""
+    if cluster.address not in ("local", "auto") and not _is_address(cluster.address):
+        raise ConfigError(f"--ray {cluster.address}: expected local, auto or HOST:PORT; a recipe comes before --ray")
+    _import_ray(cluster)
+
+
 def _import_ray(cluster: Cluster) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use to its makers
     if cluster.address == "local":
@@ -202,8 +210,6 @@ def _connect(ray: Any, cluster: Cluster, jobs: int) -> None:
             ray, num_cpus=max(4, count + 2), include_dashboard=False, object_store_memory=OBJECT_STORE, **common
         )
         return
-    if cluster.address != "auto" and not _is_address(cluster.address):
-        raise ConfigError(f"--ray {cluster.address}: expected local, auto or HOST:PORT; a recipe comes before --ray")
     try:
         ray.init(cluster.address, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.common.files import read_json, write_json
+from tag2mask.common.files import read_object, write_json
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
 from tag2mask.config import Lines, build, load_yaml, to_mapping, with_changes
@@ -134,7 +134,7 @@ def ablate(
     """
     recipe = load_recipe(run / "recipe.yaml")
     plan = load_grid(grid, recipe.localize)
-    limit = read_json(run / "run.json")["data"]["limited_to"]
+    limit = read_object(run / "run.json")["data"]["limited_to"]
     train = read_splits(recipe, data, limit).train
     chosen = train.limit(images, images_seed)
     if not all(record.mask_path for record in chosen.records):
@@ -236,7 +236,7 @@ def _describe(
     return {
         "miou": seeds.miou,
         "threshold": seeds.threshold,
-        "gflops": read_json(cached)["flops"] / 1e9,
+        "gflops": read_object(cached)["flops"] / 1e9,
         "seconds": manifest["seconds"] / len(chosen),
         "learning_rate": manifest["learning_rate"],
     }

@@ -16,12 +16,14 @@ from tag2mask.common.progress import track
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, decode_image, read_image
 from tag2mask.data.transforms import resize_long
 from tag2mask.engine.execution import Execution, cpu_threads
+from tag2mask.engine.loop import check_execution
 from tag2mask.experiments.demo_data import DemoPhoto, digit_scenes, sample_photos
 from tag2mask.networks import build_imagenet_classifier
 from tag2mask.recipe import load_recipe
 from tag2mask.reports import write_report
 from tag2mask.reports.pictures import heat_overlay, mask_overlay
 from tag2mask.rib import RIBConfig
+from tag2mask.runs.info import read_info, refuse_other_run
 from tag2mask.stages.localize import LocalizeConfig, Localizer, calibrate
 from tag2mask.stages.refine import RefineConfig, refined_labels, resolve_method
 
@@ -44,6 +46,9 @@ def demo(out: Path, *, execution: Execution | None = None) -> tuple[Path, dict[s
     Needs the extra `demo`; no data set, hub or GPU. A second call finds everything done.
     """
     execution = execution or Execution()
+    check_execution(execution)
+    if not read_info(out):
+        refuse_other_run(out, {}, {})  # before anything is written beside it
     data = digit_scenes(out.parent / f"{out.name}_digits")
     scores = run(load_recipe("digits"), data, out, execution=execution)
     if not (out / "showcase.json").is_file():

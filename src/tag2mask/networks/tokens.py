@@ -108,5 +108,5 @@ def token_stages(net: Any) -> list[list[nn.Module]]:
     depth = len(net.blocks)
     blocks: list[nn.Module] = [TokenBlock(net, index) for index in range(depth)]
     ends = [round(depth * stage / 5) for stage in range(6)]
-    stages: list[list[nn.Module]] = [blocks[start:end] for start, end in pairwise(ends)]
+    stages = [blocks[start:end] for start, end in pairwise(ends)]
     return [[Embedding(net), *stages[0]], *stages[1:4], [*stages[4], TokenNorm(net)]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -178,9 +179,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _refuse_bomb(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable weights file ({error}); download it again") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise WeightsError(
+            f"{path}: not a readable weights file ({' '.join(str(error).split())[:200]}); download it again"
+        ) from error
+    except WeightsError:
+        raise
     except Exception as error:  # weights_only refuses anything but tensors with pickle.UnpicklingError
         raise WeightsError(
             f"{path}: holds Python objects besides tensors, which are not executed; save its state_dict() with "
@@ -192,6 +198,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise WeightsError(f"{path}: expected named tensors (a state_dict), found {type(loaded).__name__}")
     return {str(k).removeprefix("module."): v for k, v in loaded.items()}
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Raise WeightsError for an archive whose parts are packed: torch stores them as they are."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(part.file_size for part in archive.infolist())
+    if size > path.stat().st_size:
+        raise WeightsError(f"{path}: unpacks to {size} bytes, more than the file has; download it again")
 
 
 def normalise_keys(state: State, path: Path, network: nn.Module | None = None) -> dict[str, Tensor]:
@@ -323,16 +339,6 @@ def load_classifier_weight(classifier: CAMClassifier, weight: Tensor, source: st
         )
     with torch.no_grad():
         own.copy_(weight)
-
-
-def load_state(classifier: CAMClassifier, state: State, classifier_weight: Tensor | None = None) -> None:
-    """Load a backbone's state in timm's/torchvision's key names into an existing classifier."""
-    network = create_network(classifier.backbone.name)
-    load_backbone_state(network, state, source="state")
-    fresh = split_network(network, classifier.backbone.name)
-    classifier.backbone.load_state_dict(fresh.state_dict())
-    if classifier_weight is not None:
-        load_classifier_weight(classifier, classifier_weight, "state")
 
 
 def save_module(module: nn.Module, path: Path) -> None:

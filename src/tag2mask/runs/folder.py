@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import digest_value, read_json, write_json
+from tag2mask.common.files import digest_value, is_leftover, read_object, remove_leftovers, write_json
 from tag2mask.common.values import as_dict, as_list, as_number, as_text
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("tag2mask", "torch", "torchvision", "timm", "numpy", "pillow")
 SAVE_EVERY = 60.0  # seconds between notes of the time spent, while images are worked on
+_SHARE = 100  # times what writing takes, until it is done again
 NAMED = ("stage", "config", "seed", "inputs")  # what decides a stage's results
 
 
@@ -55,6 +56,7 @@ class StageFolder:
     ) -> None:
         self.path = path
         self.started = time.monotonic()
+        self.writing = 0.0  # seconds that the manifest took
         self.failures: dict[str, str] = {}
         self.versions = versions()
         self.manifest: dict[str, Any] = {
@@ -68,15 +70,16 @@ class StageFolder:
         }
         existing = path / "manifest.json"
         if existing.is_file():
-            old = read_json(existing)
+            old = read_object(existing)
             refuse_other(path, old, self.manifest, absent=absent, free=free)
             # what made the results so far stays noted; a finished stage's manifest isn't touched at all
             kept = old if old.get("finished") else {key: old[key] for key in set(old) - {"config", "inputs"}}
             self.manifest |= kept
-        elif path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and not all(map(is_leftover, path.iterdir())):
             raise ConfigError(f"{path}: not empty and without a manifest.json; choose another folder or empty it")
         path.mkdir(parents=True, exist_ok=True)
         if not self.finished:
+            remove_leftovers(path)
             self._write()
 
     @property
@@ -113,8 +116,11 @@ class StageFolder:
         self.failures[image_id] = error
 
     def tick(self) -> None:
-        """Store the seconds so far if that was last done a minute ago; for work that may be killed any time."""
-        if time.monotonic() - self.started >= SAVE_EVERY:
+        """Store the seconds so far if that was last done a minute ago; for work that may be killed any time.
+
+        A manifest that lists a million photos is written less often: at most a hundredth of the time goes into it.
+        """
+        if time.monotonic() - self.started >= max(SAVE_EVERY, _SHARE * self.writing):
             self.save()
 
     def save(self, **more: Any) -> None:
@@ -135,7 +141,9 @@ class StageFolder:
         self.save(images=images, **more)
 
     def _write(self) -> None:
+        started = time.monotonic()
         write_json(self.path / "manifest.json", self.manifest)
+        self.writing = time.monotonic() - started
 
 
 def refuse_other(
@@ -184,13 +192,20 @@ def read_manifest(folder: Path, *stages: str, unfinished: bool = False) -> dict[
     path = folder / "manifest.json"
     if not path.is_file():
         raise ConfigError(f"{folder}: has no manifest.json; expected the folder that '{stages[0]}' wrote")
-    manifest: dict[str, Any] = read_json(path)
+    manifest: dict[str, Any] = read_object(path)
     stage = manifest.get("stage")
     if stage not in stages:
         raise ConfigError(f"{folder}: was written by '{stage}'; expected one by '{stages[0]}'")
     if not unfinished and not manifest.get("finished"):
         raise ConfigError(f"{folder}: '{stage}' is not finished there; run {stage} to its end first")
+    names = manifest.get("classes", [])
+    if not isinstance(manifest.get("config", {}), dict) or not _are_names(names):
+        raise DataError(f"{path}: its settings or classes are damaged; take a whole copy or delete {folder}")
     return manifest
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 @dataclass(frozen=True)
@@ -227,7 +242,7 @@ def parse_manifest(value: Any) -> Manifest:
 def is_finished(folder: Path) -> bool:
     """Whether a stage has run to its end in `folder`."""
     path = folder / "manifest.json"
-    return path.is_file() and bool(read_json(path).get("finished"))
+    return path.is_file() and bool(read_object(path).get("finished"))
 
 
 def started_without(out: Path, error: str) -> set[str]:
@@ -237,7 +252,7 @@ def started_without(out: Path, error: str) -> set[str]:
     training notes such an image.
     """
     path = out / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    manifest = read_object(path) if path.is_file() else {}
     if "without" in manifest:
         return set(manifest["without"])
     images: dict[str, Any] = manifest.get("images", {})  # earlier versions told it there alone, at the end

@@ -10,23 +10,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.common.files import atomic_write, is_leftover, read_object, remove_leftovers, write_json
 from tag2mask.common.values import as_count, as_dict, as_list, as_numbers, as_text
 from tag2mask.data import Dataset
+from tag2mask.runs import lock
 from tag2mask.runs.folder import parse_manifest, versions
 from tag2mask.runs.index import index_of
 
-KEPT = ("versions", "machine", "started", "seconds", "failures")  # of an earlier call, until there is something new
+KEPT = ("versions", "machine", "record", "started", "seconds", "failures")  # of an earlier call, until done again
 
 
 def read_info(out: Path) -> dict[str, Any]:
     """The run.json of a run's folder; empty for a folder without."""
     path = out / "run.json"
-    return dict(read_json(path)) if path.is_file() else {}
+    return dict(read_object(path)) if path.is_file() else {}
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Step:
     stage: str
     title: str
     per_image: bool = True  # works image by image, so seconds an image mean something
+    reads: tuple[str, ...] = ()  # folders of the run that it is made from
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class RunInfo:
     started: str = ""
     finished: bool = False
     data: str = ""  # name of the data set
+    class_source: str = ""  # who says the order of the classes
+    root: Path | None = None  # where the data set lies
     classes: tuple[str, ...] = ()
     train_images: int | None = None
     val_images: int | None = None
@@ -70,6 +73,8 @@ def parse_info(value: Any) -> RunInfo:
         as_text(found.get("started")),
         bool(found.get("finished")),
         as_text(data.get("root_name")),
+        as_text(found.get("class_source")),
+        Path(root) if (root := as_text(as_dict(found.get("record")).get("data"))) else None,
         tuple(map(str, as_list(data.get("classes")))),
         as_count(data.get("train_images")),
         as_count(data.get("val_images")),
@@ -85,7 +90,8 @@ def _steps(rows: Any) -> Iterable[Step]:
     for row in map(as_dict, as_list(rows)):
         folder, stage, title = (as_text(row.get(key)) for key in ("folder", "stage", "title"))
         if folder and folder == Path(folder).name != "..":
-            yield Step(folder, stage, title or folder, row.get("per_image") is not False)
+            reads = tuple(map(str, as_list(row.get("reads"))))
+            yield Step(folder, stage, title or folder, row.get("per_image") is not False, reads)
 
 
 def describe_run(
@@ -95,14 +101,19 @@ def describe_run(
     val: Dataset | None,
     limited_to: int | None,
     old: Mapping[str, Any],
+    record: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What run.json says before the work begins; what an earlier call, whose run.json is `old`, has done stays."""
+    """What run.json says before the work begins; what an earlier call, whose run.json is `old`, has done stays.
+
+    `record` is what else it takes to repeat the run: where the data set lies, device, precision, threads.
+    """
     info = {
         "name": name,
         "recipe": recipe,
         "seed": recipe["seed"],
         "versions": versions(),
         "machine": machine(),
+        "record": dict(record or {}),
         "started": time.strftime("%Y-%m-%d %H:%M"),
         "data": {
             "root_name": train.name,
@@ -112,6 +123,7 @@ def describe_run(
             "limited_to": limited_to,
             **train.reading.facts(),  # nothing for most sets; new photos must be read in the same way
         },
+        "class_source": train.class_source,  # who says the order of the classes, in words
         "problems": [str(problem) for problem in train.problems],
         "seconds": {},
         "finished": bool(old.get("finished")) and old.get("recipe") == recipe,
@@ -124,7 +136,7 @@ def refuse_other_run(out: Path, old: Mapping[str, Any], info: Mapping[str, Any])
     if old:
         if (old.get("name"), old.get("data")) != (info["name"], info["data"]):
             raise ConfigError(f"{out}: holds {_in_words(old)}; this is {_in_words(info)}; choose another --out")
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and not all(path.name == lock.FILE or is_leftover(path) for path in out.iterdir()):
         raise ConfigError(f"{out}: not empty and not a run's folder (no run.json); choose another --out")
 
 
@@ -141,6 +153,7 @@ def write_start(out: Path, info: dict[str, Any], steps: Iterable[Step], parts: S
     """Write what the run is; `steps` are its stages, which `info` is told, `parts` training and held-out images."""
     info["stages"] = [asdict(step) for step in steps]
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     write_json(out / "run.json", info)
     with atomic_write(out / "recipe.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(info["recipe"], sort_keys=False, allow_unicode=True), "utf-8")
@@ -149,6 +162,8 @@ def write_start(out: Path, info: dict[str, Any], steps: Iterable[Step], parts: S
 
 def machine() -> dict[str, Any]:
     """What a cost was measured on."""
+    import torch  # which takes seconds, and readers of a run need it not
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
 
@@ -168,7 +183,7 @@ def settle(out: Path, info: Mapping[str, Any], *, finished: bool) -> dict[str, A
 def manifests_of(out: Path) -> dict[str, dict[str, Any]]:
     """The manifests of a run's stages by folder, in the order in which they were last written."""
     paths = sorted(out.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    return {path.parent.name: read_json(path) for path in paths}
+    return {path.parent.name: read_object(path) for path in paths}
 
 
 def failures_of(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

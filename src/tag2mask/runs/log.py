@@ -40,7 +40,7 @@ def read_epochs(text: str) -> tuple[list[Epoch], int]:
     for line in filter(None, map(str.strip, text.splitlines())):
         try:
             row = _row(json.loads(line))
-        except (ValueError, TypeError, KeyError, OverflowError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError, AttributeError):
             bad += 1
             continue
         rows[row.epoch] = row

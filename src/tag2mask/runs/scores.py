@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tag2mask.common.files import read_json, write_json
+from tag2mask.common.files import read_object, write_json
 from tag2mask.common.values import as_count, as_dict, as_list, as_number, as_numbers, as_text
 
 SEEDS, PSEUDO_MASKS = "class maps (seed)", "pseudo-masks"  # tasks: what rows must share to be compared
@@ -208,7 +208,7 @@ def store_score(run: Path, key: str, score: Score) -> None:
     """Add one row to `run`/scores.json and its images to scores_per_image.json."""
     for file, value in (("scores.json", score.row), ("scores_per_image.json", score.per_image)):
         path = run / file
-        everything = read_json(path) if path.is_file() else {}
+        everything = read_object(path) if path.is_file() else {}
         everything[key] = value
         write_json(path, everything)
 
@@ -216,7 +216,7 @@ def store_score(run: Path, key: str, score: Score) -> None:
 def stored_scores(run: Path) -> dict[str, Any]:
     """The rows of `run`/scores.json as they are stored, in the order of the chain."""
     path = run / "scores.json"
-    found = read_json(path) if path.is_file() else {}
+    found = read_object(path) if path.is_file() else {}
     return {key: found[key] for key in sorted(found, key=place_of)}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import read_json
+from tag2mask.common.files import read_object
 from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, load_maps, read_image, write_mask
 from tag2mask.engine.execution import Execution
@@ -116,7 +116,7 @@ def as_made(folder: Path, setting: str, asked: Any) -> Any:
     path = folder / "manifest.json"
     if asked != "auto":
         return asked
-    made = read_json(path)["config"].get(setting, "auto") if path.is_file() else "auto"
+    made = read_object(path)["config"].get(setting, "auto") if path.is_file() else "auto"
     return method_named("auto", setting) if made == "auto" else made
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tag2mask.common.errors import DataError
-from tag2mask.common.files import atomic_write, digest_file, digest_value, read_json, write_json
+from tag2mask.common.files import atomic_write, digest_file, digest_value, read_object, write_json
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, read_image, save_maps
@@ -343,7 +343,7 @@ def _calibrated(
     if not path.is_file():
         with cpu_threads(1):  # so that the rate doesn't depend on the machine's width
             write_json(path, calibrate(dataset, load_classifier(classifier).to(device), config, seed))
-    rate = float(read_json(path)["learning_rate"])
+    rate = float(read_object(path)["learning_rate"])
     return dataclasses.replace(config, rib=config.rib.replace(learning_rate=rate))
 
 

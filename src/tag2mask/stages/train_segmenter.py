@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from random import Random
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
-from tag2mask.common.files import digest_value, read_json
+from tag2mask.common.files import digest_value, read_object
 from tag2mask.common.seeding import rng_for
-from tag2mask.config import Free, Range, SettingError, Settings
+from tag2mask.config import Free, Range, SettingError, Settings, build
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
-from tag2mask.data.transforms import joint_augment, without_edges
+from tag2mask.data.transforms import joint_augment, pasted, without_edges
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import (
@@ -30,6 +32,7 @@ from tag2mask.networks import (
     segmentation_loss,
 )
 from tag2mask.networks.decoders import SegmentationNetwork
+from tag2mask.runs.decisions import mask_path
 from tag2mask.runs.folder import read_manifest, started_without
 from tag2mask.runs.log import FILE, loss_points, read_epochs
 from tag2mask.stages.answer import answer_of_logits, combined_logits
@@ -67,6 +70,9 @@ class SegmenterConfig(Settings):
     crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 321  # COCO: 481
     scale_min: Annotated[float, Range(gt=0, le=8)] = 0.5  # random scale of the image
     scale_max: Annotated[float, Range(gt=0, le=8)] = 2.0
+    # share of the samples over which the objects of another image are laid: fewer habits of context (Ghiasi et al.,
+    # "Simple copy-paste", CVPR 2021)
+    paste: Annotated[float, Range(ge=0, le=1)] = 0.0
     balanced: bool = True  # average foreground and background pixels apart
     loss: Annotated[str, Free("a name in networks.LOSSES, checked below")] = "cross_entropy"  # of a pixel
     # pixels on either side of the masks' edges that nothing is learned from
@@ -87,6 +93,38 @@ class SegmenterConfig(Settings):
 
 
 NO_MASK = "has no mask"
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """What a person has decided on the photos that are learned from."""
+
+    rejected: frozenset[str]  # ids of photos that are left out
+    masks: Mapping[str, Path]  # files that take the place of the masks
+    told: Mapping[str, Any]  # the same with the masks' digests, for the manifest
+
+    def records_of(self, dataset: Dataset) -> Dataset:
+        """The data set without the photos that were rejected; DataError where none is left."""
+        kept = tuple(record for record in dataset.records if record.id not in self.rejected)
+        if not kept:
+            raise DataError(f"{dataset.name}: every photo was rejected in the review; accept some of them")
+        return dataclasses.replace(dataset, records=kept)
+
+    def paths_of(self, paths: Mapping[str, Path | None]) -> dict[str, Path | None]:
+        """Paths of the masks by id, with those that were corrected."""
+        return {name: path for name, path in {**paths, **self.masks}.items() if name not in self.rejected}
+
+
+def reviewed_of(context: Context) -> Reviewed | None:
+    """What was decided on the training photos of a run; None where nothing was."""
+    told = context.effect.on_training(record.id for record in context.train.records)
+    if not told:
+        return None
+    masks = {name: mask_path(context.out, name) for name in told["masks"]}
+    lost = next((name for name, path in masks.items() if not path.is_file()), None)
+    if lost is not None:
+        raise DataError(f"{masks[lost]}: the corrected mask isn't there; put it back, or take it back in the review")
+    return Reviewed(frozenset(told["rejected"]), masks, told)
 
 
 def mask_table(dataset: Dataset) -> dict[str, str]:
@@ -110,8 +148,11 @@ def train_segmenter(
     *,
     seed: int = 0,
     execution: Execution | None = None,
+    reviewed: Reviewed | None = None,
 ) -> SegmentationNetwork:
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
+
+    `reviewed` leaves photos out and gives masks in the place of others, as a person has decided.
 
     Writes weights.safetensors, log.jsonl and a manifest to `out`; its `warning` says where the network learned too
     little. Resumes from the last whole epoch. Images without a mask are noted and skipped, and don't join a training
@@ -127,6 +168,9 @@ def train_segmenter(
         inputs = {"masks_config": digest_value([manifest["config"], manifest["inputs"]])}
         late = started_without(out, NO_MASK)
         paths = {image_id: path for image_id, path in paths.items() if image_id not in late}
+    if reviewed is not None:
+        dataset, paths = reviewed.records_of(dataset), reviewed.paths_of(paths)
+        inputs["review"], source = digest_value(reviewed.told), "pseudo-masks, reviewed"
     inputs |= {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
     folder = STAGE.open(out, config, seed=seed, inputs=inputs, absent_inputs=mask_table(dataset))
     if folder.finished:
@@ -148,7 +192,8 @@ def train_segmenter(
     done = [name for name in names if name not in folder.failures]
     seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
     warning = complaint(_losses(out), seen, dataset.classes)
-    folder.finish(done, classes=list(dataset.classes), trained_on=source, warning=warning)
+    known = {"classes": list(dataset.classes), "class_source": dataset.class_source}
+    folder.finish(done, **known, trained_on=source, warning=warning)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return network
 
@@ -169,15 +214,23 @@ class Samples:
 
     def __call__(self, epoch: int, index: int) -> Sample:
         """Image (3, crop, crop) and labels (crop, crop); the draws depend on seed, epoch and the image's id alone."""
-        record, config = self.records[index], self.config
+        record = self.records[index]
+        rng = rng_for(self.seed, "segment", epoch, record.id)
+        pixels, labels = self._view(record, rng)
+        if self.config.paste and rng.random() < self.config.paste:
+            other = self.records[rng.randrange(len(self.records))]
+            with suppress(DataError):  # its own turn reports it
+                pixels, labels = pasted(pixels, labels, *self._view(other, rng))
+        return torch.from_numpy(pixels), torch.from_numpy(labels)
+
+    def _view(self, record: ImageRecord, rng: Random) -> tuple[np.ndarray, np.ndarray]:
+        config = self.config
         image, mask = self.pair(record)
         if config.unsure_edges:
             mask = without_edges(mask, config.unsure_edges)
-        rng = rng_for(self.seed, "segment", epoch, record.id)
-        pixels, labels = joint_augment(
+        return joint_augment(
             image, mask, rng, crop_size=config.crop_size, scales=(config.scale_min, config.scale_max)
         )
-        return torch.from_numpy(pixels), torch.from_numpy(labels)
 
     def pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
         """The image (H, W, 3) and its mask (H, W), both uint8, at the record's size."""
@@ -242,7 +295,7 @@ def build_segmenter(
 def load_segmenter(folder: Path) -> SegmentationNetwork:
     """Load the network that `train_segmenter` wrote to `folder`."""
     manifest = read_manifest(folder, "train-segmenter")
-    config = SegmenterConfig(**manifest["config"])
+    config = build(SegmenterConfig, manifest["config"], source=str(folder / "manifest.json"))
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
     load_module(network, folder / "weights.safetensors")
     return network
@@ -283,8 +336,9 @@ def _run(entry: Planned, context: Context) -> None:
         entry.config,
         seed=context.seed,
         execution=context.execution,
+        reviewed=reviewed_of(context) if masks else None,
     )
-    warning = read_json(context.out / entry.folder / "manifest.json").get("warning")
+    warning = read_object(context.out / entry.folder / "manifest.json").get("warning")
     if warning:
         context.say(f"! {entry.folder}: {warning}")
     if masks:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tag2mask.common.errors import DataError
-from tag2mask.common.files import digest_file, read_json
+from tag2mask.common.files import digest_file, read_object
 from tag2mask.common.progress import track
+from tag2mask.common.workers import WorkerPool, may_start_processes
 from tag2mask.data.coco_index import CocoIndex, Id, scan_instances
 from tag2mask.data.coco_masks import RULE, AnnotationError, check_segmentation, semantic_mask
 from tag2mask.data.json_stream import read_elements
@@ -91,7 +91,7 @@ def prepare_coco(root: Path, out: Path | None = None, *, allow_bad: bool = False
 
 def _refuse_other_sources(prepared: Prepared) -> None:
     path = prepared.folder / MANIFEST
-    old = read_json(path).get("sources") if path.is_file() else None
+    old = read_object(path).get("sources") if path.is_file() else None
     if old not in (None, prepared.facts["sources"]):
         raise DataError(
             f"{prepared.folder}: holds masks rendered from other instances files; delete this folder, or choose "
@@ -166,6 +166,8 @@ def _regions(index: CocoIndex, image: Image, value: dict[Id, int]) -> Regions:
 
 
 def _processes(asked: int, tasks: int) -> int:
+    if not may_start_processes():
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return max(1, min(asked or cores, tasks // _JOBS_WORTH_A_PROCESS if not asked else tasks))
 
@@ -176,7 +178,7 @@ def _run(jobs: Iterable[Job], processes: int) -> Iterator[list[list[Problem]]]:
         yield from map(render_job, jobs)
         return
     waiting: deque[Future] = deque()
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with WorkerPool(processes) as pool:
         for job in jobs:
             waiting.append(pool.submit(render_job, job))
             if len(waiting) > _AHEAD * processes:

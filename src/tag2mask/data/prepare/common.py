@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tag2mask.common.errors import DataError
+from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import write_json
 from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.readers.prepared import FOLDER, MANIFEST
@@ -62,8 +62,13 @@ class Prepared:
 
 
 def out_folder(home: Path, out: Path | None) -> Path:
-    """Return the folder for the index: as asked, else inside the data set."""
-    return home / FOLDER if out is None else out.expanduser().absolute()
+    """Return the folder for the index: as asked, else inside the data set; ConfigError where it can't be written."""
+    folder = home / FOLDER if out is None else out.expanduser().absolute()
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return folder
+    remedy = "say where the index goes instead: --out DIR" if out is None else "choose another --out"
+    raise ConfigError(f"{there}: can't be written to; {remedy} (DIR is then what --data names in later commands)")
 
 
 def start(prepared: Prepared, home: Path, classes: Sequence[str]) -> None:

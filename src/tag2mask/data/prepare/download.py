@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tag2mask.common.errors import DataError
-from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.common.files import atomic_write, read_object, write_json
 from tag2mask.common.progress import track
 from tag2mask.data.readers.found import inside
 
@@ -76,7 +76,7 @@ def download(
     root = root.expanduser().absolute()
     root.mkdir(parents=True, exist_ok=True)
     record_path = root / RECORD
-    record: dict[str, Any] = read_json(record_path) if record_path.is_file() else {}
+    record: dict[str, Any] = read_object(record_path) if record_path.is_file() else {}
     for archive in archives or DOWNLOADS[kind]:
         url = archive.url if mirror is None else f"{mirror.rstrip('/')}/{archive.name}"
         if record.get(archive.name, {}).get("unpacked"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tag2mask.common.values import as_list
 from tag2mask.data.readers.found import IMAGE_FOLDERS, Folders, Found, Query, Row, check_complete
 from tag2mask.data.readers.labels import LabelError, split_labels
 from tag2mask.data.readers.located import Located
@@ -72,7 +73,7 @@ def _tasks(path: Path) -> list[Mapping[str, Any]]:
         tasks = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise BadFileError(path, f"is not valid JSON ({error})", "export it again") from error
-    if not all(isinstance(task, dict) for task in tasks):
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise BadFileError(path, "holds more than tasks", "export it as JSON or JSON-MIN")
     return list(tasks)
 
@@ -98,12 +99,12 @@ def _labels(task: Mapping[str, Any], query: Query) -> list[str] | None:
     """Return a task's labels, None where nobody has answered; LabelError for values that aren't labels."""
     if any(key in task for key in _SHORT) and "annotations" not in task:
         return _of_short(task, query)
-    answers = task.get("annotations") or task.get("completions") or []
+    answers = as_list(task.get("annotations") or task.get("completions"))
     kept = [answer for answer in answers if isinstance(answer, dict) and not answer.get("was_cancelled")]
     if not kept:
         return None
     labels: list[str] = []
-    for region in kept[-1].get("result") or ():
+    for region in as_list(kept[-1].get("result")):
         value = region.get("value") if isinstance(region, dict) else None
         if isinstance(value, dict) and region.get("type") != "relation":
             kind = str(region.get("type", ""))

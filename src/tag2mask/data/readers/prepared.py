@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import DataError
-from tag2mask.common.files import atomic_write, read_json
+from tag2mask.common.files import atomic_write, parse_json, read_object
 from tag2mask.data.readers import coco, voc
 from tag2mask.data.readers.found import HELD_OUT, Folders, Found, Query, Row, check_complete, inside
 from tag2mask.data.records import BadFileError
@@ -36,7 +36,7 @@ def folder_of(root: Path, reader: str = "") -> Path | None:
     deeper = [home / FOLDER for kind, home in homes.items() if home is not None and kind in kinds]
     for folder in (root, root / FOLDER, *deeper):
         if (folder / MANIFEST).is_file():
-            manifest = read_json(folder / MANIFEST)
+            manifest = read_object(folder / MANIFEST)
             whole = root.is_dir() or list(manifest.get("sources", ())) == [root.name]  # not one split's file of two
             if whole and manifest.get("kind") in kinds:
                 return folder
@@ -48,7 +48,7 @@ def read(root: Path, query: Query) -> Found:
     folder = folder_of(root)
     if folder is None:
         raise DataError(f"{root}: no {MANIFEST}; run 'tag2mask data prepare' first")
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_object(folder / MANIFEST)
     if not manifest.get("finished"):
         raise BadFileError(folder / MANIFEST, "the preparation was not finished", _AGAIN + ", it goes on from there")
     home = Path(os.path.normpath(folder / manifest["root"]))
@@ -100,8 +100,8 @@ def _entries(path: Path) -> Iterable[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8") as stream:
             for line in stream:
-                yield json.loads(line)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                yield parse_json(line, path)
+    except (OSError, ValueError) as error:
         raise BadFileError(path, f"can't be read ({error})", _AGAIN) from error
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import read_json
+from tag2mask.common.files import read_object
 from tag2mask.common.progress import track
 from tag2mask.config import Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
@@ -86,7 +86,7 @@ def measure_run(run: Path, data: Path, config: HGRConfig | None = None, *, devic
     if not (run / "recipe.yaml").is_file() or not (run / "classifier").is_dir():
         raise ConfigError(f"{run}: has no recipe.yaml or no classifier/; give the folder of a run")
     recipe = load_recipe(run / "recipe.yaml")
-    info = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    info = read_object(run / "run.json") if (run / "run.json").is_file() else {}
     splits = read_splits(recipe, data, info.get("data", {}).get("limited_to"))
     pool = splits.train if config.split == "train" else splits.val
     if pool is None:
@@ -120,7 +120,7 @@ def _settings(
     rate = localize.rib.learning_rate
     if localize.growth is not None and localize.rib.step_size == "scheduled":
         known = run / "localization" / "calibration.json"
-        found = read_json(known) if known.is_file() else calibrate(train, classifier, localize, seed)
+        found = read_object(known) if known.is_file() else calibrate(train, classifier, localize, seed)
         rate = float(found["learning_rate"])
     steps = config.steps or max(2, localize.rib.steps)
     return dataclasses.replace(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.progress import track
+from tag2mask.common.workers import WorkerPool
 from tag2mask.engine.execution import cpu_threads
 from tag2mask.engine.images import process_count
 from tag2mask.experiments.toy.config import ToyConfig
@@ -109,7 +108,7 @@ def _here(jobs: list[tuple[int, str]], config: ToyConfig, digits: str) -> Iterat
 
 
 def _spread(jobs: list[tuple[int, str]], config: ToyConfig, digits: str, count: int) -> Iterator[Measured]:
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    with WorkerPool(count) as pool:
         seeds, lasts = zip(*jobs, strict=True)
         yield from pool.map(measure_one, seeds, lasts, [config] * len(jobs), [digits] * len(jobs))
 

@@ -1,0 +1,48 @@
+"""YAML from anywhere: plain values only, of a bounded size however often its parts are repeated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+MOST_TEXT = 128 * 1024  # characters; PyYAML reads some 20,000 a second
+MOST_VALUES = 100_000  # once what an alias stands for is written out
+
+
+def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return the plain values of a YAML text and its nodes, which know their lines.
+
+    Raises yaml.YAMLError or ValueError for anything else: tags of Python objects, aliases that repeat without end,
+    more than can be a recipe or a list of names.
+    """
+    if len(text) > MOST_TEXT:
+        raise ValueError(f"it has {len(text)} characters, at most {MOST_TEXT} are read")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            return None, None
+        if _size(node, {}) > MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {MOST_VALUES} values")
+        loader = yaml.SafeLoader("")
+        try:
+            return loader.construct_document(node), node
+        finally:
+            loader.dispose()
+    except RecursionError:
+        raise ValueError("too many values lie in each other") from None
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of values below a node with aliases written out; endless where it holds itself."""
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = float("inf")
+    if isinstance(node, yaml.MappingNode):
+        size = sum(_size(key, known) + _size(value, known) for key, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        size = sum(_size(value, known) for value in node.value)
+    else:
+        size = 1
+    known[id(node)] = 1 + size
+    return 1 + size
