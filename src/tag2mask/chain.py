@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
+from tag2mask.choices import as_chosen
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.workers import refuse_while_starting
 from tag2mask.data import Problem
 from tag2mask.data.findings import before_training, grouped
 from tag2mask.data.readers.prepared import matches as prepared_before
+from tag2mask.decided import Outdated, give_way, kept_in_spite, outdated, with_decisions
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import check_execution
 from tag2mask.recipe import Recipe, Splits, read_splits, recipe_mapping
+from tag2mask.runs.decisions import Effect, read_applied, read_decisions
 from tag2mask.runs.folder import is_finished
 from tag2mask.runs.info import describe_run, read_info, refuse_other_run, settle, write_start
 from tag2mask.runs.lock import alone_in
@@ -63,6 +66,7 @@ def open_chain(
     refuse_while_starting()
     check_execution(execution or Execution())
     old = read_info(out)
+    recipe = as_chosen(recipe, out)
     if limit is None and old.get("data", {}).get("limited_to"):
         limit = int(old["data"]["limited_to"])
         say(f"  --limit {limit}, as {out} was begun; for all images choose another --out")
@@ -74,12 +78,13 @@ def open_chain(
     refuse_other_run(out, old, info)
     context = Context(recipe, splits.train, splits.val, out, execution or Execution(), say)
     chain = Chain(context, info)
-    for entry in chain.plan:
+    for entry in chain.before:
         entry.refuse_other(context)
     if step is not None:
         chain.refuse_early(step, upper_bound)
     _say_problems(problems, splits, data, say)
-    parts = [splits.train, *([splits.val] if splits.val else [])]
+    decided = chain.context
+    parts = [decided.train, *([decided.val] if decided.val else [])]
     with alone_in(out):
         write_start(out, info, [entry.step for entry in chain.plan], parts)
     return chain
@@ -101,12 +106,15 @@ class Chain:
     """The stages of one run, each of which does what is missing in its folder."""
 
     def __init__(self, context: Context, info: dict[str, Any]) -> None:
-        self.context, self.info = context, info
-        self.plan = plan(context)
+        self.context = with_decisions(context, Effect.of(read_decisions(context.out)))
+        self.earlier = with_decisions(context, read_applied(context.out))  # as the folders were made
+        self.info = info
+        self.plan, self.before = plan(self.context), plan(self.earlier)
 
     def run(self) -> dict[str, Any]:
         """Run the whole chain, scoring each step where there are true masks; return the scores."""
-        for note in (note for stage in all_stages() for note in stage.notes(self.context)):
+        notes = (note for stage in all_stages() for note in stage.notes(self.context))
+        for note in (*notes, *kept_in_spite(self.context)):
             self.context.say(f"! {note}")
         self._run(self.plan, score=True)
         self._say_failures()
@@ -130,15 +138,15 @@ class Chain:
         wanted = {step, *stage_named(step).needs}
         return [entry for entry in self.plan if entry.stage.name in wanted and entry.upper_bound == upper_bound]
 
-    def run_stage(self, name: str, *, upper_bound: bool = False) -> None:
-        """Run one stage by the name of its command, and the stages that belong to it; nothing is scored.
+    def run_stage(self, name: str, *, upper_bound: bool = False, score: bool = False) -> None:
+        """Run one stage by the name of its command, and the stages that belong to it; scored only if asked for.
 
         `upper_bound` takes what learns from true masks instead of what doesn't. ConfigError for an unknown name.
         """
         stage, entries = stage_named(name), self._entries(name, upper_bound)
         if not any(entry.stage.name == name for entry in entries):
             self.context.say(f"  {name}: {stage.idle}")
-        self._run(entries, score=False)
+        self._run(entries, score=score)
 
     def evaluate(self) -> dict[str, Any]:
         """Score every finished step of the run again; return the scores."""
@@ -157,19 +165,30 @@ class Chain:
 
     def check(self, entries: Sequence[Planned] | None = None) -> None:
         """Stop before any work if a later step can't run here: what is missing must not show after hours."""
+        again = self._outdated().folders
         for entry in self.plan if entries is None else entries:
-            if not is_finished(self.context.out / entry.folder):
+            if entry.folder in again or not is_finished(self.context.out / entry.folder):
                 entry.stage.check(entry, self.context)
 
     def _run(self, entries: Sequence[Planned], *, score: bool) -> None:
         self.check(entries)
         with alone_in(self.context.out):
+            self._give_way()
             for number, entry in enumerate(entries, 1):
                 self.context.say(f"{number}/{len(entries)} {entry.heading}")
                 entry.stage.run(entry, self.context)
                 if score:
                     self._score(entry)
                 self._settle()
+
+    def _outdated(self) -> Outdated:
+        return outdated(self.plan, self.before, self.context, self.earlier)
+
+    def _give_way(self) -> None:
+        """Set aside what was made before a review decided otherwise."""
+        if self.context.effect != self.earlier.effect:
+            give_way(self._outdated(), self.context)
+            self.earlier, self.before = self.context, self.plan
 
     def _score(self, entry: Planned) -> None:
         """Score one finished step, where its images have true masks."""

@@ -89,15 +89,16 @@ def localize_image(
         else:
             batches = _batches(samples, config, rng_for(seed, "partners"))
     result = rib(network, views, present, batches, config, partner_gradient=gradient)
-    cam, rib_maps = (_maps(result, sums, size, config.scales) for sums in (result.cam_sums, result.rib_sums))
+    whole = network.backbone.whole
+    cam, rib_maps = (_maps(result, sums, size, config.scales, whole) for sums in (result.cam_sums, result.rib_sums))
     return ImageMaps(tuple(names[label] if names else str(label) for label in result.classes), cam, rib_maps, result)
 
 
 def _maps(
-    result: RIBResult, sums: list[Tensor], size: tuple[int, int], scales: tuple[float, ...]
+    result: RIBResult, sums: list[Tensor], size: tuple[int, int], scales: tuple[float, ...], whole: bool
 ) -> LocalizationMaps:
     arrays = [values.detach().float().cpu().numpy() for values in sums]
-    return LocalizationMaps(np.asarray(result.classes), size, scales, arrays)
+    return LocalizationMaps(np.asarray(result.classes), size, scales, arrays, whole=whole)
 
 
 def _network_and_names(

@@ -16,7 +16,7 @@ from tag2mask.data.class_files import write_class_files
 from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.photos import photos_dataset
 from tag2mask.engine.execution import Execution
-from tag2mask.recipe import load_recipe
+from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.runs.folder import parse_manifest, read_manifest
 from tag2mask.runs.index import parse_index
 from tag2mask.runs.info import read_info
@@ -46,9 +46,7 @@ def predict_photos(
     run_folder, out = Path(run_folder), Path(out)
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
     recipe = load_recipe(run_folder / "recipe.yaml")
-    reading = recipe.data.reading_again(read_info(run_folder).get("data", {}))
-    dataset = photos_dataset(photos, classes, tags).at_most(recipe.data.long_side).read_as(reading)
-    dataset = dataclasses.replace(dataset, background=recipe.data.background)
+    dataset = _as_in_run(photos_dataset(photos, classes, tags), recipe, run_folder)
     config = dataclasses.replace(config or recipe.predict, restrict=tags is not None)
     predict(dataset, run_folder / "segmenter", out, config, execution=execution)
     write_class_files(out, classes, background=dataset.background)
@@ -61,10 +59,17 @@ def predict_listed(
     """Segment `images` (path by id) by the network of a run into `out`/masks/ID.png; return the network's classes."""
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
     records = tuple(ImageRecord(image_id, path.absolute(), ()) for image_id, path in images.items())
-    dataset = Dataset("listed", classes, records)
-    config = load_recipe(run_folder / "recipe.yaml").predict
-    predict(dataset, run_folder / "segmenter", out, config, execution=execution)
+    recipe = load_recipe(run_folder / "recipe.yaml")
+    dataset = _as_in_run(Dataset("listed", classes, records), recipe, run_folder)
+    predict(dataset, run_folder / "segmenter", out, recipe.predict, execution=execution)
     return classes
+
+
+def _as_in_run(dataset: Dataset, recipe: Recipe, run_folder: Path) -> Dataset:
+    """New photos, read as the run's own were: size, bands, range of values, and whether there is a background."""
+    reading = recipe.data.reading_again(read_info(run_folder).get("data", {}))
+    dataset = dataset.at_most(recipe.data.long_side).read_as(reading)
+    return dataclasses.replace(dataset, background=recipe.data.background)
 
 
 def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Parity:

@@ -18,9 +18,9 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from tag2mask.common.errors import DataError
 from tag2mask.common.seeding import seed_for
+from tag2mask.data.records import IGNORED
 from tag2mask.refine.threshold import best_class
 
-IGNORED = 255
 _AT_ONCE = 25  # resamples
 SLIP_VALUES = 256  # with the reference's COCO slip 255 is a class of its own
 
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 class Scores:
     """IoU per class and their mean over a set of images, all in 0..1."""
 
-    classes: tuple[str, ...]  # "background" first
+    classes: tuple[str, ...]  # "background" first, where there is one
     iou: tuple[float, ...]  # NaN: in neither truth nor prediction
     miou: float  # mean over the classes that have an IoU; NaN without any scored pixel
     images: int
@@ -83,12 +83,14 @@ class SegmentationScore:
         self.confusion += other.confusion
         self.images += other.images
 
-    def compute(self, names: Sequence[str] | None = None) -> Scores:
-        """Return the scores so far; `names` are the foreground classes in order."""
-        iou = class_iou(self.confusion)
+    def compute(self, names: Sequence[str] | None = None, *, background: bool = True) -> Scores:
+        """Return the scores so far; `names` are the foreground classes in order. without `background` 0 is none."""
+        first = 0 if background else 1
+        iou = class_iou(self.confusion)[first:]
+        classes = _class_names(self.n_classes, names)[first:]
         return Scores(
-            classes=_class_names(self.n_classes, names),
-            iou=tuple(float(value) for value in iou[: self.n_classes]),
+            classes=classes,
+            iou=tuple(float(value) for value in iou[: len(classes)]),
             miou=float(mean_iou(iou)),
             images=self.images,
         )

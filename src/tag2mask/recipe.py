@@ -9,9 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.config import Free, Range, SettingError, Settings, build, load_yaml, to_mapping, with_overrides
+from tag2mask.config import (
+    Free,
+    Lines,
+    Range,
+    SettingError,
+    Settings,
+    build,
+    load_yaml,
+    to_mapping,
+    where,
+    with_changes,
+    with_overrides,
+)
 from tag2mask.data import Dataset, read_dataset
 from tag2mask.data.settings import DataConfig
+from tag2mask.presets import with_backbone
 from tag2mask.stages import all_stages
 from tag2mask.stages.affinity import AffinityStageConfig
 from tag2mask.stages.evaluate import EvaluateConfig
@@ -22,6 +35,8 @@ from tag2mask.stages.refinements import expanded
 from tag2mask.stages.stage import Stage
 from tag2mask.stages.train_classifier import ClassifierConfig
 from tag2mask.stages.train_segmenter import SegmenterConfig
+
+LIKE = "like"  # in a recipe: the one that it begins from
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,8 @@ class Recipe(Settings):
     refine: RefineConfig = dataclasses.field(default_factory=RefineConfig)
     # Further refinements by name, each written as changes over `refine`: scored beside it, never learned from.
     comparisons: dict[str, RefineConfig] = dataclasses.field(default_factory=dict)
+    # Refinements that were tried in a run, by name: kept beside `refine` whether they can be scored or not.
+    tried: dict[str, RefineConfig] = dataclasses.field(default_factory=dict, metadata={"key": False})
     segmenter: SegmenterConfig = dataclasses.field(default_factory=SegmenterConfig)
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
@@ -65,10 +82,13 @@ class Recipe(Settings):
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by path, or by the name of one that comes along; `overrides` are like "classifier.epochs=3".
 
+    `like: NAME` in a recipe begins from another one, which it changes. `backbone: NAME`, in the file or as an
+    override, stands for the settings of a preset (presets.py): those of the file give way, other overrides don't.
     ConfigError names the key, the file, the line and the nearest valid key.
     """
     path = find_recipe(path)
-    values, lines = load_yaml(path)
+    values, lines = _with_base(path)
+    values, overrides = with_backbone(values, overrides, str(path), lines)
     values = expanded(with_overrides(values, overrides, lines), str(path), lines)
     sections = {stage.section: stage for stage in all_stages() if stage.section}
     extra: dict[str, Any] = {
@@ -77,6 +97,20 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         if name in sections
     }
     return dataclasses.replace(build(Recipe, values, source=str(path), lines=lines), extra=extra)
+
+
+def _with_base(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Lines]:
+    """The values of a recipe over those of the recipe that it is `like`; the lines are those of its own keys."""
+    values, lines = load_yaml(path)
+    base = values.pop(LIKE, None)
+    if base is None:
+        return values, lines
+    there = where(str(path), lines, (LIKE,))
+    if not isinstance(base, str) or path.resolve() in above:
+        raise ConfigError(f"{there}: like is {base!r}; expected the name or file of another recipe")
+    beside = path.parent / base
+    before, _ = _with_base(beside if beside.is_file() else find_recipe(base), (*above, path.resolve()))
+    return with_changes(before, values), lines
 
 
 def recipe_mapping(recipe: Recipe) -> dict[str, Any]:
@@ -100,6 +134,11 @@ def find_recipe(name: Path | str) -> Path:
     raise ConfigError(f"{name}: no such recipe file or name{did_you_mean(Path(name).stem, known)}")
 
 
+def is_recipe(name: Path | str) -> bool:
+    """Whether `name` is a recipe's file, or the name of one that comes along."""
+    return Path(name).is_file() or str(name) in {path.stem for path in recipe_folder().glob("*.yaml")}
+
+
 @dataclass(frozen=True)
 class Splits:
     """The images that a run learns from and the held-out ones."""
@@ -117,13 +156,16 @@ def read_splits(recipe: Recipe, root: Path, limit: int | None = None) -> Splits:
     """
     dataset = recipe.data.applied(read_dataset(root, **recipe.data.how_to_read()), recipe.seed)
     splits = {record.split for record in dataset.records}
-    rest_trains = "" in splits and "train" not in splits and recipe.data.train_split == "train"
+    train_split, val_split = recipe.data.train_split, recipe.data.val_split
+    rest_trains = "" in splits and "train" not in splits and train_split == DataConfig.train_split
     unassigned = sum(not record.split for record in dataset.records) if not rest_trains else 0
-    if splits == {""}:
+    if rest_trains and splits == {""}:
         train, unassigned = dataset, 0
     else:
-        train = dataset.select("" if rest_trains else recipe.data.train_split)
-    val = dataset.select(recipe.data.val_split) if recipe.data.val_split in splits - {""} else None
+        train = dataset.select("" if rest_trains else train_split)
+    # a set may do without the usual val; whoever names another split means one that is there
+    held_out = val_split in splits - {""} or val_split != DataConfig.val_split
+    val = dataset.select(val_split) if held_out else None
     if limit is not None:
         train = train.limit(limit, recipe.seed)
     if val is not None and recipe.data.val_limit is not None:

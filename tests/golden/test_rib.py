@@ -25,7 +25,9 @@ from tag2mask.data.images import decode_image
 from tag2mask.data.maps import at_full, at_stride4
 from tag2mask.data.records import VOC_CLASSES
 from tag2mask.data.transforms import Draws, augment, normalise, rescale
-from tag2mask.networks import CAMClassifier, build_classifier, load_state
+from tag2mask.networks import CAMClassifier, build_classifier
+from tag2mask.networks.backbones import create_network, split_network
+from tag2mask.networks.weights import load_backbone_state, load_classifier_weight
 from tag2mask.rib import RIBConfig, RIBResult, gap, gndrp, merge_mirror, rib, rib_loss, stack_with_mirror
 from tag2mask.rib.step import covered_share, runs_away
 
@@ -76,7 +78,10 @@ def classifier(golden_dir: Path) -> CAMClassifier:
     make_state = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_state)
     built = build_classifier("resnet50", 20, weights="none")
-    load_state(built, make_state.resnet50_state(), torch.tensor(np.load(golden_dir / "cam_classifier.npz")["weight"]))
+    network = create_network("resnet50")
+    load_backbone_state(network, make_state.resnet50_state(), source="state")
+    built.backbone.load_state_dict(split_network(network, "resnet50").state_dict())
+    load_classifier_weight(built, torch.tensor(np.load(golden_dir / "cam_classifier.npz")["weight"]), "state")
     return built
 
 

@@ -44,6 +44,16 @@ def test_half_of_the_rankings_weight_is_on_its_share() -> None:
         assert pooled.item() == pytest.approx(0.5 / halves, rel=1e-9)
 
 
+def test_class_attention_by_hand() -> None:
+    values = torch.tensor([0.0, 2.0]).view(1, 1, 1, 2)
+    weight = torch.tensor(2.0).exp() / (1 + torch.tensor(2.0).exp())
+    torch.testing.assert_close(Pooling.of("class-attention")(values), (2 * weight).view(1, 1))
+    torch.testing.assert_close(
+        Pooling.of("class-attention", 1e-6)(maps()), Pooling("average")(maps()), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(Pooling.of("class-attention", 1e4)(maps()), Pooling("maximum")(maps()))
+
+
 def test_generalised_mean_of_power_one_is_the_average() -> None:
     values = maps().abs()
     torch.testing.assert_close(Pooling.of("generalised-mean", 1.0)(values), values.mean(dim=(2, 3)))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError
 from tag2mask.config import to_mapping, with_changes
+from tag2mask.networks.pooling import Pooling
+from tag2mask.presets import PRESETS, backbone_settings
 from tag2mask.recipe import Recipe, find_recipe, load_recipe, recipe_folder
 from tag2mask.rib import RIBConfig
 
@@ -140,3 +143,48 @@ def test_a_preset_stands_for_its_whole_section(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no preset \['fast'\]"):
         load_recipe(recipe, ["localize.rib.preset=[fast]"])
     assert with_changes({"rib": {"steps": 3}}, {"rib": {"preset": "coco"}}) == {"rib": {"preset": "coco"}}
+
+
+def test_a_backbone_in_one_word() -> None:
+    plain = load_recipe("voc_animals")
+    recipe = load_recipe("voc_animals", ["segmenter.crop_size=128", "backbone=dinov2_small"])
+    assert recipe.classifier.backbone == recipe.segmenter.backbone == "vit_small_patch14_dinov2"
+    assert recipe.classifier.pooled() == Pooling("ranking", 0.2)
+    assert recipe.affinity is not None
+    assert recipe.affinity.taps == (3, 4)
+    assert recipe.localize.rib == RIBConfig.fast(channels_last=True)
+    assert recipe.segmenter.crop_size == 128  # what is said beside it holds, wherever it stands
+    assert recipe.classifier.epochs == plain.classifier.epochs
+    assert recipe.refine == plain.refine
+
+
+def test_a_backbone_in_the_file_and_any_timm_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: x\nbackbone: test_resnet\nclassifier: {epochs: 3, learning_rate: 7}\n")
+    recipe = load_recipe(path)
+    assert recipe.classifier.backbone == recipe.segmenter.backbone == "test_resnet"
+    assert (recipe.classifier.epochs, recipe.classifier.learning_rate) == (3, 3e-4)
+    assert recipe.classifier.pooling == "average"
+    assert load_recipe(path, ["backbone=test_convnext"]).classifier.learning_rate == 1e-4
+    assert recipe.affinity is None  # as without the preset
+    for wish in ("affinity={}", "affinity.scale=2"):
+        affinity = load_recipe(path, [wish, "backbone=test_vit"]).affinity
+        assert affinity is not None
+        assert affinity.taps == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dinov2_smal", r"--set backbone=dinov2_smal: backbone 'dinov2_smal' is not known.*'dinov2_small'"),
+        ("test_nfnet", r"--set backbone=test_nfnet: backbone 'test_nfnet' is a NormFreeNet; supported families:"),
+    ],
+)
+def test_a_backbone_that_is_none(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("photos", [f"backbone={name}"])
+
+
+def test_presets_are_networks_of_timm() -> None:
+    assert all(timm.is_model(name) for name in PRESETS.values())
+    settings = backbone_settings("mobilenetv3_large")
+    assert settings["classifier"]["backbone"] == PRESETS["mobilenetv3_large"]

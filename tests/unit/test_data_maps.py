@@ -109,3 +109,23 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     for name in ("cut.npz", "zero.npz", "other.npz", "pickle.npz", "gone.npz"):
         with pytest.raises(DataError, match=f"{name}.*; .*run"):
             load_maps(tmp_path / name)
+
+
+def test_maps_that_cover_the_image_exactly(tmp_path: Path) -> None:
+    maps = replace(make((50, 75)), whole=True)
+    total = torch.zeros(2, 50, 75)
+    for scale_sum in maps.sums:
+        total += F.interpolate(torch.from_numpy(scale_sum)[None], (50, 75), mode="bilinear", align_corners=False)[0]
+    expected = total / (total.flatten(1).max(dim=1).values[:, None, None] + 1e-5)
+    torch.testing.assert_close(torch.from_numpy(maps.full()), expected)
+    save_maps(tmp_path / "a.npz", maps)
+    loaded = load_maps(tmp_path / "a.npz")
+    assert loaded.whole
+    assert not loaded.absolute
+    np.testing.assert_allclose(loaded.full(), maps.full(), atol=6e-4)
+    # a grid over sides raised to 64 x 80: beyond the image the edge goes on
+    assert np.allclose(maps.on_grid((64, 80))[:, :50, :75], maps.full(), atol=1e-5)
+    assert np.array_equal(
+        maps.on_grid((64, 80))[:, 50:, :75], np.repeat(maps.on_grid((64, 80))[:, 49:50, :75], 14, 1)
+    )
+    assert replace(maps, absolute=True).full().max() <= 1

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tag2mask.common.errors import ConfigError
+from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.data import Dataset, ImageRecord
 from tag2mask.data.findings import of_set
 from tag2mask.data.settings import DataConfig
 from tag2mask.data.splits import with_held_out
+from tag2mask.recipe import Recipe, read_splits
 
 
 def make(labels: list[tuple[int, ...]], group: int = 0, split: str = "") -> Dataset:
@@ -86,3 +87,33 @@ def test_a_group_on_both_sides_is_said() -> None:
     said = [str(problem) for problem in of_set(dataclasses.replace(dataset, records=records))]
     assert len(said) == 2
     assert "group 'g0' has images in train and val" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "there"),
+    [
+        ({"val_split": "vla"}, r"split 'vla'; splits there are: train, val"),
+        ({"val_split": "test"}, r"split 'test'; splits there are: train, val"),
+        ({"train_split": "trian"}, r"split 'trian'; splits there are: train, val"),
+    ],
+)
+def test_a_split_that_no_image_has_is_an_error(
+    data: dict[str, str], there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [make(MANY, split=split).records for split in ("train", "val")]
+    records = tuple(dataclasses.replace(r, id=f"{r.split}{r.id}") for part in parts for r in part)
+    dataset = dataclasses.replace(make(MANY), records=records)
+    monkeypatch.setattr("tag2mask.recipe.read_dataset", lambda *_, **__: dataset)
+    with pytest.raises(DataError, match=there):
+        read_splits(Recipe("r", data=DataConfig(**data)), Path("x"))
+    splits = read_splits(Recipe("r"), Path("x"))
+    assert splits.val is not None
+    assert (len(splits.train), len(splits.val)) == (100, 100)
+
+
+def test_a_set_may_do_without_val_and_without_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tag2mask.recipe.read_dataset", lambda *_, **__: make(MANY))
+    splits = read_splits(Recipe("r"), Path("x"))
+    assert (len(splits.train), splits.val) == (100, None)
+    with pytest.raises(DataError, match=r"split 'trian'; splits there are: \(unspecified\)"):
+        read_splits(Recipe("r", data=DataConfig(train_split="trian")), Path("x"))

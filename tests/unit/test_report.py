@@ -20,12 +20,25 @@ from tag2mask.common.files import read_json, write_json
 from tag2mask.reports import charts, gallery, pictures, write_report
 from tag2mask.reports.gather import gather
 from tag2mask.reports.html import duration
+from tag2mask.reports.look import look
 from tag2mask.reports.palette import class_colour, heat_table
 from tag2mask.reports.pick import choose, even_draw
 from tag2mask.runs.scores import chosen_on_truth, letter
 from tiny_run import BROKEN, CLASSES, STEPS, TRAIN, VAL, copy_run, edit, replaced
 
 PHOTO = "photo 00 é"
+HEADINGS = [
+    "What to do next",
+    "What the network does",
+    "Held-out photos",
+    "Your tagged photos",
+    "What is doubtful",
+    "Scores",
+    "Pseudo-masks compared",
+    "How it came",
+    "Curves",
+    "Run",
+]
 
 
 @pytest.fixture
@@ -100,7 +113,12 @@ def test_a_finished_run_shows_every_part(finished_run: Path, tmp_path: Path) -> 
     for nothing_of in ("could not be shown", "Not in this run", "Not part of this run", "not finished"):
         assert nothing_of not in shown
     assert str(finished_run.parent) not in text
-    assert len(page.all("article", "card")) == TRAIN + VAL
+    found = look(finished_run, gather(finished_run).index, 0)
+    assert (found.photos, found.available) == (TRAIN, TRAIN)
+    others = len(found.doubts) + len(found.differing)
+    assert len(page.all("article", "card")) == VAL + 2 * TRAIN + others  # held out, final masks, from tag to mask
+    titles = re.findall(r"<h[23][^>]*>([^<]+)</h[23]>", text)
+    assert [title for title in titles if title in HEADINGS] == HEADINGS  # what matters first comes first
     # a chart per class and background; threshold, three trainings and the classifier on held-out images
     assert len(page.all("svg", "chart")) == 4 + 5
     assert len(page.all("div", "stat")) == 6  # comparisons stand in the table only
@@ -208,7 +226,8 @@ def test_broken_files_are_named_and_the_rest_is_shown(run: Path, content: bytes)
         assert path.is_file()
         path.write_bytes(content)
     _, page = page_of(run)
-    assert len(page.all("article", "card")) == TRAIN + VAL
+    assert len(page.all("article", "card")) >= 2 * TRAIN + VAL
+    assert page.text.count(f"photo of {PHOTO}: ") == 1
     for part in (*parts, f"photo of {PHOTO}", f"true mask of {PHOTO}"):
         assert part in page.text
     assert str(run.parent) not in page.text
@@ -381,7 +400,9 @@ def test_options_and_their_errors(run: Path, tmp_path: Path) -> None:
     assert out.is_file()
     assert not (run / "report.html").exists()
     groups = [a["data-groups"] or "" for a in Page(out.read_text("utf-8")).all("article", "card")]
-    assert sum(len(json.loads(group)) for group in groups) == 6  # one each best, worst, random in two parts
+    drawn = [rank for group in groups for rank in json.loads(group) if rank != "order"]
+    assert len(drawn) == 9  # one each best, worst, random in three parts
+    assert len(groups) <= 15
     assert not page_of(run, examples=0)[1].all("article", "card")
     with pytest.raises(DataError, match="no such run folder"):
         write_report(tmp_path / "nowhere")
@@ -397,7 +418,7 @@ def test_the_same_run_and_seed_give_the_same_file(finished_run: Path, tmp_path: 
 def test_examples_that_do_not_fit_are_counted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery, "SIZE_LIMIT", 100_000)
     _, page = page_of(run)
-    assert 0 < len(page.all("article", "card")) < TRAIN + VAL
+    assert 0 < len(page.all("article", "card")) < 2 * TRAIN + VAL
     assert "left out to keep this file small" in page.text
 
 

@@ -75,6 +75,16 @@ def test_one_step_raises_the_maps_as_asked(rise, fold):
     assert result.steps_run == 2
 
 
+def test_the_rise_may_be_a_share_of_the_maps_mean():
+    config = FAST.replace(rise=0.5, rise_of="mean", looks=12)
+    result = rib(tiny_classifier(), tiny_views(config), LABELS, config=config, trace=True)
+    start, end = (step.maps for step in result.steps)
+    assert end.mean().item() == pytest.approx(1.5 * start.mean().item(), rel=0.5 * TOLERANCE)
+    with pytest.raises(ConfigError, match="rise_of"):
+        FAST.replace(rise=1.5)
+    assert FAST.replace(rise=1.5, rise_of="mean").rise == 1.5
+
+
 def test_the_step_size_does_not_depend_on_the_learning_rate():
     results = [
         rib(tiny_classifier(), tiny_views(), LABELS, config=FAST.replace(learning_rate=rate)) for rate in (1e-6, 1e-2)

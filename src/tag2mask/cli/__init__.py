@@ -13,15 +13,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tag2mask import __version__
-from tag2mask.cli import ablate, data, demo, export, hgr, recipes, report, rerun, results, run, toy
+from tag2mask.cli import (
+    ablate,
+    choose,
+    data,
+    demo,
+    export,
+    hgr,
+    new,
+    recipes,
+    report,
+    rerun,
+    results,
+    review,
+    run,
+    toy,
+)
 from tag2mask.common.errors import Tag2MaskError
 from tag2mask.common.files import FULL, GONE
 from tag2mask.common.memory import out_of_memory
 
 GROUPS = (
+    new,
     run,
+    choose,
     rerun,
     report,
+    review,
     data,
     recipes,
     export,

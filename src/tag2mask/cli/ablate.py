@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tag2mask.cli.common import add_command, add_execution_options, data_of, execution_of
+from tag2mask.cli.common import add_command, add_execution_options, at_least, data_of, execution_of
 
 
 def add(commands: Any) -> None:
@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     command.add_argument("run", type=Path, help="the folder of a run, whose classifier is used")
     command.add_argument("--data", type=Path, help="the run's data set")
     command.add_argument("--grid", default="paper", help="a grid's file or name (default: paper)")
-    command.add_argument("--images", type=int, default=96, help="class-balanced training images (default 96)")
+    command.add_argument("--images", type=at_least(1), default=96, help="class-balanced training images (default 96)")
     command.add_argument("--images-seed", type=int, default=0, help="which images these are (default 0)")
     command.add_argument("--out", type=Path, help="folder for maps and table (default RUN/ablation/GRID)")
     add_execution_options(command)

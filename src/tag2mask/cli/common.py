@@ -17,6 +17,20 @@ DEFAULT_RECIPE = "photos"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning Fabric's
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A type of an option: a whole number from `least` up; argparse says what was given instead."""
+
+    def number(text: str) -> int:
+        if not text.removeprefix("-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} up")
+        return int(text)
+
+    return number
+
+
 def add_command(
     commands: Any, name: str, text: str, function: Callable[[Any], int | None]
 ) -> argparse.ArgumentParser:
@@ -32,21 +46,24 @@ def add_recipe_options(command: argparse.ArgumentParser, optional: bool = False)
         "recipe",
         nargs="?" if optional else None,
         default=None,
-        help="a recipe's file or name" + (f" (default: that of --out, else {DEFAULT_RECIPE})" if optional else ""),
+        help="a recipe's file or name, or the folder of a run that is to go on with its own"
+        + (f" (default: that of --out, else {DEFAULT_RECIPE})" if optional else ""),
     )
     command.add_argument("--data", type=Path, help="the data set's folder or label file")
     command.add_argument("--out", type=Path, help="the run's folder (default runs/RECIPE)")
-    command.add_argument("--limit", type=int, metavar="N", help="train on a class-balanced subset of N images")
+    command.add_argument("--limit", type=at_least(1), metavar="N", help="train on N images, class-balanced")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's setting")
 
 
 def add_execution_options(command: argparse.ArgumentParser) -> None:
     """Options of commands that compute: devices, processes."""
     command.add_argument("--device", default="auto", choices=DEVICES, help="what computes (default auto)")
-    command.add_argument("--devices", type=int, default=1, help="how many devices train together (default 1)")
-    command.add_argument("--precision", default="32-true", help="of training, as Lightning Fabric names it")
-    command.add_argument("--workers", type=int, default=1, help="processes that load images in training (default 1)")
-    command.add_argument("--processes", type=int, default=0, help="processes for single images (default: CPU cores)")
+    command.add_argument("--devices", type=at_least(1), default=1, help="how many devices train together (default 1)")
+    command.add_argument("--precision", default="32-true", choices=PRECISIONS, help="of training")
+    command.add_argument("--workers", type=at_least(0), default=1, help="processes that load images (default 1)")
+    command.add_argument(
+        "--processes", type=at_least(0), default=0, help="processes for single images (default: cores)"
+    )
     command.add_argument(
         "--ray",
         nargs="?",
@@ -71,16 +88,32 @@ def recipe_and_out(options: argparse.Namespace) -> tuple[Recipe, Path]:
     """The recipe asked for, else that of --out, and the run's folder."""
     from tag2mask.recipe import load_recipe
 
-    if options.recipe is None and options.out is not None and (options.out / "recipe.yaml").is_file():
-        path = options.out / "recipe.yaml"
-    else:
-        path = options.recipe or DEFAULT_RECIPE
+    run = run_of(options)
+    path = options.recipe or DEFAULT_RECIPE if run is None else run / "recipe.yaml"
     recipe = load_recipe(path, options.set)
-    return recipe, options.out or Path("runs") / recipe.name
+    return recipe, run or options.out or Path("runs") / recipe.name
 
 
-def data_of(options: argparse.Namespace) -> Path:
-    """The data set's path; ConfigError without one."""
-    if options.data is None:
+def run_of(options: argparse.Namespace) -> Path | None:
+    """The folder of a run that is there and is meant to go on with its own recipe; None where a recipe is named."""
+    from tag2mask.recipe import is_recipe
+
+    given = options.recipe
+    if given is None:
+        out: Path | None = options.out
+        return out if out is not None and (out / "recipe.yaml").is_file() else None
+    if is_recipe(given) or not (Path(given) / "recipe.yaml").is_file():
+        return None
+    if options.out is not None:
+        raise ConfigError(f"{given} is the folder of a run, and --out {options.out} too; give the run's folder once")
+    return Path(given)
+
+
+def data_of(options: argparse.Namespace, run: Path | None = None) -> Path:
+    """The data set's path, from a `run` that is there if it isn't given; ConfigError without one."""
+    from tag2mask.runs.info import parse_info, read_info
+
+    found = options.data or (parse_info(read_info(run)).root if run is not None else None)
+    if found is None:
         raise ConfigError("--data is missing; give the data set's folder or label file")
-    return Path(options.data)
+    return Path(found)

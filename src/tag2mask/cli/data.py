@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tag2mask.cli.common import add_command
+from tag2mask.cli.common import add_command, at_least
 from tag2mask.common.errors import ConfigError
 
 
@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
     prepare.add_argument(
         "--aug-masks", action="store_true", help="voc2012: use SegmentationClassAug as true masks too"
     )
-    prepare.add_argument("--processes", type=int, default=0, help="coco2014: processes (default: CPU cores)")
+    prepare.add_argument("--processes", type=at_least(0), default=0, help="coco2014: processes (default: CPU cores)")
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tag2mask.cli.common import DEVICES, add_command
+from tag2mask.cli.common import DEVICES, add_command, at_least
 from tag2mask.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ def add(commands: Any) -> None:
     hgr.add_argument("run", type=Path, help="the run's folder; its classifier is read, never changed")
     hgr.add_argument("--data", type=Path, required=True, help="the data set's folder or label file, with masks")
     hgr.add_argument("--out", type=Path, help="where hgr.csv, hgr.json and hgr.svg go (default RUN/hgr)")
-    hgr.add_argument("--images", type=int, default=24, metavar="N", help="class-balanced sample (default 24)")
+    hgr.add_argument("--images", type=at_least(1), default=24, metavar="N", help="class-balanced sample (default 24)")
     hgr.add_argument("--split", default="train", choices=("train", "val"), help="of the images (default train)")
-    hgr.add_argument("--steps", type=int, metavar="K", help="RIB steps (default: the run's)")
+    hgr.add_argument("--steps", type=at_least(1), metavar="K", help="RIB steps (default: the run's)")
     hgr.add_argument("--threshold", type=float, default=0.3, help="share of a map's maximum (default 0.3)")
-    hgr.add_argument("--smoothing", type=int, default=15, help="width of a box in pixels, odd (default 15)")
+    hgr.add_argument("--smoothing", type=at_least(1), default=15, help="width of a box in pixels, odd (default 15)")
     hgr.add_argument("--device", default="auto", choices=DEVICES, help="what computes (default auto)")
 
 

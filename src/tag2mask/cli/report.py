@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     """Add `report`."""
     report = add_command(commands, "report", "write the HTML report of a run's folder", _report)
     report.add_argument("run", type=Path, help="the run's folder")
-    report.add_argument("--examples", type=int, default=24, help="examples a section (default 24)")
+    report.add_argument("--examples", type=int, default=12, help="examples a section (default 12)")
 
 
 def _report(options: argparse.Namespace) -> int:

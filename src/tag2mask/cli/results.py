@@ -67,7 +67,7 @@ def _print(rows: Sequence[Result]) -> None:
         table.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
     for row in rows:
         place = f"place {row.rank}" if row.rank else "not ranked"
-        parts = (place, row.beyond_labels and f"uses {row.beyond_labels}", *row.remarks)
+        parts = (place, row.kind, row.beyond_labels and f"uses {row.beyond_labels}", *row.remarks)
         remarks = "; ".join(part for part in parts if part)
         value = f"{row.value:.1f}\n{row.interval_text}".strip()
         cells = (row.task, row.dataset, row.split, row.metric, value, row.model, row.source, remarks)

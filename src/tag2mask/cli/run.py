@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tag2mask.cli.choose import print_compared
 from tag2mask.cli.common import (
     add_command,
     add_execution_options,
@@ -15,9 +16,11 @@ from tag2mask.cli.common import (
     data_of,
     execution_of,
     recipe_and_out,
+    run_of,
 )
 from tag2mask.cli.scores import print_scores
 from tag2mask.common.errors import ConfigError
+from tag2mask.runs.folder import is_finished
 from tag2mask.stages import STAGES
 
 
@@ -32,6 +35,8 @@ def add(commands: Any) -> None:
         command.set_defaults(step=name, supervised=False, images=None)
         add_recipe_options(command, optional=True)
         add_execution_options(command)
+        if name == "refine":
+            command.add_argument("--name", default="", help="what --set makes on finished maps of RUN is called so")
         if name == "train-segmenter":
             command.add_argument("--supervised", action="store_true", help="train on true masks: the upper bound")
         if name == "predict":
@@ -45,12 +50,13 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from tag2mask.chain import run
-    from tag2mask.reports import write_report
+    from tag2mask.reports.closing import write_and_close
+    from tag2mask.reports.html import has_review
 
     recipe, out = recipe_and_out(options)
-    scores = run(recipe, data_of(options), out, limit=options.limit, execution=execution_of(options))
+    scores = run(recipe, data_of(options, run_of(options)), out, limit=options.limit, execution=execution_of(options))
     print_scores(scores)
-    print(f"masks:   {out / 'pseudo_masks' / 'masks'}\nnetwork: {out / 'segmenter'}\nreport:  {write_report(out)}")
+    print("\n".join(write_and_close(out, review=has_review())))
     return 0
 
 
@@ -61,10 +67,13 @@ def _step(options: argparse.Namespace) -> int:
         raise ConfigError("predict --tags and --onnx are for photos of your own; give them with --images")
     from tag2mask.chain import open_chain
 
+    run = run_of(options)
+    if options.step == "refine" and options.set and run is not None and is_finished(run / "pseudo_masks"):
+        return _another(options, run)
     recipe, out = recipe_and_out(options)
     chain = open_chain(
         recipe,
-        data_of(options),
+        data_of(options, run),
         out,
         limit=options.limit,
         execution=execution_of(options),
@@ -79,12 +88,30 @@ def _step(options: argparse.Namespace) -> int:
     return 0
 
 
+def _another(options: argparse.Namespace, run: Path) -> int:
+    """Further pseudo-masks beside the run's own."""
+    from tag2mask.chain import open_chain
+    from tag2mask.choices import another
+    from tag2mask.recipe import load_recipe
+    from tag2mask.reports import write_report
+
+    data = data_of(options, run)
+    name, choices = another(run, options.set, options.name)
+    recipe = choices.over(load_recipe(run / "recipe.yaml"))
+    chain = open_chain(recipe, data, run, limit=options.limit, execution=execution_of(options))
+    choices.save(run)
+    chain.run_stage("refine", score=True)
+    print_compared(run)
+    print(f"report: {write_report(run)} (pseudo-masks compared)\nto use it: tag2mask choose {run} {name}")
+    return 0
+
+
 def _predict_images(options: argparse.Namespace) -> int:
     if options.supervised:
         raise ConfigError("predict --supervised is for the val images; leave out --supervised or --images")
     if options.onnx is not None:
         return _say_masks(options, _predict_onnx(options))
-    if options.masks is None or options.out is None:
+    if options.masks is None or (options.out or run_of(options)) is None:
         raise ConfigError("predict --images needs --out RUN (whose network is used) and --masks DIR (for the masks)")
     from tag2mask.inference import predict_photos
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tag2mask.cli.common import add_command
+from tag2mask.cli.common import add_command, at_least
 from tag2mask.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     toy = add_command(commands, "toy", "the paper's toy experiment: where do gradients stop?", _toy)
     toy.set_defaults(resumes=False)
     toy.add_argument("--out", type=Path, default=Path("runs/toy"), help="folder of figure and numbers")
-    toy.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 0 to N - 1 (default 5)")
+    toy.add_argument("--seeds", type=at_least(1), default=5, metavar="N", help="seeds 0 to N - 1 (default 5)")
     toy.add_argument(
         "--last",
         nargs="+",
@@ -33,9 +33,9 @@ def add(commands: Any) -> None:
         help="last activations to train through, the first one is drawn (default sigmoid softmax)",
     )
     toy.add_argument("--digits", default="sklearn", help="sklearn (default), or the folder of MNIST's four files")
-    toy.add_argument("--epochs", type=int, help="training epochs (default 6)")
+    toy.add_argument("--epochs", type=at_least(1), help="training epochs (default 6)")
     toy.add_argument("--quick", action="store_true", help="tiny: shows that everything works, not what is found")
-    toy.add_argument("--processes", type=int, default=0, help="processes (default: CPU cores)")
+    toy.add_argument("--processes", type=at_least(0), default=0, help="processes (default: CPU cores)")
 
 
 def _toy(options: argparse.Namespace) -> int:

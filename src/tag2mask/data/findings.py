@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from tag2mask.data import agreement, ranges
 from tag2mask.data.check_masks import check_masks
-from tag2mask.data.records import Dataset, Problem, printable
+from tag2mask.data.records import IGNORED, Dataset, Problem, printable
 from tag2mask.data.words import perhaps_negative
 
 EXAMPLES = 3
@@ -80,7 +80,7 @@ def before_training(train: Dataset, val: Dataset | None, *, prepared: bool = Fal
 
 def _unnamed_values(compared: agreement.Agreement) -> Iterator[Problem]:
     lut = compared.dataset.mask_lut
-    counts = Counter(v for _, values in compared.rows for v in values if 0 < v < 255 and lut[v] == 255)
+    counts = Counter(v for _, values in compared.rows for v in values if 0 < v < IGNORED and lut[v] == IGNORED)
     if counts:
         shown = ", ".join(f"{value} (in {count} masks)" for value, count in sorted(counts.items())[:8])
         message = f"mask value(s) {shown} name no class"

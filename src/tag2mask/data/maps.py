@@ -58,12 +58,13 @@ def at_stride4(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Ten
     return _normalised(_joined(sums, strided_size(size, 4)))
 
 
-def at_full(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+def at_full(sums: Sequence[torch.Tensor], size: tuple[int, int], *, whole: bool = False) -> torch.Tensor:
     """Join scales into maps (n, H, W) float32 in 0..1; arguments as `at_stride4`.
 
-    Scales are brought to the next multiple of 16 above the image's size, then cropped to it.
+    Scales are brought to the next multiple of 16 above the image's size, then cropped to it. `whole`: they cover the
+    image exactly and are brought to its size.
     """
-    return _normalised(_joined(sums, strided_up_size(size, 16))[:, : size[0], : size[1]])
+    return _normalised(_joined(sums, size if whole else strided_up_size(size, 16))[:, : size[0], : size[1]])
 
 
 def _joined(sums: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
@@ -93,6 +94,7 @@ class LocalizationMaps:
     absolute: bool = (
         False  # sums are scores in 0..1 that keep their height; else each class is divided by its maximum
     )
+    whole: bool = False  # the network resized the image to whole cells: its maps cover it exactly
 
     @classmethod
     def none(cls, size: tuple[int, int]) -> LocalizationMaps:
@@ -105,7 +107,7 @@ class LocalizationMaps:
 
     def on_grid(self, grid: tuple[int, int]) -> np.ndarray:
         """Return (n, h, w) float32 in 0..1 at a grid over the image, its sides raised to multiples of 16."""
-        return self._finished(self._at(grid))
+        return self._finished(self._over_raised(grid) if self.whole else self._at(grid))
 
     def at_stride4(self) -> np.ndarray:
         """Return (n, ceil(H/4), ceil(W/4)) float32 in 0..1."""
@@ -113,12 +115,22 @@ class LocalizationMaps:
 
     def full(self) -> np.ndarray:
         """Return (n, H, W) float32 in 0..1."""
-        return self._finished(self._at(strided_up_size(self.size, 16))[:, : self.size[0], : self.size[1]])
+        size = self.size if self.whole else strided_up_size(self.size, 16)
+        return self._finished(self._at(size)[:, : self.size[0], : self.size[1]])
 
     def _at(self, size: tuple[int, int]) -> torch.Tensor:
         import torch
 
         return _joined([torch.from_numpy(s) for s in self.sums], size)
+
+    def _over_raised(self, grid: tuple[int, int]) -> torch.Tensor:
+        """Maps that cover the image exactly on a grid over it with sides raised: beyond its edge they go on."""
+        import torch.nn.functional as F
+
+        height, width = strided_up_size(self.size, 16)
+        rest = (0, width - self.size[1], 0, height - self.size[0])
+        maps = F.pad(self._at(self.size), rest, mode="replicate")  # (n, H, W) -> (n, H', W')
+        return F.interpolate(maps[None], grid, mode="area")[0]
 
     def _finished(self, maps: torch.Tensor) -> np.ndarray:
         return (maps.clamp(0, 1) if self.absolute else _normalised(maps)).numpy()
@@ -138,8 +150,7 @@ def save_maps(path: Path | str, maps: LocalizationMaps) -> None:
     peak = np.max([s.max(axis=(1, 2), initial=0.0) for s in sums], axis=0).astype(np.float32)
     divisor = np.where(peak > 0, peak, np.float32(1))[:, None, None]
     arrays = {f"sum_{index}": (s / divisor).astype(np.float16) for index, s in enumerate(sums)}
-    if maps.absolute:
-        arrays["absolute"] = np.asarray(True)
+    arrays |= {name: np.asarray(True) for name in ("absolute", "whole") if getattr(maps, name)}
     with atomic_write(path) as temporary:
         np.savez_compressed(
             temporary,
@@ -162,9 +173,9 @@ def load_maps(path: Path | str) -> LocalizationMaps:
             scales = tuple(round(float(scale), 6) for scale in stored["scales"])
             sums = [stored[f"sum_{index}"].astype(np.float32) * peak for index in range(len(scales))]
             height, width = (int(side) for side in stored["size"])
-            absolute = "absolute" in stored and bool(stored["absolute"])
+            absolute, whole = (name in stored and bool(stored[name]) for name in ("absolute", "whole"))
             classes = stored["classes"].astype(np.int64)
-            maps = LocalizationMaps(classes, (height, width), scales, sums, absolute)
+            maps = LocalizationMaps(classes, (height, width), scales, sums, absolute, whole)
         _refuse_nonsense(maps)
         return maps
     except _DAMAGED as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,8 @@ class Dataset:
     mask_lut: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8), compare=False, repr=False)
     class_source: str = field(default="", compare=False)  # where the order of the classes is from, in words
     background: bool = True  # False: every pixel belongs to a class, so no mask has a value 0
+    # Of photos whose tags a person has corrected in a review: the labels that the set itself has.
+    own_labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.mask_lut.size == 0:
@@ -203,8 +205,12 @@ class Dataset:
         return matrix
 
     def digest(self) -> str:
-        """Return the sha256 over ids, labels, splits, classes and the size limit, for manifests."""
-        rows = [(record.id, list(record.labels), record.split) for record in self.records]
+        """Return the sha256 over ids, labels, splits, classes and the size limit, for manifests.
+
+        Labels are those of the set itself: what a review corrects in some photos leaves what was made of others.
+        """
+        own = self.own_labels
+        rows = [(record.id, list(own.get(record.id, record.labels)), record.split) for record in self.records]
         limits = sorted({record.long_side for record in self.records if record.long_side is not None})
         more: dict[str, Any] = {"long_side": limits} if limits else {}
         for reading in {record.reading for record in self.records}:
@@ -212,6 +218,11 @@ class Dataset:
         if not self.background:
             more["background"] = False
         return digest_value({"classes": list(self.classes), "records": rows} | more)
+
+    def corrected_tags(self) -> dict[str, list[str]]:
+        """Return the tags of the photos that a review has given others than the set has, by id."""
+        changed = (record for record in self.records if record.id in self.own_labels)
+        return {record.id: [self.classes[label] for label in record.labels] for record in changed}
 
     def negatives(self) -> int:
         """Return how many images hold none of the classes."""

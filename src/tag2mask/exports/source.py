@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tag2mask.data.classes import read_list
 from tag2mask.data.images import image_size
 from tag2mask.data.masks import read_mask
 from tag2mask.data.records import IGNORED, BadFileError, printable
+from tag2mask.runs.decisions import mask_path, read_decisions
 from tag2mask.runs.index import parse_index
 
 BEST_FIRST = ("masks", "pseudo_masks", "predictions")  # folders of a run, where none is asked for
@@ -37,6 +38,7 @@ class Photo:
     split: str  # "train", "val" or ""
     mask: Path
     confidence: Path  # grey PNG, 255 for a probability of 1; not there for every photo
+    wrong: tuple[int, ...] = ()  # mask values of tags that a review has taken away: background
 
     @property
     def stem(self) -> str:
@@ -53,6 +55,7 @@ class Source:
     classes: tuple[str, ...]  # in the order of the mask values 1..C
     photos: list[Photo]
     failed: list[str]  # ids of photos that have no mask
+    reviewed: str = ""  # what a review changed, in words
     empty: int = 0  # photos without any object, so far
     unsure: dict[str, int] = field(default_factory=dict)  # pixels by id, so far
     missing: list[Path] = field(default_factory=list)  # photos that are not where they were, so far
@@ -62,6 +65,7 @@ class Source:
         for photo in track(self.photos, total=len(self.photos), description="export"):
             mask = read_mask(photo.mask)
             self._check(photo, mask)
+            mask = np.where(np.isin(mask, photo.wrong), np.uint8(0), mask) if photo.wrong else mask
             self._count(photo, mask)
             yield photo, mask
 
@@ -97,6 +101,8 @@ class Source:
     def report(self, out: Path, unsure: str = "left out, so background there") -> int:
         """Print what was exported to `out`, and what of it is lost (`unsure`: where unsure pixels went); return 0."""
         print(f"{out}: {len(self.photos)} photos, {self.empty} of them without any object; {self.title}")
+        if self.reviewed:
+            print(f"as reviewed: {self.reviewed}; --unreviewed exports the masks as they were made")
         notes = [
             (self.unsure, f"photos have unsure pixels (255), {sum(self.unsure.values())} in all: {unsure}"),
             (self.failed, "photos have no mask, since they failed, and are left out"),
@@ -123,6 +129,9 @@ def add_source_options(command: argparse.ArgumentParser, out: str) -> None:
         metavar="DIR",
         help="the folder below which photos have their names, or where they lie by now (default: that of all)",
     )
+    command.add_argument(
+        "--unreviewed", action="store_true", help="the masks as they were made, whatever 'review' decided on them"
+    )
     command.add_argument("--out", type=Path, help=f"where it goes (default RUN/exports/{out})")
     command.set_defaults(default_out=out)
 
@@ -137,14 +146,17 @@ def out_of(options: argparse.Namespace) -> Path:
 
 def source_of(options: argparse.Namespace) -> Source:
     """The masks that the options ask for."""
-    return open_source(options.run, options.of, options.photos)
+    return open_source(options.run, options.of, options.photos, reviewed=not getattr(options, "unreviewed", False))
 
 
-def open_source(folder: Path | str, of: str | None = None, photos: Path | str | None = None) -> Source:
+def open_source(
+    folder: Path | str, of: str | None = None, photos: Path | str | None = None, *, reviewed: bool = True
+) -> Source:
     """Open the masks of a run's folder, or of one that `predict --images` wrote.
 
     of: which folder of the run; None takes the best that is there. photos: the folder below which the photos' names
-    count; where they have moved, the one they lie in now. Raises ConfigError, DataError.
+    count; where they have moved, the one they lie in now. reviewed: without the photos that a review rejected, and
+    with the masks and tags that it corrected. Raises ConfigError, DataError.
     """
     folder = Path(folder)
     info = _json(folder / "run.json")
@@ -174,7 +186,8 @@ def open_source(folder: Path | str, of: str | None = None, photos: Path | str | 
         for i, (path, name) in zip(done, placed, strict=True)
     ]
     title = f"tag2mask {__version__}: {printable(run)}" + (f", {masks.name}" if info else "")
-    return Source(masks, title, classes, found, [i for i in states if states[i] != "done"])
+    source = Source(masks, title, classes, found, [i for i in states if states[i] != "done"])
+    return _as_reviewed(source, folder) if info and reviewed else source
 
 
 def _photo_path(folder: Path, image_id: str, path: Path | None) -> Path:
@@ -183,6 +196,30 @@ def _photo_path(folder: Path, image_id: str, path: Path | None) -> Path:
     if whole is None or not whole.is_absolute() or not whole.name or Path(image_id).name != image_id:
         raise DataError(f"{folder}: its list of photos is damaged at {image_id[:80]!r}; take a whole copy")
     return whole
+
+
+def _as_reviewed(source: Source, run: Path) -> Source:
+    """The source after what was decided on its photos; DataError where every photo was rejected."""
+    decisions = read_decisions(run)
+    kept = [photo for photo in source.photos if photo.id not in decisions.rejected]
+    if source.photos and not kept:
+        raise DataError(f"{run}: every photo was rejected in the review; --unreviewed exports them all the same")
+    values = {name: value for value, name in enumerate(source.classes, 1)}
+    photos, corrected, retagged = [], 0, 0
+    for photo in kept:
+        wrong = tuple(values[tag] for tag, there in decisions.tags.get(photo.id, {}).items() if not there)
+        if photo.id in decisions.masks:
+            photo, corrected = replace(photo, mask=mask_path(run, photo.id), confidence=run / "none"), corrected + 1
+        elif wrong:
+            photo, retagged = replace(photo, wrong=wrong), retagged + 1
+        photos.append(photo)
+    counts = {
+        "rejected": len(source.photos) - len(kept),
+        "corrected by hand": corrected,
+        "without a wrong tag": retagged,
+    }
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return replace(source, photos=photos, reviewed=told)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from tag2mask.networks.weights import (
     build_classifier,
     build_imagenet_classifier,
     load_module,
-    load_state,
     save_module,
 )
 
@@ -33,7 +32,6 @@ __all__ = [
     "build_segmentation_network",
     "create_network",
     "load_module",
-    "load_state",
     "save_module",
     "segmentation_loss",
 ]

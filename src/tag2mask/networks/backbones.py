@@ -1,50 +1,27 @@
-"""Backbones from timm, split into a frozen trunk (to stride 8) and a tuned head.
+"""Backbones from timm, split into a frozen trunk and a tuned head.
 
 The split follows RIB: gradients stop after ResNet's layer2, so the trunk never changes and its features can be
-computed once. A new family of networks is one line in `FAMILIES`.
+computed once. How each family of networks is cut is in `families.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 import torch
-from timm.models.efficientnet import EfficientNet
-from timm.models.resnet import ResNet
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, did_you_mean
+from tag2mask.networks.families import FAMILIES, TRUNK_STAGES, Family, Stages
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ALIASES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
-
-
-Stages = list[list[nn.Module]]
-
-# How each family of timm networks is cut in five, one stage after the other. The first three, up to stride 8, are the
-# trunk; the rest is the head, and the first module of the last stage has the stride that a classifier undoes. The
-# boundary network looks at what each of the five gives.
-FAMILIES: dict[type[nn.Module], Callable[[Any], Stages]] = {
-    ResNet: lambda net: [
-        [net.conv1, net.bn1, net.act1, net.maxpool],
-        [net.layer1],
-        [net.layer2],
-        [net.layer3],
-        [net.layer4],
-    ],
-    # strides 2, 4, 8, 16, 16: the last block before each stride, and the last features
-    EfficientNet: lambda net: [
-        [net.conv_stem, net.bn1, net.blocks[0]],
-        [net.blocks[1]],
-        [net.blocks[2]],
-        [net.blocks[3], net.blocks[4]],
-        [*net.blocks[5:], net.conv_head, net.bn2],
-    ],
-}
-TRUNK_STAGES = 3
+TAP_STRIDES = (4, 4, 8, 16, 16)  # of the five stages where photos are resized to whole cells: those of ResNet
 
 
 class Normalisation(nn.Module):
@@ -69,18 +46,39 @@ class Normalisation(nn.Module):
         return torch.addcmul(self.shift, images, self.scale)
 
 
-class Backbone(nn.Module):
-    """A feature extractor in two parts: `trunk` to stride 8, frozen, and `head` to the last features, tuned.
+class WholeCells(nn.Module):
+    """Resize photos to whole cells of `cell` pixels, in each of which the network sees `patch` pixels a side.
 
-    `channels` is the width of the last features: 2048 for ResNet-50/101, 1280 for EfficientNet-Lite0.
+    A position of the features is then a cell of the photo: nothing is padded, so no padding can enter attention,
+    pooling or maps, and a photo and its mirror lie on each other.
     """
 
-    def __init__(self, trunk: nn.Sequential, head: nn.Sequential, channels: int, name: str) -> None:
+    def __init__(self, cell: int, patch: int) -> None:
+        super().__init__()
+        self.cell, self.patch = cell, patch
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, 3, H, W) to (B, 3, h * patch, w * patch), h and w being the nearest counts of cells, at least 1."""
+        size = [max(1, (side + self.cell // 2) // self.cell) * self.patch for side in images.shape[-2:]]
+        return _resized(images, size)
+
+
+class Backbone(nn.Module):
+    """A feature extractor in two parts: `trunk`, frozen, and `head` to the last features, tuned.
+
+    `channels` is the width of the last features: 2048 for ResNet-50/101, 1280 for EfficientNet-Lite0. `whole`: they
+    cover the photo exactly; else they begin at its left upper corner and may reach over its right and lower edges.
+    """
+
+    def __init__(
+        self, trunk: nn.Sequential, head: nn.Sequential, channels: int, name: str, *, whole: bool = False
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self.channels = channels
         self.name = name
+        self.whole = whole
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, channels, h, w) of ImageNet-normalised images (B, 3, H, W)."""
@@ -99,44 +97,58 @@ def create_network(name: str, *, output_stride: int = 16, dilated: bool = False)
     """Create timm's network `name` with random weights at the given output stride.
 
     `dilated=False` (the classifier): stride 16 by undoing the last stage's stride, its 3x3 convolutions undilated,
-    as in the reference. `dilated=True` (DeepLab): strides are traded for dilation, keeping the receptive field.
-    Raises ConfigError for an unknown name, an unsupported family or stride.
+    as in the reference; where a family can't, by what does the same to its last stage as dilation. `dilated=True`
+    (DeepLab): strides are traded for dilation, keeping the receptive field. Raises ConfigError for an unknown name,
+    an unsupported family or stride.
     """
     name = timm_name(name)
-    stages = stages_of(name)
+    family = family_of(name)
     if dilated:
-        return _create(name, output_stride=output_stride)
+        if not family.dilates:
+            raise ConfigError(
+                f"backbone '{name}' has no dilated form, which deeplabv2 asks for; take a decoder such as "
+                "segmenter.architecture=fpn"
+            )
+        return _create(name, **family.arguments, output_stride=output_stride)
     if output_stride not in (16, 32):
         raise ConfigError(f"output_stride {output_stride} without dilation is not supported; use 16 or 32")
-    network = _create(name)
-    if output_stride == 16:
-        undo_stride(stages(network)[-1][0])
+    if output_stride == 32:
+        return _create(name, **family.arguments)
+    network = _create(name, **family.arguments, **family.lowered)
+    family.lower(family.stages(network))
     return network
 
 
-def _create(name: str, output_stride: int = 32) -> nn.Module:
-    return timm.create_model(name.split(".")[0], pretrained=False, output_stride=output_stride)
+def _create(name: str, **arguments: Any) -> nn.Module:
+    return timm.create_model(name, pretrained=False, **arguments)  # a tag in the name decides the normalisation
 
 
-def stages_of(name: str) -> Callable[[Any], Stages]:
-    """Return how the network `name` is cut into stages; ConfigError names the families that are supported."""
-    entry = timm.model_entrypoint(name.split(".")[0])
+def family_of(name: str) -> Family:
+    """Return what the family of the network `name` needs; ConfigError names the families that are supported."""
+    return family_of_kind(_kind_of(timm_name(name).split(".")[0]), name)
+
+
+@functools.cache
+def _kind_of(name: str) -> type[nn.Module]:
     with torch.device("meta"):
-        network = entry(pretrained=False)
-    for family, stages in FAMILIES.items():
-        if isinstance(network, family):
-            return stages
-    known = ", ".join(family.__name__ for family in FAMILIES)
-    raise ConfigError(f"backbone '{name}' is a {type(network).__name__}; supported families: {known}")
+        return type(timm.model_entrypoint(name)(pretrained=False))
 
 
-def undo_stride(stage: nn.Module) -> None:
-    """Set every stride-2 convolution and pooling of a stage to stride 1 (no dilation)."""
-    for module in stage.modules():
-        if isinstance(module, nn.Conv2d | nn.AvgPool2d):
-            stride = module.stride if isinstance(module.stride, tuple) else (module.stride, module.stride)
-            if stride == (2, 2):
-                module.stride = (1, 1)
+def family_or_none(name: str) -> Family | None:
+    """As `family_of`; None for a network of another family."""
+    try:
+        return family_of(name)
+    except ConfigError:
+        return None
+
+
+def family_of_kind(kind: type[nn.Module], name: str = "") -> Family:
+    """As `family_of`, of a network's class."""
+    for known, family in FAMILIES.items():
+        if issubclass(kind, known):
+            return family if isinstance(family, Family) else Family(family)
+    families = ", ".join(known.__name__ for known in FAMILIES)
+    raise ConfigError(f"backbone '{name}' is a {kind.__name__}; supported families: {families}")
 
 
 def normalisation_of(network: Any) -> list[nn.Module]:
@@ -145,14 +157,38 @@ def normalisation_of(network: Any) -> list[nn.Module]:
     return [] if (mean, std) == (IMAGENET_MEAN, IMAGENET_STD) else [Normalisation(mean, std)]
 
 
+def entrance_of(network: Any, family: Family) -> list[nn.Module]:
+    """What comes before the network's first part: its own size and normalisation, as far as they differ."""
+    cells = []
+    if family.cell is not None:
+        cells = [WholeCells(family.cell, family.patch(network) if family.patch else family.cell)]
+    return [*cells, *normalisation_of(network)]
+
+
 def split_network(network: Any, name: str) -> Backbone:
     """Cut a timm network into trunk and head; its classifier is dropped."""
-    stages = stages_of(timm_name(name))(network)
-    trunk, head = (
-        [part for stage in half for part in stage] for half in (stages[:TRUNK_STAGES], stages[TRUNK_STAGES:])
+    family = family_of_kind(type(network), name)
+    stages = family.stages(network)
+    parts = [part for stage in stages for part in stage]
+    cut = _first_tuned(parts, family, stages)
+    shown = family.shown(network)[-1]
+    trunk = [*entrance_of(network, family), *parts[:cut]]
+    head = [*parts[cut:], *([] if isinstance(shown, nn.Identity) else [shown])]
+    return Backbone(
+        nn.Sequential(*trunk),
+        nn.Sequential(*head),
+        family.channels(network),
+        name,
+        whole=family.cell is not None,
     )
-    trunk = [*normalisation_of(network), *trunk]
-    return Backbone(nn.Sequential(*trunk), nn.Sequential(*head), network.num_features, name)
+
+
+def _first_tuned(parts: Sequence[nn.Module], family: Family, stages: Stages) -> int:
+    """Where the head begins: with the last quarter of the blocks, or after the stages of the trunk."""
+    if family.blocks is None:
+        return sum(map(len, stages[:TRUNK_STAGES]))
+    blocks = [place for place, part in enumerate(parts) if isinstance(part, family.blocks)]
+    return blocks[-max(1, len(blocks) // 4)]
 
 
 class StagedBackbone(nn.Module):
@@ -160,13 +196,18 @@ class StagedBackbone(nn.Module):
 
     `channels` and `strides` of what the five stages give are measured on a blank image, so that they hold for any
     family: ResNet-50 at stride 16 has (64, 256, 512, 1024, 2048) and (4, 4, 8, 16, 16), EfficientNet-Lite0
-    (16, 24, 40, 112, 1280) and (2, 4, 8, 16, 16).
+    (16, 24, 40, 112, 1280) and (2, 4, 8, 16, 16). Where photos are resized to `whole` cells, a plain ViT's one stride
+    among them, the five are brought to ResNet's strides. `shown` makes maps of what each stage gives to the next.
     """
 
-    def __init__(self, stages: list[nn.Sequential], name: str) -> None:
+    def __init__(
+        self, stages: list[nn.Sequential], name: str, shown: Sequence[nn.Module] = (), *, whole: bool = False
+    ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
+        self.shown = nn.ModuleList(shown or [nn.Identity() for _ in stages])
         self.name = name
+        self.whole = whole
         self.requires_grad_(False)
         self.eval()
         taps = self(torch.zeros(1, 3, 64, 64))
@@ -180,18 +221,33 @@ class StagedBackbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features (B, channels, h, w) after each stage, of ImageNet-normalised images (B, 3, H, W)."""
-        taps = []
-        for stage in self.stages:
-            images = stage(images)
-            taps.append(images)
-        return taps
+        taps, features = [], images
+        for stage, shown in zip(self.stages, self.shown, strict=True):
+            features = stage(features)
+            taps.append(shown(features))
+        return at_strides(taps, images, TAP_STRIDES) if self.whole else taps
+
+
+def at_strides(maps: Sequence[Tensor], images: Tensor, strides: Sequence[int]) -> list[Tensor]:
+    """Bring maps that cover images (B, 3, H, W) to (ceil(H / stride), ceil(W / stride)), each to its own stride."""
+    sizes = [[-(-side // stride) for side in images.shape[-2:]] for stride in strides]
+    return [_resized(values, size) for values, size in zip(maps, sizes, strict=True)]
+
+
+def _resized(maps: Tensor, size: list[int]) -> Tensor:
+    """Maps (B, C, h, w) at another size; as they are where it is theirs."""
+    if list(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def stage_network(network: Any, name: str) -> StagedBackbone:
     """Cut a timm network into its five stages; its classifier is dropped."""
-    stages = stages_of(timm_name(name))(network)
-    stages[0] = [*normalisation_of(network), *stages[0]]
-    return StagedBackbone([nn.Sequential(*stage) for stage in stages], name)
+    family = family_of_kind(type(network), name)
+    stages = family.stages(network)
+    stages[0] = [*entrance_of(network, family), *stages[0]]
+    whole = family.cell is not None
+    return StagedBackbone([nn.Sequential(*stage) for stage in stages], name, family.shown(network), whole=whole)
 
 
 def keep_batch_norm_in_eval(module: nn.Module) -> None:

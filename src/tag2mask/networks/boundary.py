@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.ranks import shared_counts
+from tag2mask.data.records import IGNORED
 from tag2mask.networks.backbones import StagedBackbone
 from tag2mask.networks.paths import each_path, source_indices
 
 STRIDE = 4  # of both branches' outputs
 EDGE_WIDTH = 32  # channels of each of the five edge taps
 NEAR_ZERO = 1e-5  # keeps logarithms and empty averages finite
-IGNORED = 255  # label of a pixel that is in no pair
 
 
 class BoundaryNetwork(nn.Module):

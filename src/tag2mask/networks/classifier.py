@@ -52,12 +52,12 @@ class CAMClassifier(nn.Module):
         return self.train(self.training)
 
     def trunk_features(self, images: Tensor) -> Tensor:
-        """Frozen features (B, c, H/8, W/8) of ImageNet-normalised images (B, 3, H, W); no gradient."""
+        """Frozen features (B, c, h', w'), on a ResNet at stride 8, of ImageNet-normalised images (B, 3, H, W)."""
         with torch.no_grad():
             return self.backbone.trunk(images)
 
     def class_maps(self, features: Tensor) -> Tensor:
-        """Raw class maps (B, C, h, w), before ReLU, from trunk features (B, c, H/8, W/8)."""
+        """Raw class maps (B, C, h, w), before ReLU, from trunk features (B, c, h', w')."""
         return self.classifier(self.backbone.head(features))
 
     def forward(self, images: Tensor) -> Tensor:

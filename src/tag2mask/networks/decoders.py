@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.networks.backbones import keep_batch_norm_in_eval, normalisation_of, timm_name
+from tag2mask.networks.backbones import family_or_none, keep_batch_norm_in_eval, normalisation_of, timm_name
 from tag2mask.networks.deeplab import DeepLabV2
-from tag2mask.networks.weights import build_backbone, find_weights, load_encoder_state
+from tag2mask.networks.pyramid import PyramidEncoder
+from tag2mask.networks.weights import build_backbone, build_pyramid, find_weights, load_encoder_state
 
 SIDE_MULTIPLE = 32  # pixels: the encoders halve five times
+PYRAMID = "tag2mask-pyramid"  # what segmentation_models_pytorch calls our encoder of a plain ViT
 
 
 class EncoderDecoder(nn.Module):
@@ -87,11 +90,18 @@ def _encoder_decoder(
 ) -> EncoderDecoder:
     import segmentation_models_pytorch as smp  # here: it imports all of its encoders
 
+    family = family_or_none(backbone)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if family is not None and family.plain:
+            encoder, normalisation = build_pyramid(backbone, weights)
+            with as_encoder(encoder) as name:
+                network = getattr(smp, decoder)(name, encoder_weights=None, classes=n_labels, **shape)
+            return EncoderDecoder(network, normalisation)
+        arguments = shape | dict(family.arguments if family is not None else {})
         try:
             network = getattr(smp, decoder)(
-                f"tu-{timm_name(backbone)}", encoder_weights=None, classes=n_labels, **shape
+                f"tu-{timm_name(backbone)}", encoder_weights=None, classes=n_labels, **arguments
             )
             with torch.no_grad():
                 network.eval()(torch.zeros(1, 3, 2 * SIDE_MULTIPLE, SIDE_MULTIPLE))  # some take one size only
@@ -104,6 +114,18 @@ def _encoder_decoder(
         if state is not None:
             load_encoder_state(network.encoder.model, state, source=str(weights))
         return EncoderDecoder(network, normalisation_of(network.encoder.model))
+
+
+@contextmanager
+def as_encoder(encoder: PyramidEncoder) -> Iterator[str]:
+    """Make a network known to segmentation_models_pytorch under a name, for the while."""
+    from segmentation_models_pytorch.encoders import encoders
+
+    encoders[PYRAMID] = {"encoder": lambda **_: encoder, "params": {}, "pretrained_settings": {}}
+    try:
+        yield PYRAMID
+    finally:
+        del encoders[PYRAMID]
 
 
 # name -> builder; a further decoder of segmentation_models_pytorch is one line

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tag2mask.common.ranks import shared_counts
+from tag2mask.data.records import IGNORED
 
-IGNORED = 255
 LOG_OF_ZERO = -4.0  # what the symmetric cross-entropy takes for log 0 (Wang et al., ICCV 2019)
 CROSS_ENTROPY_SHARE = 0.1  # of the plain cross-entropy in the symmetric one (the same, for CIFAR-10)
 GENERALISED_POWER = 0.7  # q; 0 is the cross-entropy, 1 the mean absolute error (Zhang and Sabuncu, NeurIPS 2018)

@@ -14,13 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["average", "maximum", "log-sum-exp", "top-share", "ranking", "generalised-mean"]
+Kind = Literal["average", "maximum", "log-sum-exp", "top-share", "ranking", "generalised-mean", "class-attention"]
 # What each kind's one parameter is where none is given; the average and the maximum have none.
 DEFAULTS: dict[str, float] = {
     "log-sum-exp": 4.0,  # sharpness r: 0 is nearly the average, large the maximum (Pinheiro & Collobert, CVPR 2015)
     "top-share": 0.1,  # share of positions that are averaged
     "ranking": 0.1,  # share of positions that hold half of the weight (Kolesnikov & Lampert, ECCV 2016)
     "generalised-mean": 3.0,  # power p of the features: 1 is the average (Radenovic et al., TPAMI 2019)
+    "class-attention": 1.0,  # sharpness t of each class's attention (Zhu & Wu, ICCV 2021, residual attention)
 }
 _EPSILON = 1e-6  # features are at least this under a power, whose gradient at 0 has no bound
 
@@ -55,6 +56,8 @@ class Pooling:
             return top_share(values, self.parameter)
         if self.kind == "ranking":
             return global_weighted_ranking(values, self.parameter)
+        if self.kind == "class-attention":
+            return class_attention(values, self.parameter)
         return generalised_mean(values, self.parameter)
 
 
@@ -78,6 +81,11 @@ def global_weighted_ranking(values: Tensor, share: float) -> Tensor:
     ranks = torch.arange(count, device=values.device, dtype=values.dtype)
     weights = 0.5 ** (ranks / (share * count))
     return (values.sort(dim=-1, descending=True).values * weights).sum(dim=-1) / weights.sum()
+
+
+def class_attention(values: Tensor, sharpness: float) -> Tensor:
+    """Mean over the last dimension with weights softmax(t x): a class looks where its own map is high."""
+    return (torch.softmax(sharpness * values, dim=-1) * values).sum(dim=-1)
 
 
 def generalised_mean(values: Tensor, power: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -15,18 +16,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tag2mask.common.errors import WeightsError
+from tag2mask.common.errors import ConfigError, WeightsError
 from tag2mask.common.files import atomic_write
 from tag2mask.networks.backbones import (
     Backbone,
     StagedBackbone,
     create_network,
+    family_of_kind,
+    normalisation_of,
     split_network,
     stage_network,
     timm_name,
 )
 from tag2mask.networks.boundary import BoundaryNetwork
 from tag2mask.networks.classifier import CAMClassifier
+from tag2mask.networks.pyramid import PyramidEncoder
 
 State = Mapping[str, Tensor]
 
@@ -60,6 +64,11 @@ def build_imagenet_classifier(name: str, class_indices: list[int], weights: str 
     load_backbone_state(network, state, source=str(weights))
     classifier = CAMClassifier(split_network(network, name), len(class_indices))
     head = cast(nn.Linear, network.get_classifier())  # type: ignore[operator]
+    if not isinstance(head, nn.Linear) or head.in_features != classifier.backbone.channels:
+        raise ConfigError(
+            f"backbone '{name}' has other layers between its features and its ImageNet classes; take one that pools "
+            "and classifies, such as resnet50 or efficientnet_lite0"
+        )
     with torch.no_grad():
         classifier.classifier.weight.copy_(head.weight[class_indices][:, :, None, None])
     return classifier
@@ -93,32 +102,53 @@ def build_stages(name: str, weights: str | None = "auto") -> StagedBackbone:
     return stage_network(network, name)
 
 
+def build_pyramid(name: str, weights: str | None = "auto") -> tuple[PyramidEncoder, list[nn.Module]]:
+    """Build a plain ViT as an encoder for decoders, and what turns ImageNet's normalisation into its own."""
+    network, _ = _network_and_state(name, weights)
+    return PyramidEncoder(network, family_of_kind(type(network), name)), normalisation_of(network)
+
+
 def _network_and_state(name: str, weights: str | None, **shape: Any) -> tuple[nn.Module, State | None]:
     """Create timm's network, load `weights` into it where there are any, and return both."""
     network = create_network(name, **shape)
-    state = find_weights(name, weights)
+    state = find_weights(name, weights, network)
     if state is not None:
         load_backbone_state(network, state, source=str(weights))
     return network, state
 
 
-def find_weights(name: str, weights: str | None, encoder: nn.Module | None = None) -> State | None:
+def find_weights(name: str, weights: str | None, network: nn.Module | None = None) -> State | None:
     """Return the state of `weights` in timm's key names, or None for random weights.
 
-    A file in the names of timm's network `encoder`, whatever its family, is taken as it is.
+    A file in the names of timm's `network` is taken as it is, whatever its family; so is one in the names that the
+    network was published with, and one made for photos of another size, as far as timm can read these.
     """
     if weights is None or weights == "none":
         return None
     if weights != "auto":
         state = read_state(Path(weights))
-        if encoder is not None and not _missing(encoder, state):
-            return state
-        return normalise_keys(state, Path(weights))
+        if network is not None:
+            for fitting in (state, _as_timm_reads(state, network)):
+                if not _missing(network, fitting):
+                    return fitting
+        return normalise_keys(state, Path(weights), network)
     if timm_name(name).startswith("tf_efficientnet_lite0"):
         packaged = _packaged_lite0()
         if packaged is not None:
             return normalise_keys(read_state(packaged), packaged)
     return _from_hub(name)
+
+
+def _as_timm_reads(state: State, network: nn.Module) -> State:
+    """What timm makes of a published checkpoint of this network: its own key names, positions at its own size."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        converted = convert(dict(state), network)
+    except (KeyError, ValueError, RuntimeError, AttributeError, TypeError):  # not what it is made for
+        return state
+    return converted if all(isinstance(value, Tensor) for value in converted.values()) else state
 
 
 def _packaged_lite0() -> Path | None:
@@ -180,19 +210,24 @@ def _refuse_bomb(path: Path) -> None:
         raise WeightsError(f"{path}: unpacks to {size} bytes, more than the file has; download it again")
 
 
-def normalise_keys(state: State, path: Path) -> dict[str, Tensor]:
-    """Rename keys of known layouts (torchvision/timm, RIB reference, EfficientNet-Lite, ours) to timm's."""
+def normalise_keys(state: State, path: Path, network: nn.Module | None = None) -> dict[str, Tensor]:
+    """Rename keys of known layouts (torchvision/timm, RIB reference, EfficientNet-Lite, ours) to timm's.
+
+    A file that shares names with `network` is in its layout, even where it doesn't fit.
+    """
     if any(key.startswith("stage1.0.") for key in state):
         return _from_reference(state)
     if "_conv_stem.weight" in state:
         return convert_efficientnet_lite(state)
     if "conv1.weight" in state or "conv_stem.weight" in state:
         return dict(state)
+    if network is not None and {*map(_flat, network.state_dict())} & {*map(_flat, state)}:
+        return dict(state)
     first = ", ".join(list(state)[:3])
     raise WeightsError(
         f"{path}: {len(state)} tensors beginning with {first} are no layout that is known here; expected a "
-        "torchvision or timm network (conv1... or conv_stem...), a classifier of the RIB reference code "
-        "(stage1...stage4, classifier) or EfficientNet-Lite (_conv_stem...)"
+        "torchvision or timm network (conv1..., conv_stem... or the backbone's own names), a classifier of the RIB "
+        "reference code (stage1...stage4, classifier) or EfficientNet-Lite (_conv_stem...)"
     )
 
 
@@ -239,12 +274,11 @@ def convert_efficientnet_lite(state: State) -> dict[str, Tensor]:
 
 
 def load_backbone_state(network: nn.Module, state: State, source: str) -> None:
-    """Load a state in timm's key names; the classifier's own tensors may be missing or of another shape."""
+    """Load a state in timm's key names; what isn't used, its classifier, may be missing or of another shape."""
     own = network.state_dict()
-    head_keys = {key for key in own if key.startswith(("fc.", "classifier."))}
+    used = used_keys(network)
     fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    optional = head_keys | {key for key in own if key.endswith("num_batches_tracked")}
-    missing = [key for key in own if key not in fits and key not in optional]
+    missing = [key for key in own if key in used and key not in fits and not key.endswith("num_batches_tracked")]
     if missing:
         key = missing[0]
         found = f"is {tuple(state[key].shape)}" if key in state else "is missing"
@@ -253,6 +287,14 @@ def load_backbone_state(network: nn.Module, state: State, source: str) -> None:
             f"{tuple(own[key].shape)} ({len(missing)} of {len(own)} tensors don't fit); name the matching backbone"
         )
     network.load_state_dict(fits, strict=False)
+
+
+def used_keys(network: nn.Module) -> set[str]:
+    """Names of the tensors of a timm network that its five stages hold; what they leave out is its classifier."""
+    stages = family_of_kind(type(network)).stages(network)
+    parts = [part.state_dict(keep_vars=True) for stage in stages for part in stage]
+    used = {id(tensor) for part in parts for tensor in part.values()}
+    return {key for key, tensor in network.state_dict(keep_vars=True).items() if id(tensor) in used}
 
 
 def load_encoder_state(encoder: nn.Module, state: State, source: str) -> None:
@@ -297,16 +339,6 @@ def load_classifier_weight(classifier: CAMClassifier, weight: Tensor, source: st
         )
     with torch.no_grad():
         own.copy_(weight)
-
-
-def load_state(classifier: CAMClassifier, state: State, classifier_weight: Tensor | None = None) -> None:
-    """Load a backbone's state in timm's/torchvision's key names into an existing classifier."""
-    network = create_network(classifier.backbone.name)
-    load_backbone_state(network, state, source="state")
-    fresh = split_network(network, classifier.backbone.name)
-    classifier.backbone.load_state_dict(fresh.state_dict())
-    if classifier_weight is not None:
-        load_classifier_weight(classifier, classifier_weight, "state")
 
 
 def save_module(module: nn.Module, path: Path) -> None:

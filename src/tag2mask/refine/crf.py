@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from tag2mask.common.errors import DataError, MissingExtraError
 from tag2mask.config import Range, Settings
+from tag2mask.refine.threshold import Threshold
 
 SMALLEST_PROBABILITY = 1e-5  # an impossible class keeps a finite energy, so that neighbours can overrule it
 
@@ -93,17 +94,17 @@ def crf_probabilities(
     return _infer(image, -np.log(np.clip(certain, SMALLEST_PROBABILITY, 1.0)), parameters)
 
 
-def map_probabilities(maps: npt.NDArray, threshold: float) -> npt.NDArray[np.float32]:
-    """Turn maps (n, H, W) in 0..1 into probabilities (n + 1, H, W) with a constant background first.
+def map_probabilities(maps: npt.NDArray, threshold: Threshold) -> npt.NDArray[np.float32]:
+    """Turn maps (n, H, W) in 0..1 into probabilities (n + 1, H, W) with the background first.
 
-    The background's strength is `threshold` everywhere; background and maps are divided by their sum, so
+    The background's strength is `threshold`, one for all or (H, W); background and maps are divided by their sum, so
     the argmax is that of `labels_from_maps`. NaN counts as 0.
     """
     if maps.ndim != 3:
         raise DataError(f"maps have shape {tuple(maps.shape)}; give them as (n, H, W)")
     strengths = np.clip(np.nan_to_num(maps.astype(np.float32), nan=0.0), 0.0, 1.0)
-    background = np.full((1, *maps.shape[1:]), max(float(threshold), SMALLEST_PROBABILITY), np.float32)
-    stacked = np.concatenate([background, strengths])
+    background = np.broadcast_to(np.maximum(threshold, SMALLEST_PROBABILITY), (1, *maps.shape[1:]))
+    stacked = np.concatenate([background.astype(np.float32), strengths])
     return stacked / stacked.sum(axis=0, keepdims=True)
 
 

@@ -54,17 +54,20 @@ def working_size(size: tuple[int, int], config: AffinityConfig) -> tuple[int, in
 
 
 @torch.no_grad()
-def tapped(stages: Sequence[nn.Module], images: Tensor, taps: Sequence[int]) -> list[Tensor]:
+def tapped(
+    stages: Sequence[nn.Module], images: Tensor, taps: Sequence[int], shown: Sequence[nn.Module] = ()
+) -> list[Tensor]:
     """Features (B, c, h, w) after each of the stages `taps`, of images (B, 3, H, W); later stages don't run.
 
-    Raises ConfigError for a stage that isn't there.
+    `shown` makes a map of what each stage gives to the next, where that is none already. Raises ConfigError for a
+    stage that isn't there.
     """
     if max(taps) >= len(stages):
         raise ConfigError(f"affinity.taps is {list(taps)}; this backbone has the stages 0 to {len(stages) - 1}")
     features = []
-    for stage in stages[: max(taps) + 1]:
+    for place, stage in enumerate(stages[: max(taps) + 1]):
         images = stage(images)
-        features.append(images)
+        features.append(shown[place](images) if shown else images)
     return [features[tap] for tap in taps]
 
 

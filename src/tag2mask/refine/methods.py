@@ -11,11 +11,11 @@ import numpy.typing as npt
 from tag2mask.common.errors import ConfigError, MissingExtraError, did_you_mean
 from tag2mask.refine.crf import crf_available, crf_labels, map_probabilities
 from tag2mask.refine.pamr import pamr
-from tag2mask.refine.threshold import Labels, labels_from_maps
+from tag2mask.refine.threshold import Labels, Threshold, labels_from_maps
 
-# image (H, W, 3) uint8 RGB, maps (n, H, W) in 0..1, classes (n,) 0-based, background score 0..1 -> labels (H, W)
-# uint8: 0 background, else class index + 1
-Refine = Callable[[npt.NDArray[np.uint8], npt.NDArray, npt.NDArray, float], Labels]
+# image (H, W, 3) uint8 RGB, maps (n, H, W) in 0..1, classes (n,) 0-based, background score 0..1, one for
+# all or (H, W) -> labels (H, W) uint8: 0 background, else class index + 1
+Refine = Callable[[npt.NDArray[np.uint8], npt.NDArray, npt.NDArray, Threshold], Labels]
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,21 @@ class Method:
     available: Callable[[], bool] = lambda: True
 
 
-def by_crf(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float) -> Labels:
+def by_crf(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold) -> Labels:
     """Dense CRF on hard labels, as the reference code has it."""
     values = _values(classes)
     dense = np.searchsorted(values, labels_from_maps(maps, classes, threshold))  # 0..n, as `values` are ascending
     return values[crf_labels(image, dense, len(values))]
 
 
-def by_pamr(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float) -> Labels:
+def by_pamr(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold) -> Labels:
     """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020) of the maps' probabilities."""
     return _values(classes)[pamr(image, map_probabilities(maps, threshold)).argmax(axis=0)]
 
 
-def by_threshold(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float) -> Labels:
+def by_threshold(
+    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold
+) -> Labels:
     """The background score alone: edges are not looked at."""
     return labels_from_maps(maps, classes, threshold)
 

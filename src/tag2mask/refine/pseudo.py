@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tag2mask.data.records import IGNORED
 from tag2mask.refine.methods import METHODS, by_threshold
-from tag2mask.refine.threshold import Labels
+from tag2mask.refine.threshold import Labels, Threshold
 
-UNSURE = 255
 WALK_STRIDE = 4  # image pixels a position of the walk
 
 
 def refined_labels(
-    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: float, method: str
+    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold, method: str
 ) -> Labels:
     """Labels (H, W) uint8 of maps (n, H, W) in 0..1 over a background of `threshold`, refined along edges.
 
@@ -32,8 +32,8 @@ def confident_labels(
     maps: npt.NDArray,
     classes: npt.NDArray,
     *,
-    foreground: float,
-    background: float,
+    foreground: Threshold,
+    background: Threshold,
     method: str,
 ) -> Labels:
     """Labels (H, W) uint8 of the pixels that two background scores agree on, 255 elsewhere.
@@ -43,7 +43,7 @@ def confident_labels(
     """
     strict = refined_labels(image, maps, classes, foreground, method)
     generous = refined_labels(image, maps, classes, background, method)
-    labels = np.full_like(strict, UNSURE)
+    labels = np.full_like(strict, IGNORED)
     labels[strict > 0] = strict[strict > 0]
     labels[(strict == 0) & (generous == 0)] = 0
     return labels

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.common.errors import DataError
+from tag2mask.data.records import IGNORED
 from tag2mask.refine.threshold import Labels
-
-IGNORED = 255
 
 
 def apply_saliency(

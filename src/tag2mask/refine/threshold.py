@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from tag2mask.common.errors import DataError
 
 Labels = npt.NDArray[np.uint8]
+Threshold = float | npt.NDArray[np.float32]  # one background score, or one for each pixel (H, W)
 MAX_CLASSES = 254  # value 255 means "ignored" in a mask, 0 background
 
 
-def labels_from_maps(maps: npt.NDArray, classes: npt.NDArray, threshold: float) -> Labels:
+def labels_from_maps(maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold) -> Labels:
     """Take the strongest class where its map exceeds `threshold`, else background.
 
-    `maps` (n, H, W) in 0..1, `classes` (n,) 0-based class indices. Returns (H, W) uint8 with 0 = background
-    and class index + 1. Equal to the argmax over [threshold, maps]: a tie goes to background, then to the
-    earlier class. NaN counts as 0, so a map without any evidence becomes background (the reference turns it
-    into its first class). n = 0 gives background everywhere.
+    `maps` (n, H, W) in 0..1, `classes` (n,) 0-based class indices, `threshold` one for all or (H, W). Returns
+    (H, W) uint8 with 0 = background and class index + 1. Equal to the argmax over [threshold, maps]: a tie goes to
+    background, then to the earlier class. NaN counts as 0, so a map without any evidence becomes background (the
+    reference turns it into its first class). n = 0 gives background everywhere.
     Raises DataError when maps and classes don't fit together.
     """
     best, value = best_class(maps, classes)
-    return np.where(value > np.float32(threshold), best, 0).astype(np.uint8)
+    return np.where(value > np.asarray(threshold, np.float32), best, 0).astype(np.uint8)
 
 
 def best_class(maps: npt.NDArray, classes: npt.NDArray) -> tuple[Labels, npt.NDArray[np.float32]]:
@@ -38,6 +41,21 @@ def best_class(maps: npt.NDArray, classes: npt.NDArray) -> tuple[Labels, npt.NDA
     winner = values.argmax(axis=0)  # (H, W) row of `classes`
     value = np.take_along_axis(values, winner[None], axis=0)[0]
     return (classes + 1).astype(np.uint8)[winner], value
+
+
+def threshold_by_class(
+    maps: npt.NDArray, classes: npt.NDArray, threshold: float, by_class: Mapping[int, float]
+) -> Threshold:
+    """The background score of the class that is strongest at each pixel: (H, W), or one where all classes share it.
+
+    `by_class`: scores by 0-based class index; classes that it doesn't name have `threshold`.
+    """
+    if not any(int(index) in by_class for index in classes):
+        return threshold
+    table = np.full(256, threshold, np.float32)
+    for index, own in by_class.items():
+        table[index + 1] = own
+    return table[best_class(maps, classes)[0]]
 
 
 def check_maps(maps: npt.NDArray, classes: npt.NDArray) -> None:

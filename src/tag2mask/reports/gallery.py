@@ -12,16 +12,19 @@ from tag2mask.common.errors import DataError
 from tag2mask.data import decode_image, load_maps, read_mask
 from tag2mask.reports import pictures
 from tag2mask.reports.gather import RunFacts
+from tag2mask.reports.look import FINAL, OWN, Look, mask_folders
 from tag2mask.reports.notes import READ_ERRORS
 from tag2mask.reports.pick import choose
 from tag2mask.runs.index import IndexedImage
 
-SIZE_LIMIT = 11_000_000  # bytes of all pictures in base64, so that the file stays under 12 MB
+SIZE_LIMIT = 6_000_000  # bytes of all pictures in base64, so that the file stays under 7 MB and opens in a second
 CLASSES_SHOWN = 4  # per image: maps of further classes are only part of the strongest-of-all view
 FRAMES_SHOWN = 16  # steps per image
 ONE_ROW = 7  # panels; more would be too small to see edges in
 EDGE_SIDE = 200  # pixels: edges are thin
 ALL = "all"
+SIDE_BY_SIDE = 6  # refinements on one card
+PLACES = ("network", "doubt", "compare", "how")  # parts of the report that have pictures
 # Of training images: folder, title, and their row in scores.json.
 MASKS = (("pseudo_masks", "Pseudo-mask", "pseudo_mask"), ("masks", "Final mask", "final_mask"))
 
@@ -58,6 +61,7 @@ class Card:
     photo: str
     panels: list[Panel]
     steps: list[dict[str, float | int]]
+    note: str = ""  # why it is shown
 
     @property
     def columns(self) -> int:
@@ -72,32 +76,49 @@ class Card:
 
 @dataclass
 class Section:
-    """A part of the gallery: "train" with seeds and pseudo-masks, or "val" with predictions."""
+    """A part of the gallery, such as the held-out photos with their predictions."""
 
     key: str
+    place: str  # one of PLACES
     title: str
     about: str
     ranked_by: str
     available: int
     traced_first: bool
+    filtered: bool = True  # by group and class
     cards: list[Card] = field(default_factory=list)
     left_out: int = 0
 
 
-def build_sections(facts: RunFacts, examples: int, seed: int) -> list[Section]:
-    """Build the train and the val section, reading one example at a time, within SIZE_LIMIT bytes."""
-    kinds = [(kind, ids) for kind in KINDS if (ids := kind.ids(facts))]
+def build_sections(facts: RunFacts, found: Look, examples: int, seed: int) -> list[Section]:
+    """Build the sections in the order of KINDS, reading one example at a time, within SIZE_LIMIT bytes."""
+    kinds = [(kind, ids) for kind in KINDS if (ids := kind.ids(facts, found))]
     sections = []
     room = SIZE_LIMIT
     for number, (kind, ids) in enumerate(kinds):
-        ranked_by = next((key for key in kind.ranked_by if facts.per_image.get(key)), "")
-        labels = {name: facts.index.images[name].labels if name in facts.index.images else () for name in ids}
-        traced = set(_names(facts.folder / "localization" / "traces", ".npz")) if kind.key == "train" else set()
-        chosen = choose(labels, facts.per_image.get(ranked_by, {}), examples, seed, kind.key, first=traced)
-        section = Section(kind.key, kind.title, kind.about, ranked_by, len(ids), traced_first=bool(traced))
+        section, chosen = _drawn(kind, ids, facts, examples, seed)
         room -= _fill(section, facts, chosen, kind.card, room // (len(kinds) - number))
+        reasons = {doubt.id: doubt.reason for doubt in found.doubts} if kind.key == "doubt" else {}
+        for card in section.cards:
+            card.note = reasons.get(card.id, "")
         sections.append(section)
     return sections
+
+
+def _drawn(
+    kind: Kind, ids: list[str], facts: RunFacts, examples: int, seed: int
+) -> tuple[Section, dict[str, dict[str, int]]]:
+    """An empty section, and what it is to show: id -> {group: rank}."""
+    ranked_by = next((key for key in kind.ranked_by if facts.per_image.get(key)), "")
+    traced = set(_names(facts.folder / "localization" / "traces", ".npz")) if kind.key == "train" else set()
+    about = (kind.key, kind.place, kind.title, kind.about, ranked_by, len(ids))
+    if not kind.drawn:
+        return Section(*about, traced_first=False, filtered=False), {
+            i: {"order": n} for n, i in enumerate(ids[:examples])
+        }
+    labels = {name: facts.index.images[name].labels if name in facts.index.images else () for name in ids}
+    chosen = choose(labels, facts.per_image.get(ranked_by, {}), examples, seed, kind.key, first=traced)
+    return Section(*about, traced_first=bool(traced)), chosen
 
 
 def _fill(
@@ -121,12 +142,24 @@ def _fill(
     return used
 
 
-def _train_ids(facts: RunFacts) -> list[str]:
+def _train_ids(facts: RunFacts, _: Look) -> list[str]:
     folders = (("localization/cam", ".npz"), ("localization/rib", ".npz"), ("pseudo_masks/masks", ".png"))
     return sorted({name for folder, suffix in folders for name in _names(facts.folder / folder, suffix)})
 
 
-def _val_ids(facts: RunFacts) -> list[str]:
+def _final_ids(facts: RunFacts, _: Look) -> list[str]:
+    return sorted(_names(facts.folder / FINAL / "masks", ".png"))
+
+
+def _doubtful_ids(_: RunFacts, found: Look) -> list[str]:
+    return [doubt.id for doubt in found.doubts]
+
+
+def _differing_ids(_: RunFacts, found: Look) -> list[str]:
+    return list(found.differing)
+
+
+def _val_ids(facts: RunFacts, _: Look) -> list[str]:
     folders = ("predictions/masks", "supervised_predictions/masks")
     names = {name for folder in folders for name in _names(facts.folder / folder, ".png")}
     held_out = {name for name in names if name in facts.index.images and facts.index.images[name].split != "train"}
@@ -155,9 +188,43 @@ def _train_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) ->
         if (facts.folder / folder / "masks").is_dir():
             card.panels.append(_mask_panel(facts, image, folder, title, score)[0])
     _add_truth(facts, image, card)
+    _name_views(facts, card)
+    return card
+
+
+def _name_views(facts: RunFacts, card: Card) -> None:
+    """Name what can be chosen on the card: the classes that it has maps of, and all together."""
     shown = {layer.view for panel in card.panels for layer in panel.layers if layer.view}
     named = [(str(i), name) for i, name in enumerate(facts.classes) if str(i) in shown]
     card.views = [(ALL, "all"), *named] if ALL in shown and len(named) > 1 else named[:1]
+
+
+def _final_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
+    card = _start(facts, image, groups)
+    panel, final = _mask_panel(facts, image, FINAL, "Final mask", "final_mask")
+    card.panels.append(panel)
+    _add_differences(facts, image, card, final)
+    return card
+
+
+def _doubtful_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
+    card = _start(facts, image, groups)
+    kind = next((kind for kind in ("rib", "cam") if (facts.folder / "localization" / kind).is_dir()), "")
+    if kind:
+        card.panels.append(_heat_panel(facts, image, kind, kind.upper()))
+        _name_views(facts, card)
+    for folder, title, score in MASKS:
+        if (facts.folder / folder / "masks").is_dir():
+            card.panels.append(_mask_panel(facts, image, folder, title, score)[0])
+    return card
+
+
+def _compared_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
+    card = _start(facts, image, groups)
+    for folder in [name for name in mask_folders(facts.folder) if name != FINAL][:SIDE_BY_SIDE]:
+        name = facts.chosen if folder == OWN else folder.removeprefix(f"{OWN}_")
+        score = folder.replace(OWN, "pseudo_mask", 1)
+        card.panels.append(_mask_panel(facts, image, folder, name, score)[0])
     return card
 
 
@@ -167,18 +234,24 @@ def _val_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> C
     if (facts.folder / "predictions" / "masks").is_dir():
         panel, prediction = _mask_panel(facts, image, "predictions", "Prediction", "segmentation_val")
         card.panels.append(panel)
-    truth = _add_truth(facts, image, card)
-    if card.panels[-1].title == "Truth" and card.panels[-2].title == "Prediction":
-        panel = Panel("Differences", "wrong")
-        card.panels.append(panel)
-        if prediction is not None and truth is not None and prediction.shape == truth.shape:
-            wrong = pictures.differences(prediction, truth)
-            alt = f"{100 * wrong.mean():.0f} percent of the pixels differ from the truth"
-            panel.layers = [Layer(pictures.difference_uri(wrong), alt)]
+    _add_differences(facts, image, card, prediction)
     if (facts.folder / "supervised_predictions" / "masks").is_dir():
         panel, _ = _mask_panel(facts, image, "supervised_predictions", "Upper bound", "supervised_val")
         card.panels.append(panel)
     return card
+
+
+def _add_differences(facts: RunFacts, image: IndexedImage, card: Card, mask: np.ndarray | None) -> None:
+    """Add the true mask, where there is one, and where the last mask, `mask`, differs from it."""
+    before = card.panels[-1].title
+    truth = _add_truth(facts, image, card)
+    if card.panels[-1].title == "Truth" and before != "Photo":
+        panel = Panel("Differences", "wrong")
+        card.panels.append(panel)
+        if mask is not None and truth is not None and mask.shape == truth.shape:
+            wrong = pictures.differences(mask, truth)
+            alt = f"{100 * wrong.mean():.0f} percent of the pixels differ from the truth"
+            panel.layers = [Layer(pictures.difference_uri(wrong), alt)]
 
 
 def _start(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
@@ -327,28 +400,59 @@ class Kind:
     """What a section of the gallery shows: which images, ranked by which of their scores, on what card."""
 
     key: str
+    place: str  # one of PLACES
     title: str
     about: str
-    ranked_by: tuple[str, ...]  # rows of scores.json; the first that there is
-    ids: Callable[[RunFacts], list[str]]
+    ids: Callable[[RunFacts, Look], list[str]]
     card: Callable[[RunFacts, IndexedImage, dict[str, int]], Card]
+    ranked_by: tuple[str, ...] = ()  # rows of scores.json; the first that there is
+    drawn: bool = True  # best, worst and random; else the first ones, in their order
 
 
 KINDS = (
     Kind(
-        "train",
-        "Training images",
-        "From the tag alone: where the classifier looks, what RIB adds, and the mask the segmenter learns from.",
-        ("seed_rib", "pseudo_mask", "seed_cam"),
-        _train_ids,
-        _train_card,
-    ),
-    Kind(
         "val",
-        "Held-out images",
-        "Photos that no network was trained on: the trained segmenter's masks beside the truth.",
-        ("segmentation_val", "supervised_val"),
+        "network",
+        "Held-out photos",
+        "Photos that no network was trained on, and no tag is given: what to expect on new ones.",
         _val_ids,
         _val_card,
+        ("segmentation_val", "supervised_val"),
+    ),
+    Kind(
+        "final",
+        "network",
+        "Your tagged photos",
+        "The network's answer among each photo's own tags: the masks to take away.",
+        _final_ids,
+        _final_card,
+        ("final_mask",),
+    ),
+    Kind(
+        "doubt",
+        "doubt",
+        "The most doubtful masks",
+        "Tags without a pixel first, then those on which the network and the masks it learned from agree least.",
+        _doubtful_ids,
+        _doubtful_card,
+        drawn=False,
+    ),
+    Kind(
+        "compare",
+        "compare",
+        "Where they differ most",
+        "The same photos by each of the pseudo-masks.",
+        _differing_ids,
+        _compared_card,
+        drawn=False,
+    ),
+    Kind(
+        "train",
+        "how",
+        "From the tag to the mask",
+        "From the tag alone: where the classifier looks, what RIB adds, and the mask the segmenter learns from.",
+        _train_ids,
+        _train_card,
+        ("seed_rib", "pseudo_mask", "seed_cam"),
     ),
 )

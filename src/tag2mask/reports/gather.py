@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tag2mask.common.values import as_dict, as_numbers
+from tag2mask.common.values import as_dict, as_numbers, as_text
 from tag2mask.reports.notes import Notes, without_folders
 from tag2mask.runs.folder import Manifest, parse_manifest
 from tag2mask.runs.index import Index, parse_index
@@ -53,6 +53,7 @@ class RunFacts:
     showcase: dict[str, Any]
     notes: Notes
     labels_from: str = ""  # folder of the confident labels behind the pseudo-masks
+    chosen: str = "first"  # name of the pseudo-masks that later stages follow
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -83,6 +84,7 @@ def gather(run: Path) -> RunFacts:
         as_dict(notes.json(run, "showcase.json")),
         notes,
         _labels_from(stages),
+        as_text(as_dict(notes.json(run, "choices.json")).get("chosen")) or "first",
     )
 
 

@@ -14,24 +14,28 @@ from tag2mask.common.files import atomic_write
 from tag2mask.common.values import as_dict, as_list, as_number, as_text
 from tag2mask.data import decode_image
 from tag2mask.reports import pictures
+from tag2mask.reports.compare import compared
 from tag2mask.reports.figures import class_figures, threshold_figure, training_figures
-from tag2mask.reports.gallery import Section, build_sections
+from tag2mask.reports.gallery import PLACES, Section, build_sections
 from tag2mask.reports.gather import RunFacts, gather
 from tag2mask.reports.hgr import hgr_figures
+from tag2mask.reports.look import Look, look
+from tag2mask.reports.next_steps import advice
 from tag2mask.reports.palette import BACKGROUND, class_colour, heat_gradient, hex_colour
 from tag2mask.runs.scores import ScoreRow, kind_of, threshold_marks
+from tag2mask.runs.scores import place_of as score_place
 
 TEMPLATES = Path(__file__).parent / "templates"
 LISTED = 30  # broken files and failed images named one by one
 
 
-def write_report(run: Path | str, *, out: Path | str | None = None, examples: int = 24, seed: int = 0) -> Path:
+def write_report(run: Path | str, *, out: Path | str | None = None, examples: int = 12, seed: int = 0) -> Path:
     """Write one self-contained HTML report about a finished or partly finished run and return its path.
 
     run: the run's folder; any part of it may be missing or broken, the report then says so.
     out: where to write; default `run/report.html`.
     examples: images shown per part of the gallery (a third each best, worst and random where scores exist).
-    seed: of the random draw. The file stays under some 12 MB: examples that do not fit are counted, not shown.
+    seed: of the random draw. The file stays under some 7 MB: examples that do not fit are counted, not shown.
     Raises DataError if `run` is no folder or `examples` is negative.
     """
     run = Path(run)
@@ -39,11 +43,29 @@ def write_report(run: Path | str, *, out: Path | str | None = None, examples: in
         raise DataError(f"{run}: no such run folder; give the folder that 'tag2mask run' wrote")
     if examples < 0:
         raise DataError(f"examples is {examples}; give 0 or more images per part of the gallery")
+    facts = gather(run)
     out = run / "report.html" if out is None else Path(out)
-    page = render(gather(run), examples, seed)
+    return write_page(facts, look(run, facts.index, seed), out, examples=examples, seed=seed)
+
+
+def write_page(
+    facts: RunFacts, found: Look, out: Path, *, examples: int = 12, seed: int = 0, review: bool | None = None
+) -> Path:
+    """Write the report on what was gathered and found; the rest as for `write_report`.
+
+    `review` says whether this installation has the page on which masks are looked through; None: find out.
+    """
+    page = render(facts, found, examples, seed, has_review() if review is None else review)
     with atomic_write(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return out
+
+
+def has_review() -> bool:
+    """Whether `tag2mask review` is one of the commands."""
+    from tag2mask.cli import GROUPS  # which imports this module's users
+
+    return any(group.__name__.endswith(".review") for group in GROUPS)
 
 
 def page_environment() -> Environment:
@@ -57,29 +79,34 @@ def page_environment() -> Environment:
     )
 
 
-def render(facts: RunFacts, examples: int, seed: int) -> str:
+def render(facts: RunFacts, found: Look, examples: int, seed: int, review: bool) -> str:
     """Render the page as text; reads the pictures of one example at a time."""
     environment = page_environment()
     environment.filters.update(percent=percent, number=number, duration=duration, place_of=place_of, capital=capital)
     table = _score_table(facts)
-    sections = build_sections(facts, examples, seed) if examples else []
+    sections = build_sections(facts, found, examples, seed) if examples else []
+    run = facts.folder.resolve().name
     context = {
         "facts": facts,
-        "name": facts.info.name or facts.folder.resolve().name,
+        "name": facts.info.name or run,
+        "run": run,
+        "advice": advice(facts, found, run, review=review),
+        "look": found,
+        "compared": compared(facts, found),
         "took": sum(stage.seconds or 0 for stage in facts.stages) or None,
         "scores": table,
         "bars": class_figures(facts.scores, table["colours"]),
         "figures": [*threshold_figure(facts.scores), *training_figures(facts.stages), *hgr_figures(facts)],
-        "sections": sections,
+        "sections": {place: [one for one in sections if one.place == place] for place in PLACES},
         "chips": [(i, name, hex_colour(class_colour(i))) for i, name in enumerate(facts.classes)],
         "kind_of": kind_of,
-        "groups": _groups(sections),
+        "groups": {place: _groups([one for one in sections if one.place == place]) for place in PLACES},
         "showcase": _showcase(facts),
         "heat": Markup(heat_gradient()),
         "steps": {f"{s.key}-{i}": card.steps for s in sections for i, card in enumerate(s.cards) if card.steps},
         "machine": _flat(facts.info.machine),
         "versions": _flat(facts.info.versions),
-        "broken": facts.notes.broken,
+        "broken": list(dict.fromkeys(facts.notes.broken)),  # a photo may be shown in several parts
         "listed": LISTED,
         "version": __version__,
     }
@@ -127,11 +154,17 @@ def _score_table(facts: RunFacts) -> dict[str, Any]:
     cam, rib = known.get("seed_cam"), known.get("seed_rib")
     return {
         "rows": facts.scores,
+        "head": sorted((score for score in facts.scores if not score.comparison), key=_from_the_end),
         "columns": columns,
         "gain": None if cam is None or rib is None else _gain(cam, rib, columns),
         "colours": _colours(facts, columns),
         "notes": threshold_marks(facts.scores),
     }
+
+
+def _from_the_end(score: ScoreRow) -> tuple[bool, int]:
+    """Order of the figures at the head of the page: the network's work first, the upper bound last."""
+    return score.kind.upper_bound, -score_place(score.key)
 
 
 def _gain(cam: ScoreRow, rib: ScoreRow, columns: list[str]) -> dict[str, Any]:
@@ -149,7 +182,7 @@ def _colours(facts: RunFacts, names: list[str]) -> dict[str, str]:
 
 
 def _groups(sections: list[Section]) -> list[tuple[str, str]]:
-    used = {group for section in sections for card in section.cards for group in card.groups}
+    used = {group for section in sections if section.filtered for card in section.cards for group in card.groups}
     known = (("random", "Random"), ("best", "Best"), ("worst", "Worst"))
     return [pair for pair in known if pair[0] in used] if len(used) > 1 else []
 

@@ -8,12 +8,12 @@ import io
 import numpy as np
 from PIL import Image, features
 
+from tag2mask.data.records import IGNORED
 from tag2mask.reports.palette import class_colour, heat_table
 
 PHOTO_SIDE = 512  # pixels, long side: sharp when enlarged, about 40 KB
 HEAT_SIDE = 144  # pixels: the maps have some 30..120 positions a side, the browser smooths the rest
 FRAME_SIDE = 96  # pixels: one frame of the steps
-IGNORED = 255
 PALE = (246, 246, 248)
 _TABLE = heat_table()
 

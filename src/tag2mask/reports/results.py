@@ -28,7 +28,7 @@ SETTINGS = {VOC: ((10582,), (1449,)), COCO: ((82783, 82081), (40504, 40137))}
 _COCO_CLASSES = 80
 _KINDS = {VOC: "voc2012", COCO: "coco2014"}  # as `tag2mask data prepare` names them
 _VOC_TRAIN_LIST = 1464  # images of VOC's own list, without the augmented ones
-COLUMNS = ("task", "dataset", "split", "metric", "value", "model", "year", "beyond_labels", "source")
+COLUMNS = ("task", "dataset", "split", "metric", "value", "model", "year", "kind", "beyond_labels", "source")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Result:
     model: str
     source: str
     year: str = ""
+    kind: str = ""  # of published rows, what they begin from: "ImageNet CNN", "CLIP", ...; "" where we don't know
     beyond_labels: str = ""  # what was used besides image labels, e.g. "saliency"
     score: ScoreRow | None = None  # of own rows
     remarks: tuple[str, ...] = ()  # why an own row is not the published setting; () = comparable
@@ -128,7 +129,7 @@ def filtered(rows: Sequence[Result], words: Sequence[str]) -> list[Result]:
 
     def text(row: Result) -> str:
         whose = "own" if row.own else "published"
-        parts = (*row.group, row.model, row.source, row.beyond_labels, whose, row.year, *row.remarks)
+        parts = (*row.group, row.model, row.source, row.kind, row.beyond_labels, whose, row.year, *row.remarks)
         return " ".join(parts).casefold()
 
     return [row for row in rows if all(word.casefold() in text(row) for word in words)]

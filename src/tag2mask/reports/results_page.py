@@ -23,6 +23,7 @@ def results_page(rows: Sequence[Result], notes: Sequence[str] = ()) -> str:
         "notes": notes,
         "datasets": list(dict.fromkeys(row.dataset for row in rows)),
         "tasks": list(dict.fromkeys(row.task for row in rows)),
+        "kinds": sorted({row.kind for row in rows if row.kind}),
         "splits": list(dict.fromkeys(row.split for row in rows)),
         "json_uri": _uri(to_json(rows), "application/json"),
         "csv_uri": _uri(to_csv(rows), "text/csv"),

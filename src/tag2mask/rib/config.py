@@ -46,8 +46,11 @@ class RIBConfig(Settings):
 
     # the length of a step
     step_size: StepSize = "scheduled"  # by the learning rate (reference); "searched": for each image by its effect
-    # searched: how far the mean of the scale-1 maps shall rise in a step
-    rise: Annotated[float, Range(gt=0, lt=1, note="of the maps' peak")] = 0.2
+    # searched: how far the mean of the scale-1 maps shall rise in a step, in parts of `rise_of`
+    rise: Annotated[float, Range(gt=0, le=10)] = 0.2
+    # the maps' peak, or their mean before the step: where things cover a hundredth of a photo, a mean that rises by a
+    # fifth of the peak is a map that floods it
+    rise_of: Literal["peak", "mean"] = "peak"
     looks: Annotated[int, Range(ge=1, le=1000)] = 5  # searched: passes at scale 1 that the search of a step may take
     first_map: bool = True  # step 0, plain CAM, is part of the sum (reference)
 
@@ -93,6 +96,8 @@ class RIBConfig(Settings):
             raise SettingError(self, ("scales",), "1.0 first, at which the run-away guard looks, and each scale once")
         if not set(self.loss_scales) <= set(self.scales):
             raise SettingError(self, ("loss_scales", "scales"), f"some of scales, {list(self.scales)}")
+        if self.rise_of == "peak" and self.rise >= 1:
+            raise SettingError(self, ("rise", "rise_of"), "below 1 where rise_of is peak")
         if not self.first_map and self.steps < 2:
             raise SettingError(self, ("steps", "first_map"), "2 or more with first_map: false")
 

@@ -29,7 +29,7 @@ Stopped = Literal["finished", "early-stop", "run-away", "partners-exhausted"]
 
 @dataclass(frozen=True)
 class TrunkFeatures:
-    """Frozen features (B, c, H/8, W/8) that were computed before, instead of the images they came from."""
+    """Frozen features (B, c, h', w') that were computed before, instead of the images they came from."""
 
     values: Tensor
 
@@ -190,7 +190,7 @@ def _partner_chunk(classifier: CAMClassifier, given: NetworkInput, labels: Tenso
 
 
 def frozen_features(classifier: CAMClassifier, given: NetworkInput, config: RIBConfig) -> Tensor:
-    """Features (B, c, H/8, W/8) on the classifier's device: computed from images, or as they were given."""
+    """Features (B, c, h', w') on the classifier's device: computed from images, or as they were given."""
     weight = classifier.tuned_parameters()[1][0]
     if isinstance(given, TrunkFeatures):
         features = given.values.to(weight.device, weight.dtype)

@@ -172,9 +172,10 @@ def searched_rate(maps_at: Callable[[float], Tensor], start: Tensor, slope: floa
     peak, level = start.amax(dim=(-2, -1)).mean().item(), start.mean().item()
     if peak <= 0 or slope <= 0:
         return 0.0
+    unit = peak if config.rise_of == "peak" else level
     # image and mirror are added in the maps, hence twice the growth of the pooled logits
-    first = config.rise * peak / (2 * slope)
-    return search_rate(lambda rate: (maps_at(rate).mean().item() - level) / peak, first, config.rise, config.looks)
+    first = config.rise * unit / (2 * slope)
+    return search_rate(lambda rate: (maps_at(rate).mean().item() - level) / unit, first, config.rise, config.looks)
 
 
 def search_rate(rise_at: Callable[[float], float], first: float, aim: float, looks: int) -> float:

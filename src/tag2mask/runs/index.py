@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tag2mask.common.values import as_count, as_dict, as_list, as_text
-from tag2mask.data import Dataset
+from tag2mask.data import Dataset, ImageRecord
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class IndexedImage:
     id: str
     path: Path | None = None
     labels: tuple[str, ...] = ()
+    own_labels: tuple[str, ...] = ()  # those of the data set itself, which a review may have corrected
     split: str = ""
     mask: Path | None = None
 
@@ -39,6 +40,7 @@ def index_of(parts: Sequence[Dataset]) -> dict[str, Any]:
         record.id: {
             "path": str(record.path),
             "labels": [dataset.classes[label] for label in record.labels],
+            **_own_labels(record, dataset),
             "split": record.split,
             "mask": str(record.mask_path) if record.mask_path else None,
         }
@@ -47,6 +49,11 @@ def index_of(parts: Sequence[Dataset]) -> dict[str, Any]:
     }
     lut = [int(value) for value in parts[0].mask_lut]
     return {"classes": list(parts[0].classes), "images": images, "mask_lut": lut}
+
+
+def _own_labels(record: ImageRecord, dataset: Dataset) -> dict[str, list[str]]:
+    own = dataset.own_labels.get(record.id)
+    return {} if own is None else {"own_labels": [dataset.classes[label] for label in own]}
 
 
 def parse_index(value: Any) -> Index:
@@ -58,7 +65,9 @@ def parse_index(value: Any) -> Index:
 
 def _image(name: str, entry: dict[str, Any]) -> IndexedImage:
     path, mask = (Path(text) if (text := as_text(entry.get(key))) else None for key in ("path", "mask"))
-    return IndexedImage(name, path, tuple(map(str, as_list(entry.get("labels")))), as_text(entry.get("split")), mask)
+    labels = tuple(map(str, as_list(entry.get("labels"))))
+    own = tuple(map(str, as_list(entry["own_labels"]))) if "own_labels" in entry else labels
+    return IndexedImage(name, path, labels, own, as_text(entry.get("split")), mask)
 
 
 def _lut(value: Any) -> np.ndarray | None:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from tag2mask.common.errors import ConfigError
@@ -21,7 +20,7 @@ from tag2mask.runs import lock
 from tag2mask.runs.folder import parse_manifest, versions
 from tag2mask.runs.index import index_of
 
-KEPT = ("versions", "machine", "record", "started", "seconds", "failures")  # of an earlier call, until there is something new
+KEPT = ("versions", "machine", "record", "started", "seconds", "failures")  # of an earlier call, until done again
 
 
 def read_info(out: Path) -> dict[str, Any]:
@@ -38,6 +37,7 @@ class Step:
     stage: str
     title: str
     per_image: bool = True  # works image by image, so seconds an image mean something
+    reads: tuple[str, ...] = ()  # folders of the run that it is made from
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class RunInfo:
     started: str = ""
     finished: bool = False
     data: str = ""  # name of the data set
+    class_source: str = ""  # who says the order of the classes
+    root: Path | None = None  # where the data set lies
     classes: tuple[str, ...] = ()
     train_images: int | None = None
     val_images: int | None = None
@@ -71,6 +73,8 @@ def parse_info(value: Any) -> RunInfo:
         as_text(found.get("started")),
         bool(found.get("finished")),
         as_text(data.get("root_name")),
+        as_text(found.get("class_source")),
+        Path(root) if (root := as_text(as_dict(found.get("record")).get("data"))) else None,
         tuple(map(str, as_list(data.get("classes")))),
         as_count(data.get("train_images")),
         as_count(data.get("val_images")),
@@ -86,7 +90,8 @@ def _steps(rows: Any) -> Iterable[Step]:
     for row in map(as_dict, as_list(rows)):
         folder, stage, title = (as_text(row.get(key)) for key in ("folder", "stage", "title"))
         if folder and folder == Path(folder).name != "..":
-            yield Step(folder, stage, title or folder, row.get("per_image") is not False)
+            reads = tuple(map(str, as_list(row.get("reads"))))
+            yield Step(folder, stage, title or folder, row.get("per_image") is not False, reads)
 
 
 def describe_run(
@@ -118,6 +123,7 @@ def describe_run(
             "limited_to": limited_to,
             **train.reading.facts(),  # nothing for most sets; new photos must be read in the same way
         },
+        "class_source": train.class_source,  # who says the order of the classes, in words
         "problems": [str(problem) for problem in train.problems],
         "seconds": {},
         "finished": bool(old.get("finished")) and old.get("recipe") == recipe,
@@ -156,6 +162,8 @@ def write_start(out: Path, info: dict[str, Any], steps: Iterable[Step], parts: S
 
 def machine() -> dict[str, Any]:
     """What a cost was measured on."""
+    import torch  # which takes seconds, and readers of a run need it not
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
 

@@ -112,7 +112,7 @@ class Follower:
         found = []
         for maps in stored:
             values = spread(torch.from_numpy(maps.on_grid(grid)).to(self.device), looks, self.config)
-            found.append(dataclasses.replace(maps, scales=(1.0,), sums=[values.cpu().numpy()]))
+            found.append(dataclasses.replace(maps, scales=(1.0,), sums=[values.cpu().numpy()], whole=False))
         return found
 
     def looks(self, image: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
@@ -125,7 +125,8 @@ class Follower:
         grid = (max(1, size[0] // self.config.stride), max(1, size[1] // self.config.stride))
         seen = resize(np.pad(image, rest, mode="edge"), scaled_size(size, self.config.scale))
         pixels = to_tensor(seen)[None].to(self.device)
-        return descriptors(tapped(list(self.network.stages), pixels, self.config.taps), grid), grid
+        features = tapped(list(self.network.stages), pixels, self.config.taps, list(self.network.shown))
+        return descriptors(features, grid), grid
 
 
 def filled_in(context: Context) -> AffinityStageConfig | None:
@@ -155,11 +156,8 @@ def _run(entry: Planned, context: Context) -> None:
 
 
 def _check(entry: Planned, context: Context) -> None:
-    tapped(
-        list(build_stages(entry.config.backbone, entry.config.weights).stages),
-        torch.zeros(1, 3, 32, 32),
-        entry.config.taps,
-    )
+    network = build_stages(entry.config.backbone, entry.config.weights)
+    tapped(list(network.stages), torch.zeros(1, 3, 32, 32), entry.config.taps)
 
 
 def _score_keys(entry: Planned, context: Context) -> list[str]:

@@ -15,6 +15,7 @@ from tag2mask.common.progress import track
 from tag2mask.common.workers import WorkerPool
 from tag2mask.config import Range, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, load_maps, read_mask
+from tag2mask.data.records import IGNORED
 from tag2mask.engine.images import process_count
 from tag2mask.metrics import (
     SegmentationScore,
@@ -24,7 +25,7 @@ from tag2mask.metrics import (
     confusion_matrix,
     mean_iou,
 )
-from tag2mask.refine.threshold import labels_from_maps
+from tag2mask.refine.threshold import best_class, labels_from_maps
 from tag2mask.runs.scores import BEST_ON_TRUTH, LEVEL, Score
 
 _CHUNK = 32  # images a job
@@ -52,6 +53,8 @@ def score_maps(
     The result doesn't depend on the number of `processes` (0: one a CPU core).
     """
     scored = _scored(dataset, maps, ".npz")
+    if not dataset.background:  # every pixel is one of the tags, whatever the score
+        return _score(dataset, scored, partial(_best, maps), config, split, (None, "no threshold"), processes, seed)
     grid = np.round(np.arange(1, round(1 / config.threshold_step)) * config.threshold_step, 6)
     curve = ThresholdCurve(len(dataset.classes) + 1, grid, include_ignore_slip=config.count_ignored)
     work = partial(_curve, Truth.of(dataset), maps, grid, config.count_ignored)
@@ -119,11 +122,12 @@ class Truth:
 
     labels: int  # values of a mask, background included
     lut: np.ndarray  # (256,)
+    background: bool = True  # False: 0 is no class, and counts for nothing
 
     @classmethod
     def of(cls, dataset: Dataset) -> Truth:
         """Take it from a data set."""
-        return cls(len(dataset.classes) + 1, dataset.mask_lut)
+        return cls(len(dataset.classes) + 1, dataset.mask_lut, dataset.background)
 
     def read(self, record: ImageRecord) -> np.ndarray:
         """True mask (H, W) uint8 of an image; a negative without a mask is background."""
@@ -139,6 +143,12 @@ def _seed(maps: Path, threshold: float, record: ImageRecord) -> tuple[np.ndarray
     path = maps / f"{record.id}.npz"
     found = load_maps(path)
     return labels_from_maps(found.full(), found.classes, threshold), str(path)
+
+
+def _best(maps: Path, record: ImageRecord) -> tuple[np.ndarray, str]:
+    path = maps / f"{record.id}.npz"
+    found = load_maps(path)
+    return best_class(found.full(), found.classes)[0], str(path)
 
 
 def _stored(masks: Path, record: ImageRecord) -> tuple[np.ndarray, str]:
@@ -169,28 +179,36 @@ class Part:
     per_image: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)  # images that can't be read
     wrong: str = ""  # a prediction that doesn't fit its image: an error, not a gap
+    first: int = 0  # the first label that counts as a class; 1 without background
+
+    @classmethod
+    def of(cls, truth: Truth, slip: bool) -> Part:
+        """Nothing so far."""
+        scores = SegmentationScore(truth.labels, slip), SegmentationScore(truth.labels)
+        return cls(*scores, first=0 if truth.background else 1)
 
     def add(self, record: ImageRecord, labels: np.ndarray, true: np.ndarray) -> None:
         """Count one image; `labels` may hold 255 for unsure."""
-        prediction = np.where(labels == 255, 0, labels)
+        prediction = np.where(labels == IGNORED, 0, labels)
         confusion = self.score.update(prediction, true)
         hits = np.diagonal(confusion)
-        self.counts.append((hits.astype(np.int64), confusion.sum(axis=0) + confusion.sum(axis=1) - hits))
+        union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
+        self.counts.append((hits[self.first :].astype(np.int64), union[self.first :]))
         slip = self.score.include_ignore_slip
         plain = confusion_matrix(prediction, true, self.score.n_classes) if slip else confusion
-        value = float(mean_iou(class_iou(plain)))
+        value = float(mean_iou(class_iou(plain)[self.first :]))
         if value == value:
             self.per_image[record.id] = value
-        known = labels != 255
+        known = labels != IGNORED
         if known.all():
             self.decided.add(plain)
         else:
             self.decided.update(prediction, np.where(known, true, 255))
-        self.pixels += np.count_nonzero(known & (true != 255)), np.count_nonzero(true != 255)
+        self.pixels += np.count_nonzero(known & (true != IGNORED)), np.count_nonzero(true != IGNORED)
 
 
 def _count(truth: Truth, predict: Predict, slip: bool, records: Sequence[ImageRecord]) -> Part:
-    part = Part(SegmentationScore(truth.labels, slip), SegmentationScore(truth.labels))
+    part = Part.of(truth, slip)
     for record in records:
         try:
             (labels, file), true = predict(record), truth.read(record)
@@ -233,7 +251,7 @@ def _score(
     seed: int,
 ) -> Score:
     truth = Truth.of(dataset)
-    whole = Part(SegmentationScore(truth.labels, config.count_ignored), SegmentationScore(truth.labels))
+    whole = Part.of(truth, config.count_ignored)
     for part in _spread(partial(_count, truth, predict, config.count_ignored), records, processes, "score"):
         if part.wrong:
             raise DataError(part.wrong)
@@ -246,7 +264,7 @@ def _score(
     if not whole.pixels[1]:
         reason = next(iter(whole.skipped.values()), "all pixels of the true masks are 255, that is, ignored")
         raise DataError(f"{dataset.name}: none of the {len(records)} images could be scored: {reason}")
-    row = whole.score.compute(dataset.classes).as_dict() | {
+    row = whole.score.compute(dataset.classes, background=truth.background).as_dict() | {
         "split": split,
         "threshold": chosen[0],
         "threshold_chosen_on": chosen[1],
@@ -266,7 +284,7 @@ def _score(
         row["count_ignored"] = True
     if whole.pixels[0] < whole.pixels[1]:
         row["coverage"] = int(whole.pixels[0]) / int(whole.pixels[1])
-        row["miou_decided"] = whole.decided.compute().as_dict()["miou"]
+        row["miou_decided"] = whole.decided.compute(background=truth.background).as_dict()["miou"]
     if len(records) < len(dataset) or whole.skipped:
         row["images_without_score"] = len(dataset) - whole.score.images
         row["errors"] = whole.skipped

@@ -202,7 +202,9 @@ class Localizer:
         scales: tuple[float, ...],
     ) -> None:
         arrays = [values.detach().float().cpu().numpy() for values in sums]
-        maps = LocalizationMaps(np.asarray(result.classes), size, scales, arrays)
+        maps = LocalizationMaps(
+            np.asarray(result.classes), size, scales, arrays, whole=self.classifier.backbone.whole
+        )
         save_maps(self.out / kind / f"{image_id}.npz", maps)
 
 
@@ -250,8 +252,8 @@ class Partners:
         if not self.config.partner_bank:
             return None
         with torch.no_grad():
-            channels = self.classifier.trunk_features(self._blank(64)).shape[1]
-        side = -(-self.config.partner_crop_size // 8)  # the trunk's stride is 8
+            channels, _, width = self.classifier.trunk_features(self._blank(64)).shape[1:]
+        side = -(-self.config.partner_crop_size * width // 64)  # over the trunk's stride, 64 / width
         capacity = max(1, self.config.partner_cache * 2**20 // (channels * side * side * 4))
         if capacity >= len(dataset):
             return None

@@ -209,7 +209,7 @@ def _run(entry: Planned, context: Context) -> None:
     network, out = context.out / entry.reads["network"], context.out / entry.folder
     images = context.images(entry.on)
     predict(images, network, out, entry.config, execution=context.execution, of_a_set=True)
-    write_class_files(out, images.classes)
+    write_class_files(out, images.classes, background=images.background)
 
 
 def _score(entry: Planned, context: Context) -> dict[str, Score]:

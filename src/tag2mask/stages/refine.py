@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
-from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.errors import ConfigError, DataError, did_you_mean
 from tag2mask.common.files import atomic_write, digest_file, read_object
 from tag2mask.config import Free, Range, SettingError, Settings, to_mapping
 from tag2mask.data import (
@@ -30,7 +30,7 @@ from tag2mask.engine.images import process_count, run_images
 from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels, refined_labels, walk_scores
 from tag2mask.refine.saliency import apply_saliency
-from tag2mask.refine.threshold import best_class
+from tag2mask.refine.threshold import best_class, threshold_by_class
 from tag2mask.runs.folder import StageFolder, read_manifest
 from tag2mask.runs.scores import Score
 from tag2mask.stages.affinity import maps_folder
@@ -65,6 +65,8 @@ class RefineConfig(Settings):
     threshold: Annotated[float | Literal["auto"], Range(ge=0, le=1)] = 0.25
     # how that value was found, where it isn't "auto"; goes into scores.json
     threshold_chosen_on: Annotated[str, Free("any words")] = "fixed in the recipe"
+    # background scores of single classes by name, in place of `threshold`; not for irn
+    thresholds: Annotated[dict[str, float], Free("0..1, checked below")] = dataclasses.field(default_factory=dict)
     # half-width around the threshold within which a pixel is left unsure (255); 0 = none
     unsure: Annotated[float, Range(ge=0, lt=0.5)] = 0.0
     confident: ConfidentConfig = dataclasses.field(default_factory=ConfidentConfig)  # for irn
@@ -77,6 +79,11 @@ class RefineConfig(Settings):
         known = ("auto", "irn", *METHODS, *(WALKED + name for name in METHODS))
         if self.method not in known:
             raise SettingError(self, ("method",), f"one of {', '.join(known)}")
+        if self.method == "irn" and self.thresholds:
+            raise SettingError(self, ("thresholds", "method"), "empty for irn, which has walk.threshold")
+        for name, own in self.thresholds.items():
+            if not 0 <= own <= 1:
+                raise SettingError(self, ("thresholds",), f"0 or more, at most 1, for each class ({name}: {own})")
         threshold = 0.5 if self.threshold == "auto" and self.method != "irn" else self.background[0]
         if self.unsure and not self.unsure < min(threshold, 1 - threshold):
             name = "walk.threshold" if self.method == "irn" else "threshold"
@@ -105,6 +112,7 @@ class RefineConfig(Settings):
         unused = {"confident", "boundary", "saliency"}  # the first two are told by the boundary network's digest
         # and the walk before another method by its maps' settings
         unused |= {"threshold", "threshold_chosen_on"} if self.method == "irn" else {"walk"}
+        unused |= set() if self.thresholds else {"thresholds"}
         values = {key: value for key, value in to_mapping(self).items() if key not in unused}
         return values if self.saliency.source is None else values | {"saliency": self.saliency.used()}
 
@@ -167,6 +175,7 @@ def refine(
     config = resolve_method(config)
     execution = execution or Execution()
     inputs = _inputs(dataset, localization, boundary, config)
+    by_class = class_thresholds(config, dataset.classes)
     folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     records = records_with_maps(dataset, localization / config.maps, folder)
     todo = folder.left(records, "masks/{}.png")
@@ -179,7 +188,8 @@ def refine(
         else frozenset()
     )
     device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
-    arguments = (records, localization / config.maps, out, config, boundary, traced, str(device), dataset.background)
+    where = (records, localization / config.maps, out)
+    arguments = (*where, config, boundary, traced, str(device), dataset.background, by_class)
     processes = process_count(execution.processes, len(todo), device.type)
     run_images(
         todo,
@@ -251,9 +261,11 @@ class Refiner:
         traced: frozenset[str] = frozenset(),
         device: str = "cpu",
         background: bool = True,
+        by_class: Mapping[int, float] | None = None,
     ) -> None:
         self.records, self.maps, self.out, self.config = records, maps, out, config
         self.traced, self.device, self.background = traced, device, background
+        self.by_class = by_class or {}
         self.saliency = open_saliency(config.saliency) if config.saliency.source is not None else None
         if config.method == "irn":
             assert boundary is not None
@@ -275,7 +287,7 @@ class Refiner:
         steps: dict[str, np.ndarray] = {"classes": np.asarray(maps.classes, np.int16)}
         walks = self.config.method == "irn" and len(maps.classes) > 0
         scores = self._walk(image, maps, steps) if walks else maps.full()
-        labels = labels_of(image, scores, maps.classes, self.config)
+        labels = labels_of(image, scores, maps.classes, self.config, self.by_class)
         if not self.background:  # every pixel is one of the tags
             labels = np.where(labels == 0, best_class(scores, maps.classes)[0], labels)
         saliency = self.saliency(image_id, image) if self.saliency is not None else None
@@ -298,9 +310,26 @@ class Refiner:
         return walk_scores(walked_maps, maps.size)
 
 
-def labels_of(image: np.ndarray, scores: np.ndarray, classes: np.ndarray, config: RefineConfig) -> np.ndarray:
-    """Pseudo-mask (H, W) uint8 of scores (n, H, W) in 0..1; 255 where it is unsure."""
-    threshold, _ = config.background
+def class_thresholds(config: RefineConfig, classes: Sequence[str]) -> dict[int, float]:
+    """The background scores of single classes by 0-based index; ConfigError for a class that isn't there."""
+    for name in config.thresholds:
+        if name not in classes:
+            raise ConfigError(f"refine.thresholds: there is no class '{name}'{did_you_mean(name, classes)}")
+    return {classes.index(name): float(own) for name, own in config.thresholds.items()}
+
+
+def labels_of(
+    image: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    config: RefineConfig,
+    by_class: Mapping[int, float] | None = None,
+) -> np.ndarray:
+    """Pseudo-mask (H, W) uint8 of scores (n, H, W) in 0..1; 255 where it is unsure.
+
+    `by_class` are the background scores of single classes, by 0-based index.
+    """
+    threshold = threshold_by_class(scores, classes, config.background[0], by_class or {})
     method = config.along_edges
     if not config.unsure:
         return refined_labels(image, scores, classes, threshold, method)

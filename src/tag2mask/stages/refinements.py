@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.config import Lines, build, to_mapping, where, with_changes
@@ -15,6 +15,9 @@ from tag2mask.stages.confident import as_made
 from tag2mask.stages.refine import RefineConfig, check, title_of
 from tag2mask.stages.stage import Context, has_masks
 from tag2mask.stages.train_classifier import ClassifierConfig
+
+if TYPE_CHECKING:
+    from tag2mask.recipe import Recipe
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
@@ -37,7 +40,7 @@ class Refinement:
     @property
     def folder(self) -> str:
         """Its folder in the run."""
-        return f"pseudo_masks_{self.name}" if self.name else "pseudo_masks"
+        return folder_of(self.name)
 
     @property
     def score(self) -> str:
@@ -50,6 +53,11 @@ class Refinement:
         title = title_of(self.config)
         same = re.sub(r"[_-]", "+", self.name).casefold() == title.casefold()
         return title if same or not self.name else f"{title} ({self.name})"
+
+
+def folder_of(name: str) -> str:
+    """The folder of a refinement in the run; "" for the one that later stages follow."""
+    return f"pseudo_masks_{name}" if name else "pseudo_masks"
 
 
 def plan(
@@ -84,19 +92,31 @@ def plan(
 
 def refinements_of(context: Context) -> list[Refinement]:
     """The refinements of a run; comparisons that can't run here and weren't begun elsewhere are left out."""
-    recipe = context.recipe
-    # without true masks there is nothing to compare
-    found = plan(recipe.refine, recipe.comparisons if has_masks(context.train) else {}, recipe.classifier)
-    kept = [one for one in found if not one.name or not _lacking(one) or (context.out / one.folder).is_dir()]
-    return [one.as_made(context.out) for one in kept]
+    return [one.as_made(context.out) for one in _asked(context) if not _is_left_out(one, context)]
 
 
 def left_out(context: Context) -> Iterable[str]:
     """Which comparisons can't run on this machine, and why."""
-    recipe = context.recipe
-    for one in plan(recipe.refine, recipe.comparisons if has_masks(context.train) else {}, recipe.classifier):
-        if one.name and _lacking(one) and not (context.out / one.folder).is_dir():
+    for one in _asked(context):
+        if _is_left_out(one, context):
             yield f"comparison {one.title} is left out: {_lacking(one)}"
+
+
+def networks_of(recipe: Recipe) -> dict[str, tuple[str | None, ...]]:
+    """The folders of confident labels, boundary network and walked maps of each refinement, by its name."""
+    found = plan(recipe.refine, {**recipe.comparisons, **recipe.tried}, recipe.classifier)
+    return {one.name: (one.confident, one.boundary, one.walk) for one in found}
+
+
+def _asked(context: Context) -> list[Refinement]:
+    """All refinements; a recipe's comparisons are for scores, so they need true masks, those tried by hand don't."""
+    recipe = context.recipe
+    scored = recipe.comparisons if has_masks(context.train) else {}
+    return plan(recipe.refine, {**scored, **recipe.tried}, recipe.classifier)
+
+
+def _is_left_out(one: Refinement, context: Context) -> bool:
+    return bool(one.name and _lacking(one)) and not (context.out / one.folder).is_dir()
 
 
 def _lacking(one: Refinement) -> str:

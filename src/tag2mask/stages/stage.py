@@ -11,6 +11,7 @@ from tag2mask.common.files import read_object
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
+from tag2mask.runs.decisions import Effect
 from tag2mask.runs.folder import StageFolder, refuse_other, started_without
 from tag2mask.runs.info import Step
 from tag2mask.runs.scores import Score
@@ -32,6 +33,7 @@ class Context:
     out: Path
     execution: Execution = field(default_factory=Execution)
     say: Say = print
+    effect: Effect = field(default_factory=Effect)  # what a review has decided; tags and thresholds are applied
 
     @property
     def seed(self) -> int:
@@ -73,7 +75,8 @@ class Planned:
     @property
     def step(self) -> Step:
         """What run.json says of it."""
-        return Step(self.folder, self.stage.name, self.title or self.stage.title, self.stage.per_image)
+        title = self.title or self.stage.title
+        return Step(self.folder, self.stage.name, title, self.stage.per_image, tuple(self.reads.values()))
 
     def refuse_other(self, context: Context) -> None:
         """Raise ConfigError, naming the difference, where its folder was made with other settings."""

@@ -136,7 +136,10 @@ def train_classifier(
     classifier.learn()
     save_module(classifier, out / "weights.safetensors")
     learned = what_was_learned(classifier, dataset, validation, config, seed, resolve_device(execution.device))
-    folder.finish((name for name in names if name not in folder.failures), classes=list(dataset.classes), **learned)
+    if dataset.own_labels:
+        learned["corrected_tags"] = dataset.corrected_tags()
+    done = (name for name in names if name not in folder.failures)
+    folder.finish(done, classes=list(dataset.classes), class_source=dataset.class_source, **learned)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return classifier
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from tag2mask.networks import (
     segmentation_loss,
 )
 from tag2mask.networks.decoders import SegmentationNetwork
+from tag2mask.runs.decisions import mask_path
 from tag2mask.runs.folder import read_manifest, started_without
 from tag2mask.runs.log import FILE, loss_points, read_epochs
 from tag2mask.stages.answer import answer_of_logits, combined_logits
@@ -94,6 +95,38 @@ class SegmenterConfig(Settings):
 NO_MASK = "has no mask"
 
 
+@dataclass(frozen=True)
+class Reviewed:
+    """What a person has decided on the photos that are learned from."""
+
+    rejected: frozenset[str]  # ids of photos that are left out
+    masks: Mapping[str, Path]  # files that take the place of the masks
+    told: Mapping[str, Any]  # the same with the masks' digests, for the manifest
+
+    def records_of(self, dataset: Dataset) -> Dataset:
+        """The data set without the photos that were rejected; DataError where none is left."""
+        kept = tuple(record for record in dataset.records if record.id not in self.rejected)
+        if not kept:
+            raise DataError(f"{dataset.name}: every photo was rejected in the review; accept some of them")
+        return dataclasses.replace(dataset, records=kept)
+
+    def paths_of(self, paths: Mapping[str, Path | None]) -> dict[str, Path | None]:
+        """Paths of the masks by id, with those that were corrected."""
+        return {name: path for name, path in {**paths, **self.masks}.items() if name not in self.rejected}
+
+
+def reviewed_of(context: Context) -> Reviewed | None:
+    """What was decided on the training photos of a run; None where nothing was."""
+    told = context.effect.on_training(record.id for record in context.train.records)
+    if not told:
+        return None
+    masks = {name: mask_path(context.out, name) for name in told["masks"]}
+    lost = next((name for name, path in masks.items() if not path.is_file()), None)
+    if lost is not None:
+        raise DataError(f"{masks[lost]}: the corrected mask isn't there; put it back, or take it back in the review")
+    return Reviewed(frozenset(told["rejected"]), masks, told)
+
+
 def mask_table(dataset: Dataset) -> dict[str, str]:
     """Digest of how true masks are read, for the manifest of what learns from them."""
     return {"mask_table": digest_value([int(value) for value in dataset.mask_lut])}
@@ -115,8 +148,11 @@ def train_segmenter(
     *,
     seed: int = 0,
     execution: Execution | None = None,
+    reviewed: Reviewed | None = None,
 ) -> SegmentationNetwork:
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
+
+    `reviewed` leaves photos out and gives masks in the place of others, as a person has decided.
 
     Writes weights.safetensors, log.jsonl and a manifest to `out`; its `warning` says where the network learned too
     little. Resumes from the last whole epoch. Images without a mask are noted and skipped, and don't join a training
@@ -132,6 +168,9 @@ def train_segmenter(
         inputs = {"masks_config": digest_value([manifest["config"], manifest["inputs"]])}
         late = started_without(out, NO_MASK)
         paths = {image_id: path for image_id, path in paths.items() if image_id not in late}
+    if reviewed is not None:
+        dataset, paths = reviewed.records_of(dataset), reviewed.paths_of(paths)
+        inputs["review"], source = digest_value(reviewed.told), "pseudo-masks, reviewed"
     inputs |= {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
     folder = STAGE.open(out, config, seed=seed, inputs=inputs, absent_inputs=mask_table(dataset))
     if folder.finished:
@@ -153,7 +192,8 @@ def train_segmenter(
     done = [name for name in names if name not in folder.failures]
     seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
     warning = complaint(_losses(out), seen, dataset.classes)
-    folder.finish(done, classes=list(dataset.classes), trained_on=source, warning=warning)
+    known = {"classes": list(dataset.classes), "class_source": dataset.class_source}
+    folder.finish(done, **known, trained_on=source, warning=warning)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return network
 
@@ -296,6 +336,7 @@ def _run(entry: Planned, context: Context) -> None:
         entry.config,
         seed=context.seed,
         execution=context.execution,
+        reviewed=reviewed_of(context) if masks else None,
     )
     warning = read_object(context.out / entry.folder / "manifest.json").get("warning")
     if warning:

@@ -151,7 +151,9 @@ class Walker:
         _, found = walked(self.network, image, maps.at_size(image.shape[:2]), self.config, self.pad_to)
         other = load_maps(self.affinity / f"{image_id}.npz") if self.affinity is not None else None
         scores = joined(found.cpu().numpy(), maps.size, other, self.config.affinity)
-        save_maps(self.out / f"{image_id}.npz", replace(maps, scales=(1.0,), sums=[scores], absolute=True))
+        save_maps(
+            self.out / f"{image_id}.npz", replace(maps, scales=(1.0,), sums=[scores], absolute=True, whole=False)
+        )
 
 
 def joined(found: np.ndarray, size: tuple[int, int], affinity: LocalizationMaps | None, share: float) -> np.ndarray:

@@ -79,9 +79,7 @@ def read_dataset(
     What is wrong with single rows becomes `Dataset.problems` and the rows are left out. Raises DataError
     when nothing can be read or nothing is left.
     """
-    folder = Path(root).expanduser().absolute()
-    if not folder.exists():
-        raise DataError(f"{root}: there is no such file or folder; give the dataset's folder or its label file")
+    folder = _there(root)
     listed = _listed(folder)
     wanted, values = _names(classes, "classes"), mask_values(mask_classes)
     query = Query(wanted, values, split, listed, _negatives(negatives), pattern, background)
@@ -149,6 +147,18 @@ def _choose(root: Path, name: str, query: Query) -> tuple[Reader, Path]:
         raise DataError("reader 'names' needs a pattern, such as data.pattern='{label}_*'")
     index = prepared.folder_of(root, name) if name in ("voc", "coco") else None
     return (READERS[name], root) if index is None else (READERS["prepared"], index)
+
+
+def taken_for(root: Path | str) -> str:
+    """The name of the reader that "auto" takes for a folder or label file; DataError where there is none."""
+    return _guess(_there(root))
+
+
+def _there(root: Path | str) -> Path:
+    folder = Path(root).expanduser().absolute()
+    if not folder.exists():
+        raise DataError(f"{root}: there is no such file or folder; give the dataset's folder or its label file")
+    return folder
 
 
 def _guess(root: Path) -> str:

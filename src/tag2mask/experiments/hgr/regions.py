@@ -19,7 +19,7 @@ Bools = npt.NDArray[np.bool_]
 def class_activation(classifier: CAMClassifier, view: Tensor, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """CAM of all classes (C, H, W) in 0..1 from an image and its mirror (2, 3, h, w), at one scale."""
     maps = classifier.class_maps(classifier.trunk_features(view)).float()
-    return at_full([merge_mirror(maps)], size).cpu().numpy()
+    return at_full([merge_mirror(maps)], size, whole=classifier.backbone.whole).cpu().numpy()
 
 
 def regions_of(mask: npt.NDArray, activation: npt.NDArray, value: int, tau: float) -> dict[str, Bools]:

@@ -70,12 +70,12 @@
     }
   }
 
-  // Filters: a group (random, best, worst) and a class.
-  const chosen = (name) => document.querySelector('input[name="' + name + '"]:checked')?.value ?? "";
-  const filter = () => {
+  // Filters: a group (random, best, worst) and a class, for the parts of one section.
+  const filter = (section) => {
+    const chosen = (name) => section.querySelector('input[name^="' + name + '-"]:checked')?.value ?? "";
     const group = chosen("group");
     const label = chosen("class");
-    for (const part of all(".part")) {
+    for (const part of all(".part", section)) {
       const list = part.querySelector(".cards");
       const mine = all(".card", list);
       const rank = (card) => Number(JSON.parse(card.dataset.groups)[group] ?? 1e6);
@@ -92,15 +92,21 @@
       part.querySelector(".count").textContent = String(count);
     }
   };
-  for (const input of all('input[name="group"], input[name="class"]')) input.addEventListener("change", filter);
-  const strength = document.getElementById("strength");
-  strength?.addEventListener("input", () => root.style.setProperty("--strength", strength.value / 100));
-  document.getElementById("play-all")?.addEventListener("click", () => {
+  for (const section of all("section")) {
+    if (!section.querySelector(".part")) continue;
+    for (const input of all(".segments input, .chips input", section)) input.addEventListener("change", () => filter(section));
+    filter(section);
+  }
+  const knobs = all(".strength");
+  for (const knob of knobs) knob.addEventListener("input", () => {
+    root.style.setProperty("--strength", knob.value / 100);
+    for (const other of knobs) other.value = knob.value;
+  });
+  for (const button of all(".play-all")) button.addEventListener("click", () => {
     const ready = cards.filter((card) => !card.hidden && steps[card.dataset.key]);
     const halt = ready.some((card) => timers.has(card));
     for (const card of ready) { stop(card); if (!halt) { setStep(card, 0); play(card); } }
   });
-  if (all(".part").length) filter();
 
   // Enlarge a panel; the arrow keys walk through the panels of its card.
   const dialog = document.getElementById("large");

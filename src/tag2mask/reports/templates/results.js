@@ -5,11 +5,11 @@
   const body = document.querySelector("#results tbody");
   const rows = [...body.rows];
   const controls = {};
-  for (const id of ["words", "dataset", "split", "task", "whose", "labels-only"]) controls[id] = document.getElementById(id);
+  for (const id of ["words", "dataset", "split", "task", "kind", "whose", "labels-only"]) controls[id] = document.getElementById(id);
   const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
 
   const fits = (row) => {
-    for (const key of ["dataset", "split", "task", "whose"]) {
+    for (const key of ["dataset", "split", "task", "kind", "whose"]) {
       if (controls[key].value && row.dataset[key] !== controls[key].value) return false;
     }
     if (controls["labels-only"].checked && row.dataset.beyond) return false;

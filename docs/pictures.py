@@ -1,0 +1,98 @@
+"""The pictures of these pages, made anew: `make demo`, then `python docs/pictures.py runs/demo`.
+
+Needs Playwright and a Chromium (`--chromium PATH` where it isn't Playwright's own). Writes new.svg, report.jpg,
+compare.jpg and export.jpg beside this file; the run is copied first and stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+from rich.console import Console
+
+HERE = Path(__file__).parent
+LOWER = "refine.threshold=0.45"
+SHOWN = 5  # overlays
+
+
+def main() -> None:
+    """Make all pictures of a finished run of the demonstration."""
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "digits"
+        shutil.copytree(options.run, run)
+        data = ["--data", str(options.data or options.run.with_name(f"{options.run.name}_digits"))]
+        _terminal(["new", data[1], "--no-decode", "--out", str(Path(folder) / "digits.yaml")], "photos")
+        _tag2mask("refine", str(run), "--set", LOWER, *data)
+        _tag2mask("report", str(run))
+        _pages(run / "report.html", options.chromium)
+        _tag2mask("export", "masks", str(run), "--as", "overlay", "--out", f"{folder}/overlays")
+        _sheet(sorted(Path(folder, "overlays").rglob("*.jpg"))[:SHOWN])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="runs/demo")
+    parser.add_argument("--data", type=Path, help="its scenes (default: runs/demo_digits)")
+    parser.add_argument("--chromium", help="path of the browser")
+    return parser.parse_args()
+
+
+def _tag2mask(*arguments: str) -> str:
+    command = [sys.executable, "-m", "tag2mask.cli", *arguments]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def _terminal(arguments: list[str], called: str) -> None:
+    """What a command prints, as new.svg; its folders are called `called`."""
+    text = _tag2mask(*arguments).replace(arguments[-1], "digits.yaml")
+    text = text.replace(arguments[1], called).replace(Path(arguments[1]).name, called)
+    console = Console(record=True, width=124, file=io.StringIO())
+    console.print(f"$ tag2mask new {called}", style="bold")
+    console.print(text.rstrip(), markup=False, highlight=False)
+    picture = console.export_svg(title="tag2mask new")
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)  # nothing is loaded from elsewhere
+    (HERE / "new.svg").write_text(picture, encoding="utf-8")
+
+
+def _pages(report: Path, chromium: str | None) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 1180}, color_scheme="light")
+        page.goto(report.resolve().as_uri())
+        page.add_style_tag(content="html { scroll-behavior: auto !important } .tools { position: static !important }")
+        _save(page, "report.jpg")
+        page.evaluate("document.querySelector('#compare').scrollIntoView()")
+        _save(page, "compare.jpg")
+        browser.close()
+
+
+def _save(page: Page, name: str) -> None:
+    page.wait_for_timeout(300)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(HERE / name, quality=72, optimize=True)
+
+
+def _sheet(overlays: list[Path]) -> None:
+    """Some photos with their masks, side by side."""
+    pictures = [Image.open(path) for path in overlays]
+    height = min(picture.height for picture in pictures)
+    pictures = [picture.resize((round(picture.width * height / picture.height), height)) for picture in pictures]
+    sheet = Image.new("RGB", (sum(picture.width for picture in pictures) + 8 * (len(pictures) - 1), height), "white")
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width + 8
+    sheet.save(HERE / "export.jpg", quality=80, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Further pseudo-masks on finished maps, beside the first ones; choosing one, and what follows it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tag2mask import choices
+from tag2mask.chain import open_chain
+from tag2mask.choices import another, as_chosen, choose, name_of, read_choices
+from tag2mask.cli import main
+from tag2mask.common.errors import ConfigError
+from tag2mask.common.files import read_json
+from tag2mask.data import read_mask
+from tag2mask.engine.execution import Execution
+from tag2mask.recipe import load_recipe
+from tiny_run import copy_run
+
+HERE = Execution("cpu", workers=0, processes=1)
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A finished run that may be changed, whose boundary network needs no weights of another folder."""
+    return copy_run(finished_run, tmp_path, networks=True)
+
+
+def masks_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "masks").glob("*.png")}
+
+
+def covered(folder: Path) -> int:
+    return sum(int(np.count_nonzero(read_mask(path) % 255)) for path in (folder / "masks").glob("*.png"))
+
+
+def refine_with(run: Path, *overrides: str) -> str:
+    name, found = another(run, overrides)
+    recipe = found.over(load_recipe(run / "recipe.yaml"))
+    chain = open_chain(recipe, run.parent / "farm", run, execution=HERE, say=lambda _: None)
+    found.save(run)
+    chain.run_stage("refine")
+    return name
+
+
+def test_another_threshold_lies_beside_the_first_and_can_be_chosen(run: Path, finished_run: Path) -> None:
+    first, network = masks_of(run / "pseudo_masks"), (run / "segmenter" / "manifest.json").read_bytes()
+    name = refine_with(run, "refine.walk.threshold=0.05", "refine.unsure=0.01")
+    assert name == "walk-threshold-0-05_unsure-0-01"
+    assert masks_of(run / "pseudo_masks") == first  # nothing is overwritten
+    second = masks_of(run / f"pseudo_masks_{name}")
+    assert second.keys() == first.keys()
+    assert covered(run / f"pseudo_masks_{name}") > covered(run / "pseudo_masks")
+
+    assert choose(run, name) == ["segmenter", "masks", "predictions"]
+    assert masks_of(run / "pseudo_masks") == second
+    assert masks_of(run / "pseudo_masks_first") == first
+    assert (run / "of_first" / "segmenter" / "manifest.json").read_bytes() == network
+    assert not (run / "segmenter").exists()
+    assert (run / "supervised").is_dir()  # learned from true masks
+    assert set(read_json(run / "scores.json")) == {"seed_cam", "seed_rib", "supervised_val"}
+    assert load_recipe(run / "recipe.yaml").refine.walk.threshold == 0.05
+
+    # both its own recipe and the one it was begun with go on with the choice
+    for recipe in (run / "recipe.yaml", finished_run.parent / "tiny.yaml"):
+        chain = open_chain(load_recipe(recipe), run.parent / "farm", run, execution=HERE, say=lambda _: None)
+        planned = {entry.folder: entry for entry in chain.plan}
+        assert planned["pseudo_masks"].config.walk.threshold == 0.05
+        assert f"pseudo_masks_{name}" not in planned
+        assert planned["pseudo_masks_first"].config.walk.threshold == 0.27
+        assert planned["segmenter"].reads == {"masks": "pseudo_masks"}
+
+    assert choose(run, "first") == []  # the later stages were never made from the other one
+    assert masks_of(run / "pseudo_masks") == first
+    assert (run / "segmenter" / "manifest.json").read_bytes() == network
+    assert not (run / "of_first" / "segmenter").exists()
+    assert masks_of(run / f"pseudo_masks_{name}") == second
+    assert choose(run, "first") == []
+
+
+def test_one_of_the_recipes_comparisons_can_be_chosen(run: Path) -> None:
+    plain, first = masks_of(run / "pseudo_masks_plain_cam"), masks_of(run / "pseudo_masks")
+    choose(run, "plain_cam")
+    assert masks_of(run / "pseudo_masks") == plain
+    assert masks_of(run / "pseudo_masks_first") == first
+    recipe = as_chosen(load_recipe(run / "recipe.yaml"), run)
+    assert (recipe.refine.maps, list(recipe.comparisons), list(recipe.tried)) == ("cam", [], ["first"])
+    name, found = another(run, ["refine.threshold=0.6"])
+    assert (name, found.refinements[name].maps) == ("threshold-0-6", "cam")  # changes over what is chosen by now
+    assert found.refinements[name].threshold_chosen_on == "given by hand"
+
+
+def test_a_choice_that_was_cut_short_is_completed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, first = masks_of(run / "pseudo_masks_plain_cam"), masks_of(run / "pseudo_masks")
+    renamed: list[str] = []
+    rename = Path.rename
+
+    def killed(source: Path, target: Path) -> Path:
+        if len(renamed) == 4:
+            raise KeyboardInterrupt
+        renamed.append(source.name)
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        choose(run, "plain_cam")
+    assert renamed[-1] == "pseudo_masks"
+    assert not (run / "pseudo_masks").exists()
+    monkeypatch.undo()
+    recipe = as_chosen(load_recipe(run / "recipe.yaml"), run)
+    assert recipe.refine.maps == "cam"
+    assert masks_of(run / "pseudo_masks") == plain
+    assert masks_of(run / "pseudo_masks_first") == first
+    assert read_choices(run, recipe).moves == ()
+
+
+def test_another_recipe_is_still_refused(run: Path) -> None:
+    choose(run, "plain_cam")
+    recipe = load_recipe(run / "recipe.yaml", ["refine.threshold=0.77"])
+    with pytest.raises(ConfigError, match="made with other settings"):
+        open_chain(recipe, run.parent / "farm", run, execution=HERE, say=lambda _: None)
+
+
+def test_what_cannot_be(run: Path) -> None:
+    for overrides, name, words in (
+        (["classifier.epochs=9"], "", "only settings of refine change"),
+        (["refine.unsure=0.04"], "plain_cam", "choose another --name"),
+        (["refine.unsure=0.04"], "a/b", "can't name a folder"),
+        (["refine.unsure=0.9"], "", "refine.unsure is 0.9"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            another(run, overrides, name)
+    assert another(run, ["refine.threshold=0.9"])[0] == "first"  # which irn doesn't use
+    with pytest.raises(ConfigError, match="no pseudo-masks 'plan_cam'; did you mean 'plain_cam'"):
+        choose(run, "plan_cam")
+    assert not (run / choices.FILE).exists()
+
+
+def test_names() -> None:
+    assert name_of(["refine.threshold=0.3"]) == "threshold-0-3"
+    assert name_of(["refine.maps=cam", "refine.method=none"]) == "maps-cam_method-none"
+    assert len(name_of(["refine.threshold_chosen_on=" + 60 * "x"])) <= 40
+    assert name_of(["refine"]) == "other"
+
+
+def test_the_commands(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["refine", str(run), "--set", "refine.unsure=0.2", "--name", "wide", "--processes", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert f"tag2mask choose {run} wide" in shown
+    assert "report:" in shown
+    assert main(["choose", str(run)]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in ("first", "wide", "plain_cam"))
+    assert main(["choose", str(run), "wide"]) == 0
+    assert f"tag2mask run {run}" in capsys.readouterr().out
+    assert main(["refine", str(run), "--out", str(run)]) == 2
+    assert "give the run's folder once" in capsys.readouterr().err
+
+
+def test_no_true_masks_no_matter(run: Path) -> None:
+    """What was tried by hand stays where nothing can be scored; a recipe's comparisons don't."""
+    name, found = another(run, ["refine.unsure=0.2"], "wide")
+    recipe = found.over(load_recipe(run / "recipe.yaml"))
+    chain = open_chain(recipe, run.parent / "farm", run, execution=HERE, say=lambda _: None)
+    records = tuple(dataclasses.replace(record, mask_path=None) for record in chain.context.train.records)
+    context = dataclasses.replace(
+        chain.context, train=dataclasses.replace(chain.context.train, records=records), val=None
+    )
+    folders = {
+        entry.folder
+        for stage in {entry.stage.name: entry.stage for entry in chain.plan}.values()
+        for entry in stage.entries(context)
+    }
+    assert f"pseudo_masks_{name}" in folders
+    assert "pseudo_masks_plain_cam" not in folders

@@ -1,0 +1,142 @@
+"""`tag2mask new`: what a folder is taken for, what is chosen for it, and that the recipe does as it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tag2mask.cli import main
+from tag2mask.common.errors import ConfigError
+from tag2mask.data.findings import before_training
+from tag2mask.data.settings import DataConfig, read_set
+from tag2mask.draft import draft, free_name
+from tag2mask.recipe import load_recipe, read_splits
+
+ROWS = ["cat", "dog", "cat;dog", "", "healthy"]
+
+
+def write_set(folder: Path, values: dict[str, int], *, zero: int = 0) -> Path:
+    """Photos with a table of labels, and masks in which the classes have these numbers."""
+    rng = np.random.default_rng(0)
+    (folder / "masks").mkdir(parents=True)
+    lines = ["image,labels"]
+    for number in range(20):
+        labels = ROWS[number % 5]
+        Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(folder / f"{number}.png")
+        mask = np.full((48, 64), zero, np.uint8)
+        for place, name in enumerate(filter(None, labels.split(";"))):
+            mask[:, 20 * place : 20 * place + 20] = values.get(name, 3)
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+        lines.append(f"{number}.png,{labels}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def as_drafted(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> tuple[str, str]:
+    """The recipe's text and what was said."""
+    out = tmp_path / "mine.yaml"
+    assert main(["new", str(folder), "--out", str(out)]) == 0
+    return out.read_text(encoding="utf-8"), capsys.readouterr().out
+
+
+def test_the_choices_stand_in_the_recipe_which_runs_as_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = write_set(tmp_path / "my pets", {"cat": 1, "dog": 2})
+    text, said = as_drafted(folder, tmp_path, capsys)
+    assert "is taken for 'csv'" in said
+    assert "20 images" in said
+    assert f"tag2mask run {tmp_path / 'mine.yaml'} --data {folder}" in said
+    for expected in (
+        "like: photos",
+        "reader: csv",
+        "classes: [cat, dog, healthy]",
+        "negatives: true  # 4 of 20 photos hold none",
+        "# negatives: [healthy]",
+        "val_fraction: 0.2  # held out",
+        "long_side: 640  # photos have 64 pixels",
+        "under 50 photos, which tags hardly teach: cat, dog, healthy",
+    ):
+        assert expected in text, expected
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    assert recipe.name == "mine"
+    assert recipe.segmenter == load_recipe("photos").segmenter
+    splits = read_splits(recipe, folder)
+    assert splits.val is not None
+    assert splits.train.classes == ("cat", "dog", "healthy")
+    assert len(splits.train) + len(splits.val) == 20
+    assert not any(problem.fatal for problem in before_training(splits.train, splits.val))
+
+
+def test_settings_that_the_check_proposes_are_tried(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    text, said = as_drafted(write_set(tmp_path / "swapped", {"cat": 2, "dog": 1}), tmp_path, capsys)
+    assert "mask_classes: [dog, cat, healthy]  # without it: tags and masks contradict each other in" in text
+    assert "0 problem(s)" in said
+    recipe = load_recipe(tmp_path / "mine.yaml")
+    dataset = read_set(tmp_path / "swapped", recipe.data)
+    assert dataset.classes == ("cat", "dog", "healthy")
+    assert dataset.mask_lut[:4].tolist() == [0, 2, 1, 3]
+
+
+def test_a_set_without_background_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = write_set(tmp_path / "land", {"cat": 1, "dog": 2}, zero=3)
+    kept = [number for number in range(20) if number % 5 < 3]
+    for number in set(range(20)) - set(kept):
+        (folder / f"{number}.png").unlink()
+        (folder / "masks" / f"{number}.png").unlink()
+    rows = [f"{number}.png,{ROWS[number % 5]};healthy" for number in kept]
+    (folder / "labels.csv").write_text("\n".join(["image,labels", *rows]) + "\n", encoding="utf-8")
+    text, _ = as_drafted(folder, tmp_path, capsys)
+    assert "background: false  # without it: none of the 12 masks holds 0" in text
+    assert not load_recipe(tmp_path / "mine.yaml").data.background
+
+
+def test_nothing_is_overwritten_and_what_stops_a_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = write_set(tmp_path / "odd", {})
+    for path in (folder / "masks").iterdir():
+        Image.fromarray(np.full((48, 64), 200, np.uint8)).save(path)
+    out = tmp_path / "odd.yaml"
+    assert main(["new", str(folder), "--out", str(out), "--no-decode"]) == 1
+    assert "! a run would stop at: " in capsys.readouterr().out
+    before = out.read_bytes()
+    assert main(["new", str(folder), "--out", str(out)]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main(["new", str(tmp_path / "nowhere")]) == 2
+
+
+def test_names_of_recipes(tmp_path: Path) -> None:
+    assert free_name(tmp_path / "my photos (2)") == "my-photos-2"
+    assert free_name(tmp_path / "листья") == "mine"
+
+
+def test_a_recipe_may_begin_from_another(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("like: photos\nname: a\nclassifier: {epochs: 2}\n")
+    (tmp_path / "b.yaml").write_text("like: a.yaml\nname: b\nrefine: {threshold: 0.4}\n")
+    recipe, photos = load_recipe(tmp_path / "b.yaml"), load_recipe("photos")
+    assert (recipe.name, recipe.classifier.epochs, recipe.refine.threshold) == ("b", 2, 0.4)
+    assert recipe.localize == photos.localize
+    assert recipe.classifier.tuned == photos.classifier.tuned
+    (tmp_path / "a.yaml").write_text("name: a\nlike: b.yaml\n")
+    with pytest.raises(ConfigError, match=r"a.yaml line 2: like is 'b.yaml'|b.yaml line 1: like is 'a.yaml'"):
+        load_recipe(tmp_path / "b.yaml")
+    (tmp_path / "a.yaml").write_text("name: a\nlike: photo\n")
+    with pytest.raises(ConfigError, match="did you mean 'photos'"):
+        load_recipe(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("name: a\nlike: photos\nclassifier: {epocs: 3}\n")
+    with pytest.raises(ConfigError, match=r"a.yaml line 3: unknown setting 'classifier.epocs'"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+def test_every_case_of_the_shared_ones_gives_a_recipe_that_reads_the_same(tmp_path: Path, shared_dir: Path) -> None:
+    folder = shared_dir / "leaves"
+    if not folder.is_dir():
+        pytest.skip(f"no photos at {folder}")
+    found = draft(folder, "leaves", decode=False)
+    assert found.stops == []
+    (tmp_path / "leaves.yaml").write_text(found.recipe, encoding="utf-8")
+    recipe = load_recipe(tmp_path / "leaves.yaml")
+    assert recipe.data.classes == ("miner", "rust", "phoma", "cercospora")
+    plain = read_set(folder, DataConfig(long_side=640, val_fraction=0.2))
+    assert read_set(folder, recipe.data).digest() == plain.digest()
