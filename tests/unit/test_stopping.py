@@ -70,9 +70,7 @@ def test_a_killed_run_equals_an_uninterrupted_one(arguments: list[str], finished
     assert killing.forked(command, tmp_path / "log", None, stages) == 0
     assert len(stages) >= 3
     assert killing.leftovers(tmp_path / "run") == []
-    # the fixture's run lies elsewhere, so that its record and index name other folders
-    names = {line.partition(":")[0] for line in differences(finished_run, tmp_path / "run")}
-    assert names <= {"index.json", "recipe.yaml", "run.json"}
+    assert differences(finished_run, tmp_path / "run") == []  # though it lies elsewhere, and its photos too
     assert len(contents(finished_run)) > 50
 
 

@@ -39,6 +39,9 @@ NETWORK += ("--images photos --masks text.txt --out finished", "--images photos 
 
 USES: dict[str, tuple[str, ...]] = {
     "run": tuple(f"photos {use}" for use in (*DATA, *(f"--data photos {e}" for e in EXECUTION))) + RECIPES,
+    "new": ("", "nothing", "empty", "text.txt", "pictures", "photos --out empty", "photos --out text.txt/x"),
+    "choose": ("", "nothing", "empty", "text.txt", "photos", "finished nothing", "damaged"),
+    "review": ("", "nothing", "empty", "text.txt", "finished --port x"),
     "rerun": (
         *RUNS,
         "finished --data nothing",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.files import is_leftover, read_json
-from tag2mask.common.values import as_dict
+from tag2mask.common.values import as_dict, as_text
 from tag2mask.runs import lock
 
 _OF_A_CALL = frozenset({"seconds", "started", "later_versions", "versions", "machine", "record"})
@@ -18,7 +18,15 @@ _NOT_RESULTS = frozenset({lock.FILE, "report.html"})  # the report tells times i
 
 def contents(run: Path) -> dict[str, str]:
     """The digest of every result by its name in a run's folder; what a call made beside them isn't among them."""
-    return {path.relative_to(run).as_posix(): _digest(path, run) for path in _results(run)}
+    names = _own_names(run)
+    return {path.relative_to(run).as_posix(): _digest(path, names) for path in _results(run)}
+
+
+def _own_names(run: Path) -> dict[bytes, bytes]:
+    """The folders of the run and of its data set, which may differ where the results don't."""
+    path = run / "run.json"
+    data = as_text(as_dict(as_dict(read_json(path)).get("record")).get("data")) if path.is_file() else ""
+    return {str(run.resolve()).encode(): b"RUN"} | ({data.encode(): b"DATA"} if data else {})
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -42,13 +50,15 @@ def _results(run: Path) -> Iterator[Path]:
             yield from (inner for inner in sorted(path.rglob("*")) if inner.is_file())
 
 
-def _digest(path: Path, run: Path) -> str:
+def _digest(path: Path, names: dict[bytes, bytes]) -> str:
     data = path.read_bytes()
     if path.suffix == ".json":
         data = _plain(read_json(path))
     elif path.suffix == ".jsonl":
         data = b"\n".join(_plain(json.loads(line)) for line in data.splitlines())
-    return sha256(data.replace(str(run.resolve()).encode(), b"RUN")).hexdigest() + "?" * is_leftover(path)
+    for name, plain in names.items():
+        data = data.replace(name, plain)
+    return sha256(data).hexdigest() + "?" * is_leftover(path)
 
 
 def _plain(value: Any) -> bytes:
