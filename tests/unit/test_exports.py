@@ -20,7 +20,7 @@ from PIL import Image
 
 from exports_world import CLASSES, NAMES, UNSURE, World, make_world, speckled, write_step
 from tag2mask.cli import main
-from tag2mask.common.errors import DataError
+from tag2mask.common.errors import GoneError
 from tag2mask.data import image_size, read_dataset, read_mask, voc_palette
 from tag2mask.data.class_files import write_class_files
 from tag2mask.data.classes import find_class_list
@@ -531,5 +531,5 @@ def test_overlays_lie_over_the_upright_photo(world: World) -> None:
         assert np.abs(found - right).mean() < 8  # for JPEG
         assert not mask.any() or np.abs(found - turned).mean() > 20
     world.photos.rename(world.photos.with_name("moved"))
-    with pytest.raises(DataError, match="does not exist"):
+    with pytest.raises(GoneError, match="is not there"):
         write_masks(open_source(world.run), world.run.parent / "missing", "overlay")
