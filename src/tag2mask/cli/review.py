@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tag2mask.cli.common import add_command
+from tag2mask.cli.common import add_command, at_least
 from tag2mask.common.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         _do,
     )
     review.add_argument("run", type=Path, help="the run's folder")
-    review.add_argument("--port", type=int, default=0, help="of this machine (default: a free one)")
+    review.add_argument("--port", type=at_least(0), default=0, help="of this machine (default: a free one)")
     review.add_argument("--no-browser", action="store_true", help="only print the page's address")
     review.add_argument("--export", type=Path, metavar="FILE", help="write the decisions to a zip file instead")
     review.add_argument(
