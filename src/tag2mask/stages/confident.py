@@ -142,7 +142,6 @@ def maps_of(record: ImageRecord, maps: Path) -> LocalizationMaps:
 
 
 def _entries(context: Context) -> Iterable[Planned]:
-    from tag2mask.stages.affinity import maps_folder
     from tag2mask.stages.refinements import distinct, refinements_of, spoken  # which imports this module
 
     for first in distinct(refinements_of(context), "confident"):
@@ -154,7 +153,7 @@ def _entries(context: Context) -> Iterable[Planned]:
             STAGE,
             first.confident,
             config,
-            {"localization": maps_folder(context)},
+            {"localization": "localization"},  # plain maps, of which the scores were chosen
             more={"maps": maps},
             heading=f"confident {maps} labels",
             title=f"{STAGE.title}: {spoken(first.confident.removeprefix('confident_'))}",
