@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
@@ -218,10 +218,21 @@ class Samples:
         rng = rng_for(self.seed, "segment", epoch, record.id)
         pixels, labels = self._view(record, rng)
         if self.config.paste and rng.random() < self.config.paste:
-            other = self.records[rng.randrange(len(self.records))]
             with suppress(DataError):  # its own turn reports it
-                pixels, labels = pasted(pixels, labels, *self._view(other, rng))
+                pixels, labels = pasted(pixels, labels, *self._view(self._other(rng), rng))
         return torch.from_numpy(pixels), torch.from_numpy(labels)
+
+    def _other(self, rng: Random) -> ImageRecord:
+        """An image whose objects are laid over another: of each class as often, however rare it is."""
+        return rng.choice(rng.choice(self._by_class)) if self._by_class else rng.choice(self.records)
+
+    @cached_property
+    def _by_class(self) -> list[list[ImageRecord]]:
+        tagged: dict[int, list[ImageRecord]] = {}
+        for record in self.records:
+            for label in record.labels:
+                tagged.setdefault(label, []).append(record)
+        return [tagged[label] for label in sorted(tagged)]
 
     def _view(self, record: ImageRecord, rng: Random) -> tuple[np.ndarray, np.ndarray]:
         config = self.config
