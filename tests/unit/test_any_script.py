@@ -44,7 +44,8 @@ def test_a_script_runs_once(how: dict[str, bool], tmp_path: Path) -> None:
     done = run_script("work('out')", tmp_path, **how)
     assert done.returncode == 0, done.stderr
     began = 3 if how.get("guard") else 1  # a script with a guard is read by each worker, as Python does it
-    assert sorted(done.stdout.splitlines()) == sorted(["began"] * began + [ALL])
+    assert done.stdout.count("began") == began  # workers may write into one another's lines
+    assert done.stdout.splitlines()[-1].endswith(ALL)
 
 
 def test_a_thread_and_an_exec_and_a_process_that_may_have_no_children(tmp_path: Path) -> None:

@@ -354,5 +354,6 @@ def _check_one_mean(rows: list[dict[str, str]], summary: list[dict[str, str]]) -
 
 
 def test_seeds_are_needed(capsys: pytest.CaptureFixture) -> None:
-    assert main(["toy", "--seeds", "0"]) == 2
-    assert "at least one seed" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["toy", "--seeds", "0"])
+    assert "'0' is not a whole number from 1 up" in capsys.readouterr().err

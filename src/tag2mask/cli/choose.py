@@ -41,4 +41,7 @@ def print_compared(run: Path) -> None:
 
     facts = gather(run)
     found = look(run, facts.index, facts.info.seed or 0)
-    print("\n".join(lines(compared(facts, found), facts.classes)))
+    rows = compared(facts, found)
+    if not rows:
+        raise ConfigError(f"{run}: it has no whole pseudo-masks to compare; give 'tag2mask run {run}'")
+    print("\n".join(lines(rows, facts.classes)))

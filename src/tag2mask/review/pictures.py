@@ -11,6 +11,7 @@ from PIL import Image
 from tag2mask.common.errors import DataError
 from tag2mask.data.images import image_size
 from tag2mask.data.masks import read_mask
+from tag2mask.data.records import BadFileError
 from tag2mask.refine.threshold import best_class
 from tag2mask.review.maps import over_photo, sampled, within
 from tag2mask.review.subjects import Subject, Subjects
@@ -35,8 +36,11 @@ def mask_pixels(subjects: Subjects, subject: Subject, layer: str, side: int) -> 
     side = _one_of(side, MASK_SIDES)
     if layer == "none":
         return np.zeros(within(image_size(subject.path), side), np.uint8)
+    path = subjects.mask_file(subject, layer)
+    if not path.is_file():
+        raise BadFileError(path, "does not exist", "run that step, or look at another mask")
     with _decoding:
-        mask = read_mask(subjects.mask_file(subject, layer))
+        mask = read_mask(path)
     return sampled(mask, within((mask.shape[0], mask.shape[1]), side))
 
 
