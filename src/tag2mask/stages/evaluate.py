@@ -16,7 +16,7 @@ from tag2mask.common.workers import WorkerPool
 from tag2mask.config import Range, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, load_maps, read_mask
 from tag2mask.data.records import IGNORED
-from tag2mask.engine.images import process_count
+from tag2mask.engine.images import process_count, use_one_thread
 from tag2mask.metrics import (
     SegmentationScore,
     ThresholdCurve,
@@ -233,7 +233,7 @@ def _spread(
     if count == 1:
         yield from track(map(work, parts), total=len(parts), description=description)
         return
-    with WorkerPool(count) as pool:
+    with WorkerPool(count, use_one_thread) as pool:
         yield from track(pool.map(work, parts), total=len(parts), description=description)
 
 
