@@ -17,19 +17,22 @@ from typing import Any
 import yaml
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.common.files import atomic_write, read_json, write_json
+from tag2mask.common.files import atomic_write, read_json, read_object, write_json
+from tag2mask.common.values import as_dict, as_list, as_text
 from tag2mask.config import build, to_mapping
 from tag2mask.recipe import Recipe, load_recipe, recipe_mapping
 from tag2mask.runs.folder import is_finished
 from tag2mask.runs.info import parse_info, read_info
+from tag2mask.runs.lock import alone_in
 from tag2mask.runs.scores import kind_of
 from tag2mask.stages.refine import RefineConfig
-from tag2mask.stages.refinements import check_name, folder_of, networks_of
+from tag2mask.stages.refinements import NAME, check_name, folder_of, networks_of
 
 FILE = "choices.json"
 FIRST = "first"  # the name of what the recipe asked for, beside others
 OWN = folder_of("")
 _LONGEST = 40  # characters of a name
+_PLACE = re.compile(r"(of_[A-Za-z0-9_-]+/)?[A-Za-z0-9][A-Za-z0-9_-]*")  # in the run's folder
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,29 @@ def read_choices(out: Path, recipe: Recipe) -> Choices:
     path = out / FILE
     if not path.is_file():
         return Choices({FIRST: recipe.refine})
-    found = read_json(path)
+    found = read_object(path)
     refinements = {
-        name: build(RefineConfig, values, source=str(path), place=("refinements", name))
-        for name, values in found["refinements"].items()
+        name: build(RefineConfig, as_dict(values), source=str(path), place=("refinements", name))
+        for name, values in as_dict(found["refinements"]).items()
     }
-    return Choices(refinements, found["chosen"], tuple((a, b) for a, b in found["moves"]))
+    chosen, moves = as_text(found["chosen"]), as_list(found["moves"])
+    whole = {FIRST, chosen} <= refinements.keys() and all(NAME.fullmatch(name) for name in refinements)
+    if not whole or not all(map(_is_move, moves)):
+        raise ConfigError(f"{path}: is damaged or not tag2mask's; take a whole copy")
+    return Choices(refinements, chosen, tuple((source, target) for source, target in moves))
+
+
+def _is_move(value: Any) -> bool:
+    """Whether this is a renaming from one place in the run's folder to another: FOLDER or of_NAME/FOLDER."""
+    return len(as_list(value)) == 2 and all(_PLACE.fullmatch(as_text(place)) for place in value)
 
 
 def as_chosen(recipe: Recipe, out: Path) -> Recipe:
     """A recipe with what was tried and chosen in the run's folder `out`; a choice that was cut short is completed."""
     choices = read_choices(out, recipe)
-    _move(out, choices)
+    if choices.moves:
+        with alone_in(out):
+            _move(out, choices)
     return choices.over(recipe)
 
 
@@ -132,6 +146,18 @@ def choose(out: Path, name: str) -> list[str]:
     What was made from the one before is kept in `of_NAME` and comes back when that is chosen again. ConfigError for
     an unknown name, and for pseudo-masks that aren't finished.
     """
+    refuse_no_run(out)
+    with alone_in(out):
+        return _choose(out, name)
+
+
+def refuse_no_run(out: Path) -> None:
+    """Raise ConfigError for a folder that no run wrote."""
+    if not (out / "recipe.yaml").is_file():
+        raise ConfigError(f"{out}: no run's folder; give the one that 'tag2mask run' wrote")
+
+
+def _choose(out: Path, name: str) -> list[str]:
     recipe = as_chosen(load_recipe(out / "recipe.yaml"), out)
     choices = read_choices(out, recipe)
     known = {choices.chosen: recipe.refine, **recipe.comparisons, **recipe.tried}

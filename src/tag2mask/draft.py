@@ -16,6 +16,7 @@ from tag2mask.config import build, with_overrides
 from tag2mask.data import Dataset, Problem, check_dataset, image_size
 from tag2mask.data.findings import before_training, few_images
 from tag2mask.data.readers import READERS, taken_for
+from tag2mask.data.records import printable
 from tag2mask.data.settings import DataConfig, read_set
 from tag2mask.data.words import perhaps_negative
 from tag2mask.recipe import load_recipe
@@ -170,9 +171,9 @@ def _long_side(dataset: Dataset, bound: int) -> Line:
 def _written(root: Path, name: str, settings: Iterable[Line]) -> str:
     return "\n".join(
         [
-            f"# Drafted by `tag2mask new` for {root.name}: look it through, change what is wrong, then",
-            f"# tag2mask run {name}.yaml --data DIR",
-            f"name: {name}",
+            f"# Drafted by `tag2mask new` for {printable(root.name)}: look it through, change what is wrong, then",
+            f"# tag2mask run {printable(name)}.yaml --data DIR",
+            yaml.safe_dump({"name": name}, allow_unicode=True, width=10_000).strip(),
             f"like: {BASE}  # everything that isn't said here is as in that recipe: tag2mask recipes show {BASE}",
             "data:",
             *map(str, settings),

@@ -201,7 +201,7 @@ def test_the_grid_by_keyboard(opened: Opened, run: Path) -> None:
     page.keyboard.press("u")
     _until(lambda: len(read_decisions(run).verdicts) == 2)
     sync_api.expect(page.locator("#progress")).to_contain_text("2 of 12 looked at", timeout=WAIT)
-    assert "1 rejected" in page.inner_text("#progress")
+    sync_api.expect(page.locator("#progress")).to_contain_text("1 rejected", timeout=WAIT)
     page.select_option("#which", "rejected")
     assert _names(page) == ["photo 0001"]
     page.select_option("#which", "open")
@@ -310,7 +310,7 @@ def test_wrong_tags(opened: Opened, run: Path) -> None:
     page.get_by_label(world.CLASSES[2], exact=True).check()
     _until(lambda: len(read_decisions(run).tags.get("photo 0000", {})) == 2)
     assert read_decisions(run).tags == {"photo 0000": {"cat": False, world.CLASSES[2]: True}}
-    assert page.locator("#tags label.changed").count() == 2
+    sync_api.expect(page.locator("#tags label.changed")).to_have_count(2, timeout=WAIT)
     page.get_by_label("cat", exact=True).check()
     page.get_by_label(world.CLASSES[2], exact=True).uncheck()
     _until(lambda: read_decisions(run).tags == {})
@@ -473,7 +473,7 @@ def test_decisions_survive_a_kill(opened: Opened, run: Path) -> None:
                     page.focus("#grid")
                     page.keyboard.press("r")
                     _until(lambda: bool(read_decisions(run).verdicts))
-                assert "1 of 12 looked at" in page.inner_text("#progress")
+                sync_api.expect(page.locator("#progress")).to_contain_text("1 of 12 looked at", timeout=WAIT)
                 page.close()
             finally:
                 server.send_signal(signal.SIGKILL)

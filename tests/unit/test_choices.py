@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from tag2mask.chain import open_chain
 from tag2mask.choices import another, as_chosen, choose, name_of, read_choices
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import read_json
+from tag2mask.common.files import read_json, write_json
 from tag2mask.data import read_mask
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import load_recipe
+from tag2mask.runs.lock import alone_in
 from tiny_run import copy_run
 
 HERE = Execution("cpu", workers=0, processes=1)
@@ -175,3 +177,44 @@ def test_no_true_masks_no_matter(run: Path) -> None:
     }
     assert f"pseudo_masks_{name}" in folders
     assert "pseudo_masks_plain_cam" not in folders
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"moves": [["pseudo_masks", "../elsewhere"]]},
+        {"moves": [["/etc", "pseudo_masks"]]},
+        {"moves": ["pseudo_masks"]},
+        {"refinements": {}},
+        {"refinements": []},
+        {"chosen": "nobody"},
+        {"chosen": 3},
+    ],
+)
+def test_choices_from_elsewhere_lead_nowhere(run: Path, changes: dict[str, object]) -> None:
+    recipe = load_recipe(run / "recipe.yaml")
+    read_choices(run, recipe).save(run)
+    write_json(run / "choices.json", read_json(run / "choices.json") | changes)
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(ConfigError, match=r"choices\.json: is damaged"):
+        as_chosen(recipe, run)
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_nothing_is_chosen_while_the_run_is_at_work(run: Path) -> None:
+    name = refine_with(run, "refine.walk.threshold=0.15")
+    taken: list[str] = []
+
+    def other() -> None:
+        try:
+            choose(run, name)
+        except ConfigError as error:
+            taken.append(str(error))
+
+    with alone_in(run):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(taken) == 1
+    assert "is at work in it" in taken[0]
+    assert not (run / "of_first").exists()

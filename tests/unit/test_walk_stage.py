@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,20 @@ def test_other_settings_are_refused(world: tuple[Dataset, Path], maps: Path) -> 
     with pytest.raises(ConfigError, match="affinity"):
         run(world, maps, WalkConfig(affinity=0.3))
     run(world, maps, WalkConfig(threshold=0.9))  # which has no effect here
+
+
+def test_masks_of_another_boundary_network_are_refused(
+    world: tuple[Dataset, Path], maps: Path, tmp_path: Path
+) -> None:
+    dataset, _ = world
+    config = RefineConfig(method="irn+none", threshold=0.4)
+    shutil.copytree(maps, tmp_path / "walk_rib")
+    refine(dataset, tmp_path / "walk_rib", tmp_path / "out", config, execution=HERE)
+    path = tmp_path / "walk_rib" / "manifest.json"
+    made = read_json(path)
+    write_json(path, {**made, "inputs": {**made["inputs"], "boundary": "another"}})
+    with pytest.raises(ConfigError, match="walk"):
+        refine(dataset, tmp_path / "walk_rib", tmp_path / "out", config, execution=HERE)
 
 
 def test_what_a_refinement_needs_first() -> None:

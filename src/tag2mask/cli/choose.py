@@ -18,10 +18,9 @@ def add(commands: Any) -> None:
 
 
 def _choose(options: argparse.Namespace) -> int:
-    from tag2mask.choices import choose
+    from tag2mask.choices import choose, refuse_no_run
 
-    if not (options.run / "recipe.yaml").is_file():
-        raise ConfigError(f"{options.run}: no run's folder; give the one that 'tag2mask run' wrote")
+    refuse_no_run(options.run)
     if options.name is None:
         print_compared(options.run)
         return 0

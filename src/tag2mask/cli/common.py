@@ -15,8 +15,6 @@ if TYPE_CHECKING:  # torch takes seconds to import; --help must not
 
 DEFAULT_RECIPE = "photos"
 DEVICES = ("auto", "cpu", "cuda", "mps")
-
-
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")  # Lightning Fabric's
 
 

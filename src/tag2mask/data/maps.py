@@ -91,9 +91,7 @@ class LocalizationMaps:
     size: tuple[int, int]  # (H, W) of the image
     scales: tuple[float, ...]
     sums: list[np.ndarray]  # per scale (n, h_s, w_s) float32: sum over steps of ReLU(CAM) of image and mirror
-    absolute: bool = (
-        False  # sums are scores in 0..1 that keep their height; else each class is divided by its maximum
-    )
+    absolute: bool = False  # the sums are scores in 0..1; else each class is divided by its maximum
     whole: bool = False  # the network resized the image to whole cells: its maps cover it exactly
 
     @classmethod

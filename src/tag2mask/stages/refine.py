@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
-from tag2mask.common.files import atomic_write, digest_file, read_object
+from tag2mask.common.files import atomic_write, digest_file, digest_value, read_object
 from tag2mask.config import Free, Range, SettingError, Settings, to_mapping
 from tag2mask.data import (
     Dataset,
@@ -200,7 +200,7 @@ def refine(
         total=len(records),
         description=f"refine {config.maps} ({config.method})",
         cluster=execution.cluster(device),
-        apart=config.method == "crf",  # whose C++ ends the process where it has no memory
+        apart=config.along_edges == "crf",  # whose C++ ends the process where it has no memory
     )
     more: dict[str, Any] = {"title": title_of(config), "tags_without_pixels": _lost(dataset, records, out)}
     if config.saliency.source is not None:
@@ -237,6 +237,8 @@ def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config:
     """Check the settings that need other files and return the digests of everything that is read."""
     maps = read_manifest(localization, "localize", "affinity", "walk")
     inputs = {"dataset": dataset.digest(), "maps": maps["inputs"]["classifier"], "maps_config": str(maps["config"])}
+    if maps["stage"] == "walk":  # whose settings don't tell the boundary network that it walked by
+        inputs["walk"] = digest_value(maps["inputs"])
     if config.method == "irn":
         if boundary is None:
             raise ConfigError("refine.method: irn needs a trained boundary network; run train-boundary first")

@@ -152,7 +152,8 @@ class Walker:
         other = load_maps(self.affinity / f"{image_id}.npz") if self.affinity is not None else None
         scores = joined(found.cpu().numpy(), maps.size, other, self.config.affinity)
         save_maps(
-            self.out / f"{image_id}.npz", replace(maps, scales=(1.0,), sums=[scores], absolute=True, whole=False)
+            self.out / f"{image_id}.npz",
+            replace(maps, scales=(1.0,), sums=[scores], absolute=True, whole=False),
         )
 
 
