@@ -126,7 +126,7 @@ def run_once(command: list[str], log: Path, after: float | None, stages: Counter
 
 def forked(command: list[str], log: Path, after: float | None, stages: Counter[str]) -> int:
     """As `run_once`, in a fork of this process that kills itself before its change on disk number `after`."""
-    from tag2mask import cli  # noqa: F401 (once for all forks)
+    from tag2mask import cli
 
     process = os.fork()
     if process == 0:
