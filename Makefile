@@ -10,7 +10,7 @@ demo: $(STAMP)  ## the main job on embedded photos and digits; ends with the pat
 	$(BIN)/tag2mask demo
 
 test: $(STAMP)  ## all tests; those that need data kept outside the project skip without it
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

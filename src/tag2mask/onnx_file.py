@@ -44,6 +44,8 @@ class OnnxNetwork:
         self.long_side: int | None = values["size"]["long_side"]  # larger photos are to be made smaller first
         self.scales: tuple[float, ...] = tuple(values["scales"])
         self.mirror = bool(values["mirror"])
+        outputs = [output.name for output in self.session.get_outputs()]
+        self._outputs = ["logits", "prior"] if "prior" in outputs else ["logits"]
         self._mean = np.array(values["mean"], np.float32)
         self._std = np.array(values["std"], np.float32)
 
@@ -54,12 +56,15 @@ class OnnxNetwork:
         padding = ((0, 0), (0, -height % self.multiple), (0, -width % self.multiple))
         return np.ascontiguousarray(np.pad(pixels, padding)[None], np.float32)
 
-    def run(self, prepared: np.ndarray) -> np.ndarray:
-        """Logits (1, L, H', W') of a prepared image."""
-        return self.session.run(["logits"], {"images": prepared})[0]
+    def run(self, prepared: np.ndarray) -> list[np.ndarray]:
+        """Logits (1, L, H', W') of a prepared image; and the tag prior (1, L) in them, where the network has one."""
+        return self.session.run(self._outputs, {"images": prepared})
 
     def logits(self, image: np.ndarray) -> np.ndarray:
-        """Logits (L, H, W) of an image (H, W, 3) uint8 at its size: the mean over the file's scales and mirrors."""
+        """Logits (L, H, W) of an image (H, W, 3) uint8 at its size: the mean over the file's scales and mirrors.
+
+        The tag prior isn't in them.
+        """
         height, width = image.shape[:2]
         views = []
         for scale in self.scales:
@@ -71,14 +76,25 @@ class OnnxNetwork:
                 views.append(_resized(mirrored[:, :, ::-1], (width, height)))
         return np.mean(views, axis=0)
 
+    def prior(self, image: np.ndarray) -> np.ndarray | None:
+        """What an image (H, W, 3) uint8 as a whole adds to its logits, (L,); None where the network has no prior."""
+        return self.run(self.prepared(image))[1][0] if "prior" in self._outputs else None
+
     def _logits(self, image: np.ndarray) -> np.ndarray:
-        return self.run(self.prepared(image))[0, :, : image.shape[0], : image.shape[1]]
+        logits, *prior = self.run(self.prepared(image))
+        for part in prior:
+            logits = logits - part[:, :, None, None]
+        return logits[0, :, : image.shape[0], : image.shape[1]]
 
     def predict(self, image: np.ndarray, tags: Sequence[str] = ()) -> Prediction:
         """Labels and confidence of an image (H, W, 3) uint8 RGB, among `tags` (class names) where there are any."""
         allowed = [self.classes.index(name) + 1 for name in tags] or range(1, len(self.classes) + 1)
         kept = np.array([0, *sorted(allowed)])
-        logits = self.logits(image)[kept]
+        logits = self.logits(image)
+        prior = None if tags else self.prior(image)
+        if prior is not None:
+            logits = logits + prior[:, None, None]
+        logits = logits[kept]
         shares = np.exp(logits - logits.max(axis=0))
         best = logits.argmax(axis=0)
         sure = 1 / shares.sum(axis=0)  # the best one's share is exp(0)

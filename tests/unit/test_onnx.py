@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -20,11 +21,12 @@ from tag2mask.common.errors import DataError, WeightsError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import read_mask
-from tag2mask.exports.onnx import AtFullSize, compare, fixed_padding
+from tag2mask.exports.onnx import AtFullSize, compare, export_network, fixed_padding
 from tag2mask.networks import build_segmentation_network, save_module
 from tag2mask.onnx_file import OnnxNetwork
+from tag2mask.stages.answer import combined_logits, prior_of
 from tag2mask.stages.predict import PredictConfig, predict_answer
-from tag2mask.stages.train_segmenter import SegmenterConfig, build_segmenter, load_segmenter
+from tag2mask.stages.train_segmenter import SegmenterConfig, build_prior, build_segmenter, load_segmenter
 
 CLASSES = ("cat", "big dog")
 SEGMENTER = SegmenterConfig(architecture="fpn", backbone="resnet10t", weights="none")
@@ -144,9 +146,9 @@ def test_fixed_padding_changes_nothing_at_multiples_of_32(name: str) -> None:
     module = AtFullSize(network)
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        expected = module(images)
+        (expected,) = module(images)
         fixed_padding(module)
-        assert torch.equal(module(images), expected)
+        assert torch.equal(module(images)[0], expected)
     assert not any(type(child).__name__ == "Conv2dSame" for child in module.modules())
 
 
@@ -180,3 +182,28 @@ def test_the_example_of_the_docs_runs(run: Path, tmp_path: Path) -> None:
     found = np.asarray(Image.open(out))
     assert (found == expected).mean() > 0.999
     assert "background" in done.stdout or "cat" in done.stdout or "big dog" in done.stdout
+
+
+def test_a_tag_prior_goes_along(tmp_path: Path) -> None:
+    """It is part of the logits, and taken out where tags are known."""
+    config = dataclasses.replace(SEGMENTER, tag_prior=1.0)
+    network = build_segmenter(config, len(CLASSES) + 1, "none")
+    network.prior = build_prior(config, len(CLASSES) + 1, "none")
+    network.prior.linear.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+    images = [
+        np.asarray(Image.open(photo(tmp_path / f"{n}.png", size, n))) for n, size in enumerate([(70, 45), (96, 64)])
+    ]
+    export_network(network, tmp_path / "network.onnx", CLASSES, images, scales=(1.0, 1.5), mirror=True)
+    exported = OnnxNetwork(tmp_path / "network.onnx")
+    assert [value.name for value in exported.session.get_outputs()] == ["logits", "prior"]
+    for image in images:
+        shift = prior_of(network, image)
+        assert shift is not None
+        assert np.allclose(exported.prior(image), shift[:, 0, 0].numpy(), atol=1e-4)
+        expected = combined_logits(network, image, (1.0,), mirror=False) + shift
+        found = exported.run(exported.prepared(image))[0][0, :, : image.shape[0], : image.shape[1]]
+        assert np.allclose(found, expected.numpy(), atol=1e-3)
+        plain = PredictConfig(scales=(1.0, 1.5), mirror=True)
+        for tags, classes in (((), None), (CLASSES, (0, 1))):
+            labels = predict_answer(network, image, plain, classes).labels
+            assert (exported.predict(image, tags).labels == labels).mean() > 0.97

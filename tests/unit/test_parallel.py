@@ -15,7 +15,7 @@ import torch
 from ray_work import NoWork
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.engine.apart import can_fork
-from tag2mask.engine.images import process_count, run_images
+from tag2mask.engine.images import process_count, run_images, worth_processes
 from tag2mask.runs.folder import StageFolder
 
 IDS = [f"image{number}" for number in range(6)]
@@ -75,6 +75,38 @@ def test_work_that_aborts_fails_alone_in_one_process_too(tmp_path: Path) -> None
     assert folder.failures["image2"].startswith("image2: its process ended with status 9; take the photo out,")
     with pytest.raises(RuntimeError, match="shapes do not match"):
         run_images(IDS, TooLarge, ("bug",), folder, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("start_up", "here"), [(1e9, 6), (0.0, 1)])
+def test_processes_start_only_where_they_pay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_up: float, here: int
+) -> None:
+    monkeypatch.setattr("tag2mask.engine.images.START_UP", start_up)
+    folder = StageFolder(tmp_path / "stage", "refine", config={}, seed=0, inputs={})
+    (tmp_path / "out").mkdir()
+    more = {"processes": 2, "total": len(IDS), "description": "work", "here_first": True}
+    run_images(IDS, WhoDidIt, (tmp_path / "out",), folder, **more)  # type: ignore[arg-type]
+    workers = [int((tmp_path / "out" / image_id).read_text()) for image_id in IDS]
+    assert workers.count(os.getpid()) == here
+    assert workers[0] == os.getpid()
+    assert not folder.failures
+
+
+class WhoDidIt:
+    """Writes the number of the process that does the work."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def __call__(self, image_id: str) -> None:
+        (self.out / image_id).write_text(str(os.getpid()))
+
+
+def test_what_processes_spare() -> None:
+    assert not worth_processes(100.0, 0, 50, 2)  # nothing is known yet
+    assert not worth_processes(100.0, 1, 50, 1)
+    assert worth_processes(1.0, 1, 50, 2)  # half of 50 s
+    assert not worth_processes(1.0, 10, 50, 2)  # half of 5 s
 
 
 def test_work_that_cannot_be_built_is_an_error_not_a_death(tmp_path: Path) -> None:

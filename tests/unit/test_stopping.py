@@ -26,7 +26,13 @@ def test_a_run_says_how_to_go_on(sent: signal.Signals, code: int, tmp_path: Path
     command = [sys.executable, "-m", "tag2mask", "run", str(tmp_path / "tiny.yaml"), "--data", str(tmp_path / "farm")]
     where = ["--out", str(tmp_path / "run"), "--device", "cpu", "--processes", "1", "--workers", "0"]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([*command, *where], stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            [*command, *where],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in a shell's background ignore it
+        )
     try:
         while not (tmp_path / "run" / "classifier" / "log.jsonl").is_file():
             assert process.poll() is None, (tmp_path / "log").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,7 @@ Outcome = tuple[str, str]  # image id, what is wrong with it ("" = done)
 ON_A_GPU = 2  # processes by default: one decodes, writes and launches while the other computes
 TWICE = "its worker process died twice (out of memory?); run again with fewer processes"
 JOBS_WORTH_A_PROCESS = 8  # starting a process takes seconds, mostly to import torch
+START_UP = 10.0  # seconds until processes are at work; a guess is enough, no result depends on it
 _work: Work | None = None
 _failed: Tag2MaskError | None = None  # why a worker could not build its work
 
@@ -57,20 +59,23 @@ def run_images(
     description: str,
     cluster: Cluster | None = None,
     apart: bool = False,
+    here_first: bool = False,
 ) -> None:
     """Do every image in `ids` by `make_work(*arguments)(id)`, over `processes`; note failures in `folder`.
 
     With a `cluster` the images go to its workers instead, and `processes` isn't used. A worker that dies takes at
     most the images in flight with it: these are done again, and an image that takes its worker with it twice is
     noted as failed. Each process uses one thread inside torch. Work that may abort is done `apart`, so that it can't
-    take a single process with it either; it must not use a GPU.
+    take a single process with it either; it must not use a GPU. With `here_first` this process begins, and others
+    are started only where what is left will take longer than their start.
     """
     if cluster is not None:
         from tag2mask.engine.ray_cluster import spread  # which imports this module
 
         outcomes = spread(ids, make_work, arguments, folder, cluster)
-    elif processes <= 1:
-        outcomes = _here(ids, make_work, arguments, attempt_apart if apart and can_fork() else attempt)
+    elif processes <= 1 or here_first:
+        how = attempt_apart if apart and can_fork() else attempt
+        outcomes = _here(ids, make_work, arguments, how, processes)
     else:
         outcomes = _spread(ids, make_work, arguments, processes)
     done = total - len(ids)
@@ -81,15 +86,31 @@ def run_images(
 
 
 def _here(
-    ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...], how: Callable[[Work, str], str]
+    ids: Sequence[str],
+    make_work: MakeWork,
+    arguments: tuple[Any, ...],
+    how: Callable[[Work, str], str],
+    processes: int = 1,
 ) -> Iterator[Outcome]:
+    """Do images in this process, and hand the rest to `processes` as soon as that pays."""
     from tag2mask.engine.execution import cpu_threads
 
     keep_freed_memory()
+    done = 0
     with cpu_threads(1):
         work = make_work(*arguments)
-        for image_id in ids:
-            yield image_id, how(work, image_id)
+        began = time.monotonic()
+        while done < len(ids) and not worth_processes(time.monotonic() - began, done, len(ids) - done, processes):
+            yield ids[done], how(work, ids[done])
+            done += 1
+    if done < len(ids):
+        del work
+        yield from _spread(ids[done:], make_work, arguments, processes)
+
+
+def worth_processes(seconds: float, done: int, left: int, processes: int) -> bool:
+    """Whether `processes` would spare more than their start takes, at the pace of one: `done` jobs in `seconds`."""
+    return done > 0 and seconds / done * left * (1 - 1 / processes) > START_UP
 
 
 def attempt(work: Work, image_id: str) -> str:

@@ -60,18 +60,26 @@ class Parity:
 
 
 class AtFullSize(nn.Module):
-    """What is exported: logits (1, L, H, W) of ImageNet-normalised images whose sides are multiples of 32."""
+    """What is exported: logits (1, L, H, W) of ImageNet-normalised images whose sides are multiples of 32.
+
+    Beside them, where the network has a tag prior, which they contain, this prior (1, L).
+    """
 
     def __init__(self, network: SegmentationNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Logits at the image's size; no padding is needed, so that no operation depends on what is left over."""
         if isinstance(self.network, EncoderDecoder):
-            return self.network.of_padded(images)
-        logits = self.network(images)
-        return F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+            logits = self.network.of_padded(images)
+        else:
+            logits = self.network(images)
+            logits = F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
+        if self.network.prior is None:
+            return (logits,)
+        prior = self.network.prior.of_padded(images)
+        return logits + prior[:, :, None, None], prior
 
 
 def export_network(
@@ -173,7 +181,7 @@ def _check_extra() -> None:
             raise MissingExtraError(package, "onnx", "export onnx") from error
 
 
-def _write(module: nn.Module, path: Path, notes: dict[str, str]) -> None:
+def _write(module: AtFullSize, path: Path, notes: dict[str, str]) -> None:
     import onnx
 
     height, width = (torch.export.Dim(name, min=1, max=512) for name in ("rows", "columns"))
@@ -185,7 +193,7 @@ def _write(module: nn.Module, path: Path, notes: dict[str, str]) -> None:
             dynamo=True,
             dynamic_shapes={"images": {2: SIDE_MULTIPLE * height, 3: SIDE_MULTIPLE * width}},
             input_names=["images"],
-            output_names=["logits"],
+            output_names=["logits"] if module.network.prior is None else ["logits", "prior"],
             verbose=False,
         )
     model = program.model_proto  # type: ignore[union-attr]
@@ -218,8 +226,8 @@ def compare(network: SegmentationNetwork, exported: OnnxNetwork, images: Iterabl
     count, largest, equal, pixels = 0, 0.0, 0, 0
     for image in images:
         prepared = exported.prepared(image)  # (1, 3, H', W')
-        logits = AtFullSize(network)(torch.from_numpy(prepared)).numpy()
-        found = exported.run(prepared)
+        logits = AtFullSize(network)(torch.from_numpy(prepared))[0].numpy()
+        found = exported.run(prepared)[0]
         height, width = image.shape[:2]
         ours, theirs = (part[0, :, :height, :width] for part in (logits, found))
         count, pixels = count + 1, pixels + height * width

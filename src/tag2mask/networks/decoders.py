@@ -16,6 +16,7 @@ from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.networks.backbones import family_or_none, keep_batch_norm_in_eval, normalisation_of, timm_name
 from tag2mask.networks.deeplab import DeepLabV2
 from tag2mask.networks.pyramid import PyramidEncoder
+from tag2mask.networks.tag_prior import TagPrior
 from tag2mask.networks.weights import build_backbone, build_pyramid, find_weights, load_encoder_state
 
 SIDE_MULTIPLE = 32  # pixels: the encoders halve five times
@@ -36,6 +37,7 @@ class EncoderDecoder(nn.Module):
         self.decoder: Any = network.decoder
         self.head: Any = network.segmentation_head
         use_group_norm(self.decoder)
+        self.prior: TagPrior | None = None  # added by whoever answers photos, not by forward
         self.train(False)
 
     def train(self, mode: bool = True) -> EncoderDecoder:

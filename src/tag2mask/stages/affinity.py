@@ -78,6 +78,7 @@ def follow(
         total=len(records),
         description="affinity",
         cluster=execution.cluster(device),
+        here_first=not execution.processes and device.type == "cpu",
     )
     folder.finish(image_id for image_id in records if image_id not in folder.failures)
 

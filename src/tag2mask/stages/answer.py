@@ -56,6 +56,19 @@ def combined_logits(
     return combined.cpu()
 
 
+@torch.inference_mode()
+def prior_of(network: SegmentationNetwork, image: np.ndarray, long_side: int | None = None) -> Tensor | None:
+    """What an image (H, W, 3) uint8 as a whole adds to its logits, (L, 1, 1) on the CPU; None without a tag prior.
+
+    Images larger than `long_side` are looked at in that size.
+    """
+    if network.prior is None:
+        return None
+    smaller = 1.0 if long_side is None else min(1.0, long_side / max(image.shape[:2]))
+    pixels = to_tensor(rescale(image, smaller))[None].to(next(network.parameters()).device)
+    return network.prior(pixels.contiguous(memory_format=torch.channels_last))[0].cpu()[:, None, None]
+
+
 def kept_labels(n_labels: int, classes: Sequence[int] | None, background: bool = True) -> list[int]:
     """The labels that an image may have: background, if there is one, and its tags (class indices); None: all."""
     kept = range(1, n_labels) if classes is None else [index + 1 for index in sorted(classes)]

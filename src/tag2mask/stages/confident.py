@@ -75,6 +75,7 @@ def confident(
         total=len(records),
         description=f"confident labels of {maps} ({config.refinement})",
         cluster=execution.cluster(),
+        here_first=not execution.processes,
     )
     folder.finish(i for i in records if i not in folder.failures)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +17,7 @@ from tag2mask.common.workers import WorkerPool
 from tag2mask.config import Range, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, load_maps, read_mask
 from tag2mask.data.records import IGNORED
-from tag2mask.engine.images import process_count, use_one_thread
+from tag2mask.engine.images import process_count, use_one_thread, worth_processes
 from tag2mask.metrics import (
     SegmentationScore,
     ThresholdCurve,
@@ -230,11 +231,21 @@ def _spread(
     parts = [records[at : at + _CHUNK] for at in range(0, len(records), _CHUNK)]
     count = process_count(processes, len(records))
     count = min(count, max(1, len(records) // _WORTH_A_PROCESS)) if processes == 0 else min(count, len(parts))
-    if count == 1:
-        yield from track(map(work, parts), total=len(parts), description=description)
-        return
-    with WorkerPool(count, use_one_thread) as pool:
-        yield from track(pool.map(work, parts), total=len(parts), description=description)
+    results = _over(work, parts, count, here_first=processes == 0)
+    yield from track(results, total=len(parts), description=description)
+
+
+def _over(
+    work: Callable[[Sequence[ImageRecord]], R], parts: list[Sequence[ImageRecord]], processes: int, here_first: bool
+) -> Iterator[R]:
+    done, began = 0, time.monotonic()
+    here = len(parts) if processes == 1 or here_first else 0
+    while done < here and not worth_processes(time.monotonic() - began, done, len(parts) - done, processes):
+        yield work(parts[done])
+        done += 1
+    if done < len(parts):
+        with WorkerPool(processes, use_one_thread) as pool:
+            yield from pool.map(work, parts[done:])
 
 
 # ----------------------------------------------------------------------------------------------------------

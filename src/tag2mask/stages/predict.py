@@ -22,7 +22,7 @@ from tag2mask.refine.crf import crf_available
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.photos import done_before, note_photos
 from tag2mask.runs.scores import Score
-from tag2mask.stages.answer import Answer, answer_of_logits, by_tiles, combined_logits
+from tag2mask.stages.answer import Answer, answer_of_logits, by_tiles, combined_logits, prior_of
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.predict_onnx import write_confidence
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks
@@ -95,6 +95,7 @@ def predict(
             description="predict",
             cluster=execution.cluster(device),
             apart=config.crf and device.type == "cpu",
+            here_first=not execution.processes and device.type == "cpu",
         )
     done = [i for i in records if i not in folder.failures]
     folder.finish([*done_before(folder, records), *done] if photos else done)
@@ -137,11 +138,14 @@ def predict_answer(
 ) -> Answer:
     """Answer an image (H, W, 3) uint8; `classes` are its tags, where labels are restricted to them.
 
-    Without `background` every pixel gets a class.
+    Without `background` every pixel gets a class. What the whole image says of its classes counts where its tags
+    aren't known.
     """
+    prior = prior_of(network, image, config.tile) if classes is None else None
 
     def of_part(part: np.ndarray) -> Answer:
         logits = combined_logits(network, part, config.scales, mirror=config.mirror, combine=config.combine)
+        logits = logits if prior is None else logits + prior
         return answer_of_logits(logits, classes, crf_image=part if config.crf else None, background=background)
 
     return of_part(image) if config.tile is None else by_tiles(of_part, image, config.tile)

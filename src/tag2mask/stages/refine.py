@@ -201,6 +201,7 @@ def refine(
         description=f"refine {config.maps} ({config.method})",
         cluster=execution.cluster(device),
         apart=config.along_edges == "crf",  # whose C++ ends the process where it has no memory
+        here_first=not execution.processes and device.type == "cpu",
     )
     more: dict[str, Any] = {"title": title_of(config), "tags_without_pixels": _lost(dataset, records, out)}
     if config.saliency.source is not None:

@@ -195,6 +195,7 @@ def _store_mean_shift(
         total=len(good),
         description="mean displacement",
         cluster=execution.cluster(device),
+        here_first=not execution.processes and device.type == "cpu",
     )
     # a broken image has no file; sums are added in the data set's order, whatever order they came in
     files = [parts / f"{image_id}.npy" for image_id in good if image_id not in folder.failures]

@@ -17,21 +17,24 @@ from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
 from tag2mask.common.files import digest_value, read_object
+from tag2mask.common.progress import track
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings, build
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
-from tag2mask.data.transforms import joint_augment, pasted, without_edges
-from tag2mask.engine.execution import Execution
+from tag2mask.data.transforms import joint_augment, pasted, to_tensor, without_edges
+from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.loop import FitSettings, Sample, fit
 from tag2mask.networks import (
     ARCHITECTURES,
     LOSSES,
+    build_backbone,
     build_segmentation_network,
     load_module,
     save_module,
     segmentation_loss,
 )
 from tag2mask.networks.decoders import SegmentationNetwork
+from tag2mask.networks.tag_prior import TagPrior
 from tag2mask.runs.decisions import mask_path
 from tag2mask.runs.folder import read_manifest, started_without
 from tag2mask.runs.log import FILE, loss_points, read_epochs
@@ -77,6 +80,8 @@ class SegmenterConfig(Settings):
     loss: Annotated[str, Free("a name in networks.LOSSES, checked below")] = "cross_entropy"  # of a pixel
     # pixels on either side of the masks' edges that nothing is learned from
     unsure_edges: Annotated[int, Range(ge=0, le=256, note="pixels")] = 0
+    # how much a photo as a whole has a say in what its pixels show, by a linear model of its tags; 0 = nothing
+    tag_prior: Annotated[float, Range(ge=0, le=10)] = 0.0
 
     def check_relations(self) -> None:
         """Raise ConfigError for an empty range of scales and for more parts of a batch than it has images."""
@@ -93,6 +98,7 @@ class SegmenterConfig(Settings):
 
 
 NO_MASK = "has no mask"
+PRIOR_PHOTOS = 5000  # that the tags of whole photos are learned from, at most
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,8 @@ def check(config: SegmenterConfig, n_labels: int) -> None:
     Raises ConfigError for an unknown backbone, WeightsError for weights that are missing or don't fit.
     """
     build_segmenter(config, n_labels, config.weights)
+    if config.tag_prior:
+        build_prior(config, n_labels, config.weights)
 
 
 def train_segmenter(
@@ -188,14 +196,39 @@ def train_segmenter(
     settings = FitSettings.of(config)
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
+    told = _learn_prior(network, dataset, config, seed, execution) if config.tag_prior else {}
     save_module(network, out / "weights.safetensors")
     done = [name for name in names if name not in folder.failures]
     seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
     warning = complaint(_losses(out), seen, dataset.classes)
     known = {"classes": list(dataset.classes), "class_source": dataset.class_source}
-    folder.finish(done, **known, trained_on=source, warning=warning)
+    folder.finish(done, **known, **told, trained_on=source, warning=warning)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return network
+
+
+def _learn_prior(
+    network: SegmentationNetwork, dataset: Dataset, config: SegmenterConfig, seed: int, execution: Execution
+) -> dict[str, Any]:
+    """Give a trained network what whole photos say of their tags; returns what the manifest tells of it."""
+    device = resolve_device(execution.device)
+    prior = build_prior(config, len(dataset.classes) + 1, config.weights).to(device)
+    records = [record for record in dataset.records if record.labels or dataset.background]
+    rng_for(seed, "tag prior").shuffle(records)
+    features, tags = [], []
+    records = records[:PRIOR_PHOTOS]
+    for record in track(records, total=len(records), description="tags of whole photos"):
+        try:
+            image = read_image(record)
+        except DataError:
+            continue  # noted where it was to be learned from
+        with torch.inference_mode():
+            features.append(prior.features(to_tensor(image)[None].to(device))[0].cpu())
+        tags.append([float(label in record.labels) for label in range(len(dataset.classes))])
+    learned = prior.cpu().learn(torch.stack(features), torch.tensor(tags))
+    network.prior = prior.to(next(network.parameters()).device)
+    gain = dict(zip(dataset.classes, learned.gain, strict=True))
+    return {"tag_prior": {"photos": len(tags), "penalty": learned.penalty, "gain": gain}}
 
 
 def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, balanced: bool, loss: str) -> Tensor:
@@ -303,11 +336,19 @@ def build_segmenter(
     )
 
 
+def build_prior(config: SegmenterConfig, n_labels: int, weights: str | None) -> TagPrior:
+    """Build what tells the tags of whole photos, untaught; arguments and errors as `build_segmenter`."""
+    backbone = build_backbone(config.backbone, weights, output_stride=32, dilated=False)
+    return TagPrior(backbone, n_labels - 1, config.tag_prior).to(memory_format=torch.channels_last)
+
+
 def load_segmenter(folder: Path) -> SegmentationNetwork:
     """Load the network that `train_segmenter` wrote to `folder`."""
     manifest = read_manifest(folder, "train-segmenter")
     config = build(SegmenterConfig, manifest["config"], source=str(folder / "manifest.json"))
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
+    if config.tag_prior:
+        network.prior = build_prior(config, len(manifest["classes"]) + 1, "none")
     load_module(network, folder / "weights.safetensors")
     return network
 
