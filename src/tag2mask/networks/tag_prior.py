@@ -20,6 +20,7 @@ SIDE_MULTIPLE = 32  # pixels
 EVIDENCE = (-4.0, 1.0)  # bounds: much may speak against a class; where it is, the pixels say
 PENALTIES = (1.0, 0.25, 0.06, 0.015)  # of squared weights beside the mean loss of a photo; cross-validation chooses
 FOLDS = 5
+WORTH = 0.5  # of the uncertainty about a class: where features take away less, pixels know better
 FEWEST = 5  # photos with and without a class below which nothing is learned about it
 
 
@@ -80,7 +81,9 @@ class Told:
     """How well the evidence tells the tags of images that it wasn't learned from."""
 
     penalty: float | None
-    gain: tuple[float, ...]  # by class: the share of the mean loss of knowing only frequencies that it takes away
+    # by class: the share of the uncertainty, the mean loss of knowing only frequencies, that it takes away; classes
+    # below WORTH get no evidence
+    gain: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def evidence_of(features: Tensor, tags: Tensor) -> Evidence:
     bias = bias - _logit(tags.mean(dim=0))  # odds over the odds of any image: likelihoods' ratio
     weight = (weight @ axes) / deviation
     bias = bias - weight @ mean
-    speaks = (gain > 0).to(features.dtype)
+    speaks = (gain >= WORTH).to(features.dtype)
     told = Told(best, tuple(round(float(max(value, 0.0)), 4) for value in gain))
     return Evidence(weight * speaks[:, None], bias * speaks, told)
 

@@ -21,6 +21,7 @@ from tag2mask.common.progress import track
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings, build
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
+from tag2mask.data.records import printable
 from tag2mask.data.transforms import joint_augment, pasted, to_tensor, without_edges
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.loop import FitSettings, Sample, fit
@@ -34,7 +35,7 @@ from tag2mask.networks import (
     segmentation_loss,
 )
 from tag2mask.networks.decoders import SegmentationNetwork
-from tag2mask.networks.tag_prior import TagPrior
+from tag2mask.networks.tag_prior import WORTH, TagPrior
 from tag2mask.runs.decisions import mask_path
 from tag2mask.runs.folder import read_manifest, started_without
 from tag2mask.runs.log import FILE, loss_points, read_epochs
@@ -98,6 +99,7 @@ class SegmenterConfig(Settings):
 
 
 NO_MASK = "has no mask"
+NAMED = 6  # classes in a line
 PRIOR_PHOTOS = 5000  # that the tags of whole photos are learned from, at most
 
 
@@ -390,11 +392,25 @@ def _run(entry: Planned, context: Context) -> None:
         execution=context.execution,
         reviewed=reviewed_of(context) if masks else None,
     )
-    warning = read_object(context.out / entry.folder / "manifest.json").get("warning")
+    manifest = read_object(context.out / entry.folder / "manifest.json")
+    if "tag_prior" in manifest:
+        context.say(f"  {_told(manifest['tag_prior']['gain'])}")
+    warning = manifest.get("warning")
     if warning:
         context.say(f"! {entry.folder}: {warning}")
     if masks:
         say_late(context, entry.folder, masks, NO_MASK)
+
+
+def _told(gain: Mapping[str, float]) -> str:
+    """What the tag prior knows, in a line."""
+    known = sorted(((share, name) for name, share in gain.items() if share >= WORTH), reverse=True)
+    if not known:
+        return "whole photos tell no tag well enough to be asked; pixels decide alone"
+    named = ", ".join(f"{printable(name)} {100 * share:.0f} %" for share, name in known[:NAMED])
+    more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+    rest = len(gain) - len(known)
+    return f"whole photos are asked for {named}{more} (uncertainty less by)" + (f"; not for {rest}" if rest else "")
 
 
 STAGE = Stage(
