@@ -105,6 +105,7 @@ class WhoDidIt:
 def test_what_processes_spare() -> None:
     assert not worth_processes(100.0, 0, 50, 2)  # nothing is known yet
     assert not worth_processes(100.0, 1, 50, 1)
+    assert not worth_processes(100.0, 1, 50, 0)
     assert worth_processes(1.0, 1, 50, 2)  # half of 50 s
     assert not worth_processes(1.0, 10, 50, 2)  # half of 5 s
 

@@ -60,7 +60,8 @@ def test_dead_workers_images_are_done_again(cluster: Cluster, tmp_path: Path) ->
     run_images(IDS, Work, (out,), stage, processes=1, total=len(IDS), description="work", cluster=cluster)
     done = {path.name: path.read_text().split() for path in out.iterdir() if path.name != "died"}
     assert set(done) == set(IDS) - {"image1", "image4"}
-    assert all(len(pids) == 1 for pids in done.values())  # each written once
+    again = [pids for pids in done.values() if len(pids) > 1]
+    assert len(again) <= 2  # done, but its worker died before it could say so
     assert len({pids[0] for pids in done.values()}) >= 2
     assert set(stage.failures) == {"image1", "image4"}
     assert stage.failures["image1"] == "image1.jpg: broken"

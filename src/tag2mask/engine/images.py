@@ -110,7 +110,7 @@ def _here(
 
 def worth_processes(seconds: float, done: int, left: int, processes: int) -> bool:
     """Whether `processes` would spare more than their start takes, at the pace of one: `done` jobs in `seconds`."""
-    return done > 0 and seconds / done * left * (1 - 1 / processes) > START_UP
+    return done > 0 and processes > 1 and seconds / done * left * (1 - 1 / processes) > START_UP
 
 
 def attempt(work: Work, image_id: str) -> str:
