@@ -15,7 +15,7 @@ from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError, MissingExtraError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
-from tag2mask.data import Dataset, ImageRecord, read_mask
+from tag2mask.data import Dataset, ImageRecord, read_mask, write_mask
 from tag2mask.engine.execution import Execution
 from tag2mask.inference import predict_photos
 from tag2mask.networks import save_module
@@ -160,3 +160,34 @@ def test_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert main([*common, "--images", str(tmp_path / "nothere")]) == 2
     assert main([*common, "--images", str(first), "--supervised"]) == 2
     assert "leave out --supervised or --images" in capsys.readouterr().err
+
+
+def test_a_tag_that_the_network_misses_gets_its_pseudo_mask(run: Path, tmp_path: Path) -> None:
+    """An untrained network answers one label or the other; what a pseudo-mask says of the rest is kept."""
+    records = []
+    for number in range(3):
+        records.append(ImageRecord(str(number), photo(tmp_path / f"{number}.png", seed=number), (0, 1), "train"))
+        if number < 2:  # the third has no pseudo-mask
+            pseudo = np.zeros((32, 40), np.uint8)
+            pseudo[4:9, 4:9], pseudo[20:24, 20:30], pseudo[0, 0] = 1, 2, 255
+            write_mask(tmp_path / "pseudo_masks" / "masks" / f"{number}.png", pseudo)
+    manifest = {"stage": "refine", "config": {}, "inputs": {"maps": "rib"}, "finished": True}
+    write_json(tmp_path / "pseudo_masks" / "manifest.json", manifest)
+    dataset = Dataset("photos", CLASSES, tuple(records))
+    config = dataclasses.replace(CONFIG, restrict=True, negatives=True)
+    makers = {"plain": None, "filled": tmp_path / "pseudo_masks"}
+    for name, pseudo_masks in makers.items():
+        predict(dataset, run / "segmenter", tmp_path / name, config, of_a_set=True, pseudo_masks=pseudo_masks)
+    for number in range(3):
+        plain, filled = (read_mask(tmp_path / name / "masks" / f"{number}.png") for name in makers)
+        lost = {1, 2} - set(np.unique(plain))
+        assert lost
+        assert np.array_equal(filled, plain) == (number == 2)
+        if number < 2:
+            for label in lost:
+                assert np.array_equal(filled == label, pseudo == label)
+            kept = ~np.isin(pseudo, list(lost))
+            assert np.array_equal(filled[kept], plain[kept])
+    write_json(tmp_path / "pseudo_masks" / "manifest.json", {**manifest, "inputs": {"maps": "cam"}})
+    with pytest.raises(ConfigError, match="pseudo_masks"):
+        predict(dataset, run / "segmenter", tmp_path / "filled", config, of_a_set=True, pseudo_masks=makers["filled"])

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import numpy as np
 
 from tag2mask.common.errors import MissingExtraError
-from tag2mask.common.files import digest_file
+from tag2mask.common.files import digest_file, digest_value
 from tag2mask.config import Range, Settings
-from tag2mask.data import Dataset, ImageRecord, image_size, read_image, resize_labels, write_mask
+from tag2mask.data import Dataset, ImageRecord, image_size, read_image, read_mask, resize_labels, write_mask
 from tag2mask.data.class_files import write_class_files
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import Work, process_count, run_images
@@ -60,8 +60,12 @@ def predict(
     *,
     execution: Execution | None = None,
     of_a_set: bool = False,
+    pseudo_masks: Path | None = None,
 ) -> None:
     """Write `out`/masks/ID.png for every image of `dataset`; masks of the data set are not used.
+
+    A tag of an image that the network gives no pixel gets those of the image's mask in `pseudo_masks`, the folder of
+    a refinement, if given: that the class is there is known.
 
     Resumes; broken images are noted in the manifest, and tried again by a later call. Images `of_a_set`, as those of
     a split always are, are told by the data set's digest. Photos, which belong to no split, are told one by one, by
@@ -75,7 +79,11 @@ def predict(
     photos = False if of_a_set else not any(record.split for record in dataset.records)
     if not photos:
         inputs["images"] = dataset.digest()
-    folder = STAGE.open(out, config, seed=0, inputs=inputs)
+    absent = {}
+    if pseudo_masks is not None:
+        made = read_manifest(pseudo_masks, "refine")
+        inputs["pseudo_masks"] = absent["pseudo_masks"] = digest_value([made["config"], made["inputs"]])
+    folder = STAGE.open(out, config, seed=0, inputs=inputs, absent_inputs=absent)
     records = {record.id: record for record in dataset.records}
     if photos:
         note_photos(folder, dataset.records)
@@ -88,7 +96,7 @@ def predict(
         run_images(
             todo,
             make_predictor,
-            (records, segmenter, out / "masks", config, str(device), dataset.background),
+            (records, segmenter, out / "masks", config, str(device), dataset.background, pseudo_masks),
             folder,
             processes=processes,
             total=len(records),
@@ -108,8 +116,9 @@ def make_predictor(
     config: PredictConfig,
     device: str = "cpu",
     background: bool = True,
+    pseudo_masks: Path | None = None,
 ) -> Work:
-    """Return the function that predicts one image by its id."""
+    """Return the function that predicts one image by its id; arguments as `predict`."""
     network = load_segmenter(segmenter).to(device)
 
     def work(image_id: str) -> None:
@@ -119,9 +128,21 @@ def make_predictor(
         answer = predict_answer(network, image, config, _allowed(record, config), background)
         if config.confidence:  # before the mask, which says that the image is done
             write_confidence(masks.parent / "confidence" / f"{image_id}.png", answer.confidence, size)
-        write_mask(masks / f"{image_id}.png", resize_labels(answer.labels, size))
+        labels = resize_labels(answer.labels, size)
+        if pseudo_masks is not None:
+            labels = with_every_tag(labels, record, pseudo_masks / "masks" / f"{image_id}.png")
+        write_mask(masks / f"{image_id}.png", labels)
 
     return work
+
+
+def with_every_tag(labels: np.ndarray, record: ImageRecord, pseudo_mask: Path) -> np.ndarray:
+    """Labels (H, W) in which a tag of the image without a pixel has those of its pseudo-mask, where there is one."""
+    lost = [label + 1 for label in record.labels if not (labels == label + 1).any()]
+    if not lost or not pseudo_mask.is_file():
+        return labels
+    pseudo = read_mask(pseudo_mask)
+    return np.where(np.isin(pseudo, lost), pseudo, labels)
 
 
 def _allowed(record: ImageRecord, config: PredictConfig) -> tuple[int, ...] | None:
@@ -160,7 +181,7 @@ def _entries(context: Context) -> Iterable[Planned]:
             STAGE,
             f"masks_round{number}",
             within_tags,
-            {"network": f"segmenter_round{number}"},
+            {"network": f"segmenter_round{number}", "masks": "pseudo_masks"},
             score=f"round_mask_{number}",
             seed=0,
             heading=f"masks of the tagged images, round {number}",
@@ -172,7 +193,7 @@ def _entries(context: Context) -> Iterable[Planned]:
             STAGE,
             "masks",
             within_tags,
-            {"network": "segmenter"},
+            {"network": "segmenter", "masks": "pseudo_masks"},
             score="final_mask",
             seed=0,
             heading="final masks of the tagged images",
@@ -212,7 +233,8 @@ def _entries(context: Context) -> Iterable[Planned]:
 def _run(entry: Planned, context: Context) -> None:
     network, out = context.out / entry.reads["network"], context.out / entry.folder
     images = context.images(entry.on)
-    predict(images, network, out, entry.config, execution=context.execution, of_a_set=True)
+    masks = context.out / entry.reads["masks"] if "masks" in entry.reads else None
+    predict(images, network, out, entry.config, execution=context.execution, of_a_set=True, pseudo_masks=masks)
     write_class_files(out, images.classes, background=images.background)
 
 
