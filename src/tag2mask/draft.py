@@ -177,6 +177,9 @@ def _written(root: Path, name: str, settings: Iterable[Line]) -> str:
             f"like: {BASE}  # everything that isn't said here is as in that recipe: tag2mask recipes show {BASE}",
             "data:",
             *map(str, settings),
+            "# where things cover much of a photo, RIB finds more of them:",
+            "# localize: {method: rib}",
+            "# refine: {maps: rib}",
             "",
         ]
     )
