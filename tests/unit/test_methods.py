@@ -32,7 +32,7 @@ def test_a_new_method_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     record = dataset.records[0]
     mask = read_mask(tmp_path / "out" / "masks" / f"{record.id}.png")
     assert (mask == record.labels[0] + 1).all()
-    assert title_of(config) == read_json(tmp_path / "out" / "manifest.json")["title"] == "RIB+all"
+    assert title_of(config) == read_json(tmp_path / "out" / "manifest.json")["title"] == "CAM+all"
 
 
 def test_automatic_is_the_first_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,8 @@ class _Team:
     """Actors, their shards of the images and what is in flight.
 
     Image k belongs to shard k mod n of n actors. An actor whose shard is done takes from the end of the longest one.
-    An actor works through its images in order, so of those in flight when it dies the first without a result is to
-    blame: it is done again by a new actor, once.
+    Any of the images in flight when it dies may be to blame, since the answer to one that was done may be lost with
+    it: each is done again by a new actor, alone, and one that takes this one with it too is given up.
     """
 
     def __init__(self, ray: Any, job: Any, count: int, gpus: int) -> None:
@@ -131,20 +131,20 @@ class _Team:
                 unfinished.append(image_id)
             else:
                 outcomes += [] if image_id is None else [(image_id, error)]
-        blamed = unfinished[0] if unfinished else None
-        if blamed is None:
+        suspects = [image_id for image_id in unfinished if image_id is not None]
+        if not suspects:
             self.failed_starts += 1
             if self.failed_starts > 2 * self.count:
                 raise ConfigError(
                     f"Ray's workers die while they start: {_last_line(lost)}; is tag2mask installed on every node, "
                     "and is there memory for all of them (--processes)?"
                 )
-        else:
-            self.deaths[blamed] = self.deaths.get(blamed, 0) + 1
-            if self.deaths[blamed] >= DEATHS:
-                unfinished.remove(blamed)
-                outcomes.append((blamed, "its worker died twice (out of memory?); run again with fewer processes"))
-        self.shards[member].extendleft(image_id for image_id in reversed(unfinished) if image_id is not None)
+        for image_id in suspects:
+            self.deaths[image_id] = self.deaths.get(image_id, 0) + 1
+            if self.deaths[image_id] >= DEATHS:
+                outcomes.append((image_id, "its worker died twice (out of memory?); run again with fewer processes"))
+        again = [image_id for image_id in suspects if self.deaths[image_id] < DEATHS]
+        self.shards[member].extendleft(reversed(again))
         self._hire(member)
         starting = {owner for owner, waits in self.flying.values() if waits is None}
         for other in self.actors.keys() - starting:  # they may have been idle, and the new one may find no room
@@ -156,14 +156,19 @@ class _Team:
         self.flying[self.actors[member].start.remote(self.job)] = (member, None)
 
     def _feed(self, member: int) -> None:
-        """Hand images to an actor that has started, from its own shard or else from the longest."""
-        busy = sum(owner == member for owner, _ in self.flying.values())
-        for _ in range(IN_FLIGHT - busy):
-            longest = max(self.shards, key=len)
-            if not longest:
+        """Hand images to an actor that has started, from its own shard or else from the longest; suspects alone."""
+        flying = [image_id for owner, image_id in self.flying.values() if owner == member]
+        while len(flying) < IN_FLIGHT and not any(image_id in self.deaths for image_id in flying):
+            shard = self.shards[member] or max(self.shards, key=len)
+            if not shard:
                 return
-            image_id = self.shards[member].popleft() if self.shards[member] else longest.pop()
+            own = shard is self.shards[member]
+            image_id = shard[0] if own else shard[-1]
+            if flying and image_id in self.deaths:
+                return
+            shard.popleft() if own else shard.pop()
             self.flying[self.actors[member].work.remote(image_id)] = (member, image_id)
+            flying.append(image_id)
 
 
 def _last_line(error: BaseException) -> str:
