@@ -119,7 +119,7 @@ def test_what_is_wrong_is_told_first(run: Path) -> None:
     said = told(run)
     assert said[0].startswith("Train segmenter: the loss rose; try less.")
     assert "1 photo could not be used: nothing in it" in said[1]
-    assert said[2].startswith("The network leaves ")
+    assert said[2].startswith("The final masks leave ")
     assert said[3].startswith("The pseudo-masks leave 5 of 10 tags")
     assert "(cow 5)" in said[3]
     assert said[3].endswith("tag2mask refine RUN --set refine.walk.threshold=0.22")  # four fifths of 0.27
@@ -152,7 +152,7 @@ def test_five_lines_end_a_run(run: Path) -> None:
     shift(run, "pseudo_masks")
     assert "the report's doubtful photos, such as photo" in write_and_close(run, review=False)[4]
     fill(run, "masks", but=("cat",))
-    assert "The network leaves 3 of " in write_and_close(run, review=True)[4]
+    assert "The final masks leave 3 of " in write_and_close(run, review=True)[4]
     assert "tag2mask review" in write_and_close(run, review=True)[3]
     shutil.rmtree(run / "masks")
     assert "/pseudo_masks/masks" in write_and_close(run, review=True)[0]

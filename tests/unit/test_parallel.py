@@ -77,7 +77,7 @@ def test_work_that_aborts_fails_alone_in_one_process_too(tmp_path: Path) -> None
         run_images(IDS, TooLarge, ("bug",), folder, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("start_up", "here"), [(1e9, 6), (0.0, 1)])
+@pytest.mark.parametrize(("start_up", "here"), [(1e9, 6), (0.0, 2)])
 def test_processes_start_only_where_they_pay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_up: float, here: int
 ) -> None:

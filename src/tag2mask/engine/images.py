@@ -100,9 +100,11 @@ def _here(
     with cpu_threads(1):
         work = make_work(*arguments)
         began = time.monotonic()
-        while done < len(ids) and not worth_processes(time.monotonic() - began, done, len(ids) - done, processes):
+        while done < len(ids) and not worth_processes(time.monotonic() - began, done - 1, len(ids) - done, processes):
             yield ids[done], how(work, ids[done])
             done += 1
+            if done == 1:  # which warms up, and tells nothing of the pace
+                began = time.monotonic()
     if done < len(ids):
         del work
         yield from _spread(ids[done:], make_work, arguments, processes)

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from tag2mask.common.errors import DataError, MissingExtraError, WeightsError
 from tag2mask.common.files import atomic_write
 from tag2mask.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from tag2mask.networks.decoders import SIDE_MULTIPLE, EncoderDecoder, SegmentationNetwork
+from tag2mask.networks.backbones import SIDE_MULTIPLE
+from tag2mask.networks.decoders import EncoderDecoder, SegmentationNetwork
 from tag2mask.onnx_file import FORMAT, OnnxNetwork
 
 EXAMPLE = (2, 3)  # height and width of the traced example, in multiples; they differ, and neither is 1

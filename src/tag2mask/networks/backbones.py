@@ -22,6 +22,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ALIASES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
 TAP_STRIDES = (4, 4, 8, 16, 16)  # of the five stages where photos are resized to whole cells: those of ResNet
+SIDE_MULTIPLE = 32  # pixels: encoders halve five times
 
 
 class Normalisation(nn.Module):
@@ -44,6 +45,12 @@ class Normalisation(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (B, 3, H, W) from ImageNet's normalisation to the backbone's."""
         return torch.addcmul(self.shift, images, self.scale)
+
+
+def whole_multiples(images: Tensor) -> Tensor:
+    """Pad images (B, 3, H, W) by the mean colour, right and below, to sides that are multiples of 32."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % SIDE_MULTIPLE, 0, -height % SIDE_MULTIPLE))
 
 
 class WholeCells(nn.Module):

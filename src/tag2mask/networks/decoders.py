@@ -10,16 +10,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.networks.backbones import family_or_none, keep_batch_norm_in_eval, normalisation_of, timm_name
+from tag2mask.networks.backbones import (
+    SIDE_MULTIPLE,
+    family_or_none,
+    keep_batch_norm_in_eval,
+    normalisation_of,
+    timm_name,
+    whole_multiples,
+)
 from tag2mask.networks.deeplab import DeepLabV2
 from tag2mask.networks.pyramid import PyramidEncoder
 from tag2mask.networks.tag_prior import TagPrior
 from tag2mask.networks.weights import build_backbone, build_pyramid, find_weights, load_encoder_state
 
-SIDE_MULTIPLE = 32  # pixels: the encoders halve five times
 PYRAMID = "tag2mask-pyramid"  # what segmentation_models_pytorch calls our encoder of a plain ViT
 
 
@@ -52,8 +57,7 @@ class EncoderDecoder(nn.Module):
         Sides are padded by the mean colour, as crops are in training, to multiples of 32, and cut back.
         """
         height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % SIDE_MULTIPLE, 0, -height % SIDE_MULTIPLE))
-        return self.of_padded(padded)[..., :height, :width]
+        return self.of_padded(whole_multiples(images))[..., :height, :width]
 
     def of_padded(self, images: Tensor) -> Tensor:
         """Logits (B, L, H, W) of images whose sides are multiples of 32."""

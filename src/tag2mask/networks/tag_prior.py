@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.networks.backbones import Backbone
+from tag2mask.networks.backbones import Backbone, whole_multiples
 
-SIDE_MULTIPLE = 32  # pixels
 EVIDENCE = (-4.0, 1.0)  # bounds: much may speak against a class; where it is, the pixels say
 PENALTIES = (1.0, 0.25, 0.06, 0.015)  # of squared weights beside the mean loss of a photo; cross-validation chooses
 FOLDS = 5
@@ -45,7 +44,7 @@ class TagPrior(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Average and maximum of the features (B, 2 * channels) of ImageNet-normalised images (B, 3, H, W)."""
-        return self._of_padded(_padded(images))
+        return self._of_padded(whole_multiples(images))
 
     def _of_padded(self, images: Tensor) -> Tensor:
         maps = self.backbone(images)
@@ -53,7 +52,7 @@ class TagPrior(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """What is added to the logits (B, L) of ImageNet-normalised images (B, 3, H, W); background gets 0."""
-        return self.of_padded(_padded(images))
+        return self.of_padded(whole_multiples(images))
 
     def of_padded(self, images: Tensor) -> Tensor:
         """As `forward`, of images whose sides are multiples of 32."""
@@ -69,11 +68,6 @@ class TagPrior(nn.Module):
         self.linear.weight.copy_(found.weight)
         self.linear.bias.copy_(found.bias)
         return found.told
-
-
-def _padded(images: Tensor) -> Tensor:
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % SIDE_MULTIPLE, 0, -height % SIDE_MULTIPLE))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _lost(facts: RunFacts, found: Look, run: str) -> Iterator[Advice]:
     """Tags without a pixel: in the final masks, and in the masks that the network learned from."""
     final, own = (found.figures.get(folder, MaskFigures()) for folder in (FINAL, OWN))
     if final.lost.total():
-        text = f"The network leaves {_lost_of(final, found)}. These photos are the first of the doubtful ones."
+        text = f"The final masks leave {_lost_of(final, found)}. These photos are the first of the doubtful ones."
         yield Advice(text, urgent=True)
     lower = _lower_threshold(facts)
     if own.lost.total() > MANY_LOST * own.tags.total() and lower:

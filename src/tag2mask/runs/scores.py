@@ -71,7 +71,7 @@ ROWS = [  # in the order of the chain
     Row(
         "final_mask",
         "final mask",
-        "the network's answer among each image's own tags",
+        "the network's answer among each image's own tags, a tag that it misses by its pseudo-mask",
         PSEUDO_MASKS,
         0.9,
         network="segmenter",

@@ -75,6 +75,7 @@ def confident(
         total=len(records),
         description=f"confident labels of {maps} ({config.refinement})",
         cluster=execution.cluster(),
+        apart=config.refinement == "crf",  # whose C++ ends the process where it has no memory
         here_first=not execution.processes,
     )
     folder.finish(i for i in records if i not in folder.failures)

@@ -407,10 +407,11 @@ def _told(gain: Mapping[str, float]) -> str:
     known = sorted(((share, name) for name, share in gain.items() if share >= WORTH), reverse=True)
     if not known:
         return "whole photos tell no tag well enough to be asked; pixels decide alone"
-    named = ", ".join(f"{printable(name)} {100 * share:.0f} %" for share, name in known[:NAMED])
+    named = ", ".join(f"{printable(name)} ({100 * share:.0f} %)" for share, name in known[:NAMED])
     more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
-    rest = len(gain) - len(known)
-    return f"whole photos are asked for {named}{more} (uncertainty less by)" + (f"; not for {rest}" if rest else "")
+    untold = len(gain) - len(known)
+    rest = f"; {untold} not well enough to be asked" if untold else ""
+    return f"whole photos tell, with so much less uncertainty: {named}{more}{rest}"
 
 
 STAGE = Stage(
