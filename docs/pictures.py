@@ -1,13 +1,14 @@
 """The pictures of these pages, made anew: `make demo`, then `python docs/pictures.py runs/demo`.
 
-Needs Playwright and a Chromium (`--chromium PATH` where it isn't Playwright's own). Writes new.svg, report.jpg,
-compare.jpg and export.jpg beside this file; the run is copied first and stays as it is.
+Needs Playwright and a Chromium (`--chromium PATH` where it isn't Playwright's own). Writes example.jpg, new.svg,
+report.jpg, compare.jpg and export.jpg beside this file; the run is copied first and stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from rich.console import Console
 HERE = Path(__file__).parent
 LOWER = "refine.threshold=0.45"
 SHOWN = 5  # overlays
+GAP = 8  # pixels between pictures
 
 
 def main() -> None:
@@ -36,7 +38,8 @@ def main() -> None:
         _tag2mask("report", str(run))
         _pages(run / "report.html", options.chromium)
         _tag2mask("export", "masks", str(run), "--as", "overlay", "--out", f"{folder}/overlays")
-        _sheet(sorted(Path(folder, "overlays").rglob("*.jpg"))[:SHOWN])
+        _save_sheet([sorted(Path(folder, "overlays").rglob("*.jpg"))[:SHOWN]], "export.jpg")
+    _example(options.run)
 
 
 def _options() -> argparse.Namespace:
@@ -81,17 +84,35 @@ def _save(page: Page, name: str) -> None:
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(HERE / name, quality=72, optimize=True)
 
 
-def _sheet(overlays: list[Path]) -> None:
-    """Some photos with their masks, side by side."""
-    pictures = [Image.open(path) for path in overlays]
-    height = min(picture.height for picture in pictures)
+def _example(run: Path) -> None:
+    """Photo, CAM, RIB and mask of each photo that the demonstration shows."""
+    items = json.loads((run / "showcase.json").read_text(encoding="utf-8"))["items"]
+    rows = [[run / item[kind] for kind in ("photo", "cam", "rib", "mask")] for item in items]
+    _save_sheet(rows, "example.jpg", height=160)
+
+
+def _save_sheet(rows: list[list[Path]], name: str, height: int | None = None) -> None:
+    """Pictures side by side, in rows of one height (default: the lowest picture's), as `name` beside this file."""
+    sheets = [_beside([Image.open(path).convert("RGB") for path in row], height) for row in rows]
+    size = (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets) + GAP * (len(sheets) - 1))
+    whole, top = Image.new("RGB", size, "white"), 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height + GAP
+    whole.save(HERE / name, quality=80, optimize=True)
+
+
+def _beside(pictures: list[Image.Image], height: int | None) -> Image.Image:
+    height = height or min(picture.height for picture in pictures)
     pictures = [picture.resize((round(picture.width * height / picture.height), height)) for picture in pictures]
-    sheet = Image.new("RGB", (sum(picture.width for picture in pictures) + 8 * (len(pictures) - 1), height), "white")
+    sheet = Image.new(
+        "RGB", (sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1), height), "white"
+    )
     left = 0
     for picture in pictures:
         sheet.paste(picture, (left, 0))
-        left += picture.width + 8
-    sheet.save(HERE / "export.jpg", quality=80, optimize=True)
+        left += picture.width + GAP
+    return sheet
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -20,23 +19,25 @@ from tag2mask.engine.loop import check_execution
 from tag2mask.experiments.demo_data import DemoPhoto, digit_scenes, sample_photos
 from tag2mask.networks import build_imagenet_classifier
 from tag2mask.recipe import load_recipe
+from tag2mask.refine.threshold import cover_by_score, otsu_score
 from tag2mask.reports import write_report
 from tag2mask.reports.pictures import heat_overlay, mask_overlay
 from tag2mask.rib import RIBConfig
 from tag2mask.runs.info import read_info, refuse_other_run
-from tag2mask.stages.localize import LocalizeConfig, Localizer, calibrate
+from tag2mask.stages.affinity import AffinityStageConfig, Follower
+from tag2mask.stages.localize import LocalizeConfig, Localizer
 from tag2mask.stages.refine import RefineConfig, refined_labels, resolve_method
 
 LONG_SIDE = 384  # pixels of the photos
-STEPS = 3  # K; few and large, as in the recipes for two cores
-GROWTH = 0.5  # relative growth of the logits in the first step
-THRESHOLD = 0.3  # background score of the masks
+BACKBONE = "efficientnet_lite0"
+RIB = RIBConfig.fast(partners="none", channels_last=True)  # one searched step of the photo alone
+AFFINITY = AffinityStageConfig(backbone=BACKBONE, weights="auto", temperature=0.06, products=3)
 PHOTOS = ("chelsea", "coffee", "motorcycle_left", "rocket")
 TEXT = (
     "One tag a photo goes in. The classifier is EfficientNet-Lite0 with its own 1,000-class ImageNet head; no mask "
-    "and no training is involved. CAM shows what the classifier looks at, RIB what it knows after a few steps "
-    "without its last activation. The mask is RIB's map over a background score of {threshold}, refined by {method}. "
-    "Thin objects before an even sky, such as the rocket, are what this step gets wrong."
+    "and no training is involved. CAM shows what the classifier looks at, RIB what it knows after one step without "
+    "its last activation. The mask is RIB's map, averaged over what looks alike in the photo, cut where the map's "
+    "values part (Otsu) and refined by {method}."
 )
 
 
@@ -60,18 +61,15 @@ def showcase(out: Path) -> None:
     """Write showcase.json and its pictures: photo, CAM, RIB and mask of scikit-image's photos."""
     photos = [photo for photo in sample_photos() if photo.name in PHOTOS]
     dataset = _as_dataset(photos, out)
-    classifier = build_imagenet_classifier("efficientnet_lite0", [photo.imagenet_class for photo in photos])
-    # partners are the other photos: few, but of other classes, as the method asks for
-    rib = RIBConfig(steps=STEPS, batch_size=2, channels_last=True)
-    config = LocalizeConfig(rib=rib, growth=GROWTH, partner_long_side_max=LONG_SIDE, partner_crop_size=320)
+    classifier = build_imagenet_classifier(BACKBONE, [photo.imagenet_class for photo in photos])
+    method = resolve_method(RefineConfig()).method
     with cpu_threads(1):
-        rate = calibrate(dataset, classifier, config, seed=0)["learning_rate"]
-        config = dataclasses.replace(config, rib=rib.replace(learning_rate=rate))
-        localizer = Localizer(dataset, classifier, out, config, seed=0)
-        refine = resolve_method(RefineConfig(threshold=THRESHOLD))
+        localizer = Localizer(dataset, classifier, out, LocalizeConfig(rib=RIB), seed=0)
+        follower = Follower({}, out, out, ["rib"], AFFINITY)
         records = track(dataset.records, total=len(dataset), description="photos")
-        items = [_show(localizer, photo, record, refine, out) for photo, record in zip(photos, records, strict=True)]
-    text = TEXT.format(threshold=refine.threshold, method={"crf": "dense CRF", "pamr": "PAMR"}[refine.method])
+        pairs = zip(photos, records, strict=True)
+        items = [_show(localizer, follower, photo, record, method, out) for photo, record in pairs]
+    text = TEXT.format(method={"crf": "dense CRF", "pamr": "PAMR"}[method])
     write_json(out / "showcase.json", {"title": "Real photos, one tag each", "text": text, "items": items})
 
 
@@ -86,7 +84,7 @@ def _as_dataset(photos: list[DemoPhoto], out: Path) -> Dataset:
 
 
 def _show(
-    localizer: Localizer, photo: DemoPhoto, record: ImageRecord, refine: RefineConfig, out: Path
+    localizer: Localizer, follower: Follower, photo: DemoPhoto, record: ImageRecord, method: str, out: Path
 ) -> dict[str, Any]:
     started = time.monotonic()
     image = read_image(record)
@@ -98,7 +96,8 @@ def _show(
         for sums in (result.cam_sums, result.rib_sums)
     ]
     cam, rib = (maps.full() for maps in stored)  # (1, H, W)
-    mask = refined_labels(image, rib, np.asarray([0]), THRESHOLD, refine.method)
+    alike = follower.followed(image, stored[1:])[0].full()  # (1, H, W)
+    mask = refined_labels(image, alike, np.asarray([0]), otsu_score(cover_by_score(alike)), method)
     pictures = {
         "cam": heat_overlay(image, cam[0]),
         "rib": heat_overlay(image, rib[0]),
