@@ -38,10 +38,11 @@ class Range:
     lt: float | None = None
     note: str = ""  # behind the numbers in error messages: a unit or, in brackets, a remark
     items: tuple[int, int] | None = None  # of a list: how many it has, at least and at most
+    single: bool = False  # with `items`: one number alone will do as well
 
     def holds(self, value: Any) -> bool:
         """Whether a number, or each number of a list, lies inside; never for NaN and infinity."""
-        if self.items is not None:
+        if self.items is not None and not (self.single and isinstance(value, int | float)):
             return self.items[0] <= len(value) <= self.items[1] and all(map(self._has, value))
         return self._has(value)
 
@@ -56,6 +57,7 @@ class Range:
         if self.items is not None:
             fewest, most = self.items
             text = f"a list of {fewest if fewest == most else f'{fewest} to {most}'} numbers, each {text}"
+            text = f"a number, or {text}" if self.single else text
         return f"{text} {self.note}".rstrip()
 
 

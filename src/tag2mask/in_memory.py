@@ -16,6 +16,7 @@ from tag2mask.common.errors import ConfigError, DataError, did_you_mean
 from tag2mask.common.seeding import rng_for
 from tag2mask.data import LocalizationMaps, decode_image, image_size, limited_size, random_augment
 from tag2mask.data.images import pixels_of
+from tag2mask.data.records import LongSide
 from tag2mask.data.transforms import resize
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.precision import computing_in
@@ -51,7 +52,7 @@ def localize_image(
     *,
     classes: Sequence[str] | None = None,
     partners: PartnerGradients | Sequence[tuple[Picture, Tags]] = (),
-    long_side: int | None = 640,
+    long_side: LongSide = 640,
     seed: int = 0,
 ) -> ImageMaps:
     """Compute the CAM and RIB maps of one photo whose tags are known (RIB, NeurIPS 2021).
@@ -61,8 +62,9 @@ def localize_image(
     folder knows its own. `config`: `RIBConfig.fast()` by default, one step whose length is searched, which suits any
     backbone. `partners`: none by default; other photos with their tags, of which those count that share no tag with
     this one (all where `config.partners` is "any"), or their expected gradients. A photo with more than `long_side`
-    pixels is passed at that size. `seed` draws the partners and their crops. Raises DataError for a photo or tags
-    that can't be used, ConfigError for a folder without a finished classifier.
+    pixels is passed at that size; of two numbers, one with less than the first is enlarged to it. `seed` draws the
+    partners and their crops. Raises DataError for a photo or tags that can't be used, ConfigError for a folder
+    without a finished classifier.
 
     >>> import numpy as np
     >>> from tag2mask import localize_image
@@ -139,7 +141,7 @@ def _number(tag: str | int, names: Sequence[str]) -> int:
     return list(names).index(tag)
 
 
-def _read(image: Picture, long_side: int | None) -> tuple[np.ndarray, tuple[int, int]]:
+def _read(image: Picture, long_side: LongSide) -> tuple[np.ndarray, tuple[int, int]]:
     """Pixels (H', W', 3) uint8 within `long_side`, and the photo's own size (H, W)."""
     if isinstance(image, Path | str):
         return decode_image(image, long_side=long_side), image_size(image)

@@ -15,6 +15,7 @@ from tag2mask.data import Dataset, ImageRecord
 from tag2mask.data.class_files import write_class_files
 from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.photos import photos_dataset
+from tag2mask.data.records import LongSide
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.runs.folder import parse_manifest, read_manifest
@@ -68,7 +69,7 @@ def predict_listed(
 def _as_in_run(dataset: Dataset, recipe: Recipe, run_folder: Path) -> Dataset:
     """New photos, read as the run's own were: size, bands, range of values, and whether there is a background."""
     reading = recipe.data.reading_again(read_info(run_folder).get("data", {}))
-    dataset = dataset.at_most(recipe.data.long_side).read_as(reading)
+    dataset = dataset.worked_on_at(recipe.data.long_side).read_as(reading)
     return dataclasses.replace(dataset, background=recipe.data.background)
 
 
@@ -108,6 +109,6 @@ def _own_photos(run_folder: Path) -> list[Path]:
     return turns[:CHECKED_ON]
 
 
-def _decoded(paths: Iterable[Path], long_side: int | None) -> Iterator[np.ndarray]:
+def _decoded(paths: Iterable[Path], long_side: LongSide) -> Iterator[np.ndarray]:
     for path in paths:
         yield decode_image(path, long_side=long_side)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from tag2mask.common.errors import MissingExtraError, WeightsError
+
+if TYPE_CHECKING:
+    from tag2mask.data.records import LongSide
 
 FORMAT = 1  # of the file's metadata
 
@@ -41,7 +44,10 @@ class OnnxNetwork:
             ) from error
         self.classes: tuple[str, ...] = tuple(values["labels"][1:])
         self.multiple = int(values["size"]["multiple"])
-        self.long_side: int | None = values["size"]["long_side"]  # larger photos are to be made smaller first
+        side = values["size"][
+            "long_side"
+        ]  # larger photos are to be made smaller first; of two, smaller ones enlarged
+        self.long_side: LongSide = tuple(side) if isinstance(side, list) else side
         self.scales: tuple[float, ...] = tuple(values["scales"])
         self.mirror = bool(values["mirror"])
         outputs = [output.name for output in self.session.get_outputs()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import threading
@@ -17,7 +18,7 @@ from PIL import Image
 from tag2mask.common.errors import GoneError
 from tag2mask.common.files import GONE
 from tag2mask.data import tiff
-from tag2mask.data.records import MAX_PIXELS, BadFileError, ImageRecord, Reading
+from tag2mask.data.records import MAX_PIXELS, BadFileError, ImageRecord, LongSide, Reading
 
 _FRACTION = 64  # a JPEG can be decoded at an eighth of its sides
 _WHOLE = 4  # others that are made smaller at once may take that much more memory for a moment
@@ -51,7 +52,7 @@ _opening = threading.Lock()
 
 
 def decode_image(
-    path: Path | str, *, max_pixels: int | None = None, long_side: int | None = None, reading: Reading = _AS_IT_IS
+    path: Path | str, *, max_pixels: int | None = None, long_side: LongSide = None, reading: Reading = _AS_IT_IS
 ) -> np.ndarray:
     """Decode a picture to (H, W, 3) uint8 RGB, upright by its EXIF orientation.
 
@@ -67,9 +68,9 @@ def decode_image(
     if header is not None:
         return _limited(_of_bands(path, _all_bands(path, header, limit, long_side), reading), long_side)
     with open_picture(path, limit, long_side) as picture:
-        if long_side is None or max(picture.size) <= long_side:
-            return pixels_of(picture, path, reading)
         width, height = limited_size(picture.size, long_side)
+        if (width, height) == picture.size:
+            return pixels_of(picture, path, reading)
         lying = _lies(path, picture)
         picture.draft("RGB", (width, height))  # a JPEG is decoded at a half, a quarter or an eighth of its size
         small = _small_enough(path, picture, reading)
@@ -114,18 +115,32 @@ def read_image(record: ImageRecord) -> np.ndarray:
     return decode_image(record.path, long_side=record.long_side, reading=record.reading)
 
 
-def limited_size(size: tuple[int, int], long_side: int | None) -> tuple[int, int]:
-    """Return two sides scaled so that the longer one has at most `long_side` pixels; rounded, at least 1."""
-    if long_side is None or max(size) <= long_side:
+def limited_size(size: tuple[int, int], long_side: LongSide) -> tuple[int, int]:
+    """Return two sides scaled so that the longer one lies within `long_side` pixels; rounded, at least 1."""
+    least, most = bounds_of(long_side)
+    side = min(max(max(size), least), most)
+    if side == max(size):
         return size
-    first, second = (max(1, round(side * long_side / max(size))) for side in size)
+    first, second = (max(1, round(one * side / max(size))) for one in size)
     return first, second
 
 
+def bounds_of(long_side: LongSide) -> tuple[float, float]:
+    """The fewest and the most pixels of a longer side."""
+    if isinstance(long_side, tuple):
+        return long_side[0], long_side[1]
+    return 0, math.inf if long_side is None else long_side
+
+
+def at_most(long_side: LongSide, most: int) -> LongSide:
+    """The same bounds, and none of them above `most` pixels."""
+    if isinstance(long_side, tuple):
+        return tuple(min(one, most) for one in long_side)
+    return most if long_side is None else min(long_side, most)
+
+
 @contextmanager
-def open_picture(
-    path: Path | str, max_pixels: int = MAX_PIXELS, long_side: int | None = None
-) -> Iterator[Image.Image]:
+def open_picture(path: Path | str, max_pixels: int = MAX_PIXELS, long_side: LongSide = None) -> Iterator[Image.Image]:
     """Yield the opened picture with its size checked but nothing decoded; failures become BadFileError.
 
     long_side: that it will be decoded for; a JPEG then takes a fraction of its pixels, others may have four times
@@ -171,14 +186,14 @@ def stored_turned(path: Path | str) -> bool:
         return _orientation(picture) >= 5
 
 
-def _decoded_pixels(picture: Image.Image, long_side: int | None) -> int:
+def _decoded_pixels(picture: Image.Image, long_side: LongSide) -> int:
     """Return the pixels that count against the limit once the picture is decoded for `long_side`."""
     width, height = picture.size
-    if long_side is None or max(width, height) <= long_side:
+    small = limited_size((width, height), long_side)
+    if max(small) >= max(width, height):
         return width * height
     if picture.format not in ("JPEG", "MPO"):
         return width * height // _WHOLE
-    small = limited_size((width, height), long_side)
     fits = min(width // small[0], height // small[1])
     step = next(scale for scale in (8, 4, 2, 1) if fits >= scale)
     whole = (
@@ -187,7 +202,7 @@ def _decoded_pixels(picture: Image.Image, long_side: int | None) -> int:
     return max(width * height // step**2, width * height // whole)
 
 
-def _refuse_bomb(path: Path, picture: Image.Image, max_pixels: int, long_side: int | None) -> None:
+def _refuse_bomb(path: Path, picture: Image.Image, max_pixels: int, long_side: LongSide) -> None:
     """Raise BadFileError for a small file that would take more memory than its pixels are worth.
 
     Not where only its header is read, nor where the set's own limit was raised.
@@ -356,10 +371,10 @@ def _has_alpha(path: Path) -> bool:
     return header is None or header.alpha
 
 
-def _all_bands(path: Path, header: tiff.TiffHeader, max_pixels: int, long_side: int | None) -> np.ndarray:
+def _all_bands(path: Path, header: tiff.TiffHeader, max_pixels: int, long_side: LongSide) -> np.ndarray:
     """Return (H, W, B) upright."""
     size = (header.one(256), header.one(257))
-    if size[0] * size[1] > max_pixels * (1 if long_side is None or max(size) <= long_side else _WHOLE):
+    if size[0] * size[1] > max_pixels * (1 if max(size) <= bounds_of(long_side)[1] else _WHOLE):
         raise _too_large(path, size, max_pixels)
     depth = max(1, header.bands * header.bits // 8)
     if path.stat().st_size < _SMALL_FILE and size[0] * size[1] * depth > 4 * _SMALL_FILES_PIXELS:
@@ -417,7 +432,7 @@ def _deep_png(path: Path) -> np.ndarray:
     return halves[0] << 8 | halves[1]
 
 
-def _limited(image: np.ndarray, long_side: int | None) -> np.ndarray:
+def _limited(image: np.ndarray, long_side: LongSide) -> np.ndarray:
     height, width = limited_size((image.shape[0], image.shape[1]), long_side)
     if (height, width) == image.shape[:2]:
         return image

@@ -76,6 +76,11 @@ class Reading:
         return found if self.value_range is None else found | {"value_range": list(self.value_range)}
 
 
+# Pixels of the longer side that pictures are worked on at: at most so many; (least, most), so that smaller ones are
+# enlarged; or None, all at their own size.
+LongSide = int | tuple[int, ...] | None
+
+
 @dataclass(frozen=True)
 class ImageRecord:
     """One image; `labels` are sorted 0-based indices into `Dataset.classes`, none for a negative."""
@@ -85,7 +90,7 @@ class ImageRecord:
     labels: tuple[int, ...]
     split: str = ""  # "train", "val", or "" when unspecified
     mask_path: Path | None = None
-    long_side: int | None = None  # pixels; a larger picture is made smaller as it is read
+    long_side: LongSide = None  # the size that the picture is read at
     group: str = ""  # images of one patient, slide, part or video stay on one side of a split; "" = alone
     reading: Reading = Reading()
 
@@ -211,7 +216,7 @@ class Dataset:
         """
         own = self.own_labels
         rows = [(record.id, list(own.get(record.id, record.labels)), record.split) for record in self.records]
-        limits = sorted({record.long_side for record in self.records if record.long_side is not None})
+        limits = sorted({record.long_side for record in self.records if record.long_side is not None}, key=str)
         more: dict[str, Any] = {"long_side": limits} if limits else {}
         for reading in {record.reading for record in self.records}:
             more |= reading.facts()
@@ -241,8 +246,8 @@ class Dataset:
         """How the set's pictures are read."""
         return self.records[0].reading if self.records else Reading()
 
-    def at_most(self, long_side: int | None) -> Dataset:
-        """The same set, whose pictures are made smaller as they are read where the longer side has more pixels."""
+    def worked_on_at(self, long_side: LongSide) -> Dataset:
+        """The same set, whose pictures are resized as they are read where the longer side lies beyond `long_side`."""
         records = (replace(record, long_side=long_side) for record in self.records)
         return replace(self, records=tuple(records))
 

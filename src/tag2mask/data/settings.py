@@ -28,9 +28,12 @@ class DataConfig(Settings):
     val_split: Annotated[str, Free("a data set may do without held-out images")] = "val"
     # predict and score only so many held-out images, for a quick try
     val_limit: Annotated[int | None, Range(ge=1)] = None
-    # Photos whose longer side has more pixels are worked on at this size; masks come back in the photo's own. null =
-    # all at their own size, as published.
-    long_side: Annotated[int | None, Range(ge=32, le=65_536, note="pixels")] = None
+    # Photos whose longer side has more pixels are worked on at this size; masks come back in the photo's own. Of two
+    # numbers, [least, most], photos with fewer pixels than the first are enlarged to it. null = all at their own
+    # size, as published.
+    long_side: Annotated[
+        int | tuple[int, ...] | None, Range(ge=32, le=65_536, note="pixels", items=(2, 2), single=True)
+    ] = None
     # Photos without any class: true = learn from them, false = leave them out; or labels and folders for "none".
     negatives: Annotated[bool | str | tuple[str, ...], WHEN_READ] = True
     background: bool = True  # false: every pixel belongs to one of its image's classes
@@ -45,7 +48,9 @@ class DataConfig(Settings):
     max_pixels: Annotated[int, Range(ge=1, le=10**12, note="pixels")] = MAX_PIXELS
 
     def check_relations(self) -> None:
-        """Raise ConfigError for two bands and for a range of values that isn't one."""
+        """Raise ConfigError for two bands and for a range of sizes or values that isn't one."""
+        if isinstance(self.long_side, tuple) and self.long_side[0] > self.long_side[1]:
+            raise SettingError(self, ("long_side",), "[least, most], ascending")
         if self.bands is not None and len(self.bands) == 2:
             raise SettingError(self, ("bands",), "three band numbers from 0, or one, or null")
         if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
@@ -74,7 +79,7 @@ class DataConfig(Settings):
 
     def applied(self, dataset: Dataset, seed: int) -> Dataset:
         """Return a data set that was read, with its pictures read as set and what is to be held out held out."""
-        dataset = dataset.at_most(self.long_side).read_as(self.reading())
+        dataset = dataset.worked_on_at(self.long_side).read_as(self.reading())
         if self.value_range is None:
             found = ranges.value_range(dataset)
             dataset = dataset if found is None else dataset.read_as(replace(dataset.reading, value_range=found))

@@ -50,8 +50,10 @@ def rescale(image: np.ndarray, scale: float, *, nearest: bool = False) -> np.nda
     return resize(image, scaled_size((image.shape[0], image.shape[1]), scale), nearest=nearest)
 
 
-def resize_long(image: np.ndarray, long_side: int) -> np.ndarray:
-    """Resize (H, W, 3) uint8 so that its longer side has `long_side` pixels, keeping the proportions."""
+def resize_long(image: np.ndarray, long_side: int | None) -> np.ndarray:
+    """Resize (H, W, 3) uint8 so that its longer side has `long_side` pixels, in proportion; None: as it is."""
+    if long_side is None:
+        return image
     return rescale(image, long_side / max(image.shape[:2]))
 
 

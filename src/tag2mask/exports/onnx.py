@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from tag2mask.common.errors import DataError, MissingExtraError, WeightsError
 from tag2mask.common.files import atomic_write
+from tag2mask.data.records import LongSide
 from tag2mask.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tag2mask.networks.backbones import SIDE_MULTIPLE
 from tag2mask.networks.decoders import EncoderDecoder, SegmentationNetwork
@@ -91,15 +92,15 @@ def export_network(
     *,
     scales: Sequence[float] = (1.0,),
     mirror: bool = False,
-    long_side: int | None = None,
+    long_side: LongSide = None,
     about: str = "",
 ) -> Parity:
     """Write `network` to `out` as ONNX with free height and width; return how it compares on the given images.
 
     `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes. `scales`,
-    `mirror` and `long_side` (larger photos are made smaller first) go into the file as its way of prediction. It is
-    kept only where labels agree on 99.9 % of the pixels. Raises MissingExtraError, DataError without images,
-    WeightsError where onnxruntime's answers differ from torch's.
+    `mirror` and `long_side` (larger photos are made smaller first; of two numbers, smaller ones larger) go into the
+    file as its way of prediction. It is kept only where labels agree on 99.9 % of the pixels. Raises
+    MissingExtraError, DataError without images, WeightsError where onnxruntime's answers differ from torch's.
     """
     _check_extra()
     module = AtFullSize(fixed_padding(copy.deepcopy(network).cpu().eval()))
@@ -117,7 +118,7 @@ def export_network(
 
 
 def metadata(
-    classes: Sequence[str], *, scales: Sequence[float], mirror: bool, long_side: int | None = None, about: str = ""
+    classes: Sequence[str], *, scales: Sequence[float], mirror: bool, long_side: LongSide = None, about: str = ""
 ) -> dict[str, str]:
     """What a reader of the file needs to know, each as JSON text under a key of its own."""
     values = {

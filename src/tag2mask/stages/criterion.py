@@ -22,7 +22,7 @@ ENOUGH = 3  # photos, for a figure of a class
 
 @torch.no_grad()
 def localization_criterion(
-    classifier: CAMClassifier, dataset: Dataset, long_side: int, count: int, seed: int = 0
+    classifier: CAMClassifier, dataset: Dataset, long_side: int | None, count: int, seed: int = 0
 ) -> dict[str, Any]:
     """Mean scores of tags when parts of the photo are kept and erased by their class map, and the criterion of both.
 
@@ -61,7 +61,7 @@ class Look:
     border: Tensor  # (n,) along the border, over the mean
 
 
-def look(classifier: CAMClassifier, record: ImageRecord, long_side: int) -> Look:
+def look(classifier: CAMClassifier, record: ImageRecord, long_side: int | None) -> Look:
     """Look at one photo; DataError where it can't be read."""
     weight, classes = classifier.classifier.weight, sorted(record.labels)
     image = to_tensor(resize_long(read_image(record), long_side)).to(weight.device, weight.dtype)

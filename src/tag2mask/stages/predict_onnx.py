@@ -29,7 +29,7 @@ def predict_onnx(
     config = {"onnx": True, "restrict": restrict, "confidence": confidence}
     inputs = {"weights": digest_file(network.path)}
     folder = StageFolder(out, "predict", config=config, seed=0, inputs=inputs)
-    records = {record.id: record for record in dataset.at_most(network.long_side).records}
+    records = {record.id: record for record in dataset.worked_on_at(network.long_side).records}
     note_photos(folder, dataset.records)
     todo = folder.left(records, "masks/{}.png")
     for image_id in track(todo, total=len(records), description="predict", done=len(records) - len(todo)):

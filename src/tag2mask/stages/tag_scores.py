@@ -56,8 +56,8 @@ class TagScores:
 
 
 @torch.no_grad()
-def tag_scores(classifier: CAMClassifier, dataset: Dataset, long_side: int) -> TagScores:
-    """Pass each photo of `dataset` whole, its long side at `long_side` pixels; broken photos are left out.
+def tag_scores(classifier: CAMClassifier, dataset: Dataset, long_side: int | None) -> TagScores:
+    """Pass each photo of `dataset` whole, long side at `long_side` pixels (None: as read); broken ones are left out.
 
     Computed where the classifier is and in its precision; its mode comes back as it was.
     """

@@ -17,7 +17,7 @@ from tag2mask.common.errors import DataError
 from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings
-from tag2mask.data import Dataset, ImageRecord, image_size, read_image
+from tag2mask.data import Dataset, ImageRecord, image_size, limited_size, read_image
 from tag2mask.data.transforms import Draws, augment, scaled_size
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.loop import FitSettings, Sample, fit
@@ -33,6 +33,7 @@ from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at after every epoch
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
 DOUBTED_SHOWN = 24  # tags in the manifest
+LARGEST_CROP = 4096  # pixels, where photos are taken whole
 CRITERION_IMAGES = 24  # photos with tags, class-balanced, on which is measured where the classifier looks
 
 
@@ -67,24 +68,35 @@ class ClassifierConfig(Settings):
     brightness: Annotated[float, Range(ge=0, lt=1)] = 0.0
     # the same for each of red, green and blue: the backdrop's tint then tells no class
     colour: Annotated[float, Range(ge=0, lt=1)] = 0.0
-    # long side drawn from this range (reference)
-    long_side_min: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 320
-    long_side_max: Annotated[int, Range(ge=1, le=8192, note="pixels")] = 640
-    crop_size: Annotated[int, Range(ge=1, le=4096, note="pixels")] = 512  # reference
+    # long side drawn from this range (reference); null for both: as photos are read, which is the size of their maps
+    long_side_min: Annotated[int | None, Range(ge=1, le=8192, note="pixels")] = 320
+    long_side_max: Annotated[int | None, Range(ge=1, le=8192, note="pixels")] = 640
+    # reference; null, with crop: fit: whole photos
+    crop_size: Annotated[int | None, Range(ge=1, le=4096, note="pixels")] = 512
     # "square": crop_size x crop_size (reference). "fit": no larger than the set's photos need, so that photos of one
     # shape cost no padding.
     crop: Literal["square", "fit"] = "square"
 
     def check_relations(self) -> None:
         """Raise ConfigError for an empty range of sizes."""
-        if self.long_side_min > self.long_side_max:
-            raise SettingError(
-                self, ("long_side_min", "long_side_max"), f"at most long_side_max, {self.long_side_max}"
-            )
+        keys = ("long_side_min", "long_side_max")
+        if (self.long_side_min is None) != (self.long_side_max is None):
+            raise SettingError(self, keys, "null for both, or for neither")
+        if self.long_sides is not None and self.long_sides[0] > self.long_sides[1]:
+            raise SettingError(self, keys, f"at most long_side_max, {self.long_side_max}")
+        if self.crop_size is None and self.crop == "square":
+            raise SettingError(self, ("crop_size", "crop"), "a number of pixels where crop is square")
         if self.pooling in ("top-share", "ranking") and (self.pooling_parameter or 0) > 1:
             raise SettingError(
                 self, ("pooling_parameter", "pooling"), f"at most 1 for {self.pooling}, as a share of the positions"
             )
+
+    @property
+    def long_sides(self) -> tuple[int, int] | None:
+        """The range that long sides are drawn from; None = as photos are read."""
+        if self.long_side_min is None or self.long_side_max is None:
+            return None
+        return self.long_side_min, self.long_side_max
 
     def pooled(self) -> Pooling:
         """The pooling with its parameter."""
@@ -149,7 +161,7 @@ class Curve:
     """Held-out mean average precision after an epoch; a class, so that it can be handed to other processes."""
 
     validation: Dataset
-    long_side: int
+    long_side: int | None
 
     def __call__(self, module: nn.Module) -> dict[str, float | None]:
         """A figure for the log's row: `val_map` 0..1, null where no photo can be read."""
@@ -256,35 +268,36 @@ def load_sample(
     """Decode and augment one image (3, *crop); the draws depend on seed, epoch and the image's id alone."""
     image = read_image(record)
     rng = rng_for(seed, "augment", epoch, record.id)
-    sides = (config.long_side_min, config.long_side_max)
     size = (image.shape[0], image.shape[1])
+    sides = config.long_sides or (max(size), max(size))
     draws = Draws.draw(rng, size, long_side=sides, crop_size=crop, brightness=config.brightness, colour=config.colour)
     return torch.from_numpy(augment(image, draws, crop))
 
 
 def crop_of(records: Sequence[ImageRecord], config: ClassifierConfig) -> tuple[int, int]:
     """Sides (H, W) of the training samples: the square, or of it what the largest of the photos fill."""
-    square = (config.crop_size, config.crop_size)
+    most = config.crop_size or LARGEST_CROP
     if config.crop == "square":
-        return square
+        return most, most  # a number there: see check_relations
     sizes = [size for size in map(_size_in_training, records, repeat(config.long_side_max)) if size is not None]
     if not sizes:
-        return square
-    return min(config.crop_size, max(h for h, _ in sizes)), min(config.crop_size, max(w for _, w in sizes))
+        return config.crop_size or 1, config.crop_size or 1  # no photo can be read: each is reported in its turn
+    return min(most, max(h for h, _ in sizes)), min(most, max(w for _, w in sizes))
 
 
-def _size_in_training(record: ImageRecord, long_side: int) -> tuple[int, int] | None:
+def _size_in_training(record: ImageRecord, long_side: int | None) -> tuple[int, int] | None:
     try:
-        size = image_size(record.path)
+        size = limited_size(image_size(record.path), record.long_side)
     except DataError:
         return None  # reported when its turn comes
-    return scaled_size(size, long_side / max(size))
+    return size if long_side is None else scaled_size(size, long_side / max(size))
 
 
 def mean_average_precision(
-    classifier: CAMClassifier, dataset: Dataset, long_side: int, device: torch.device | None = None
+    classifier: CAMClassifier, dataset: Dataset, long_side: int | None, device: torch.device | None = None
 ) -> float:
-    """Mean average precision (0..1) of the tags on `dataset`, each image whole with its long side at `long_side`.
+    """Mean average precision (0..1) of the tags on `dataset`, each image whole with its long side at `long_side`
+    (None: as it is read).
 
     Over the classes that occur there; NaN when no image can be read. Computed on `device` (default: the CPU) in
     float32, whatever the training's precision; `classifier` comes back in float32 on the CPU.

@@ -21,6 +21,7 @@ from tag2mask.common.progress import track
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings, build
 from tag2mask.data import Dataset, ImageRecord, read_image, read_mask, resize_labels
+from tag2mask.data.images import at_most
 from tag2mask.data.records import printable
 from tag2mask.data.transforms import joint_augment, pasted, to_tensor, without_edges
 from tag2mask.engine.execution import Execution, resolve_device
@@ -300,7 +301,7 @@ def _answers(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The network's answers on some photos that it was trained on, and their masks, at a bounded size."""
     for record in handful(dataset, ids):
-        small = dataclasses.replace(record, long_side=min(record.long_side or LONG_SIDE, LONG_SIDE))
+        small = dataclasses.replace(record, long_side=at_most(record.long_side, LONG_SIDE))
         try:
             image, mask = samples.pair(small)
         except DataError:
