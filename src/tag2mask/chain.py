@@ -17,7 +17,7 @@ from tag2mask.data.readers.prepared import matches as prepared_before
 from tag2mask.decided import Outdated, give_way, kept_in_spite, outdated, with_decisions
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import check_execution
-from tag2mask.recipe import Recipe, Splits, read_splits, recipe_mapping
+from tag2mask.recipe import AUTO, Recipe, Splits, read_splits, recipe_mapping
 from tag2mask.runs.decisions import Effect, read_applied, read_decisions
 from tag2mask.runs.folder import is_finished
 from tag2mask.runs.info import describe_run, read_info, refuse_other_run, settle, write_start
@@ -25,6 +25,7 @@ from tag2mask.runs.lock import alone_in
 from tag2mask.runs.scores import read_row, store_score, stored_scores
 from tag2mask.stages import all_stages, stage_named
 from tag2mask.stages.stage import Context, Planned, Say, has_masks
+from tag2mask.trial import decided
 
 _PROBLEMS_SHOWN = 20
 
@@ -73,6 +74,7 @@ def open_chain(
     splits = read_splits(recipe, data, limit)
     problems = before_training(splits.train, splits.val, prepared=prepared_before(data))
     _refuse_bad_input(problems, data)
+    recipe, splits = _of_variant(recipe, splits, data, out, execution or Execution(), say)
     record = _record(data, execution or Execution())
     info = describe_run(recipe.name, recipe_mapping(recipe), splits.train, splits.val, splits.limited_to, old, record)
     refuse_other_run(out, old, info)
@@ -88,6 +90,19 @@ def open_chain(
     with alone_in(out):
         write_start(out, info, [entry.step for entry in chain.plan], parts)
     return chain
+
+
+def _of_variant(
+    recipe: Recipe, splits: Splits, data: Path, out: Path, execution: Execution, say: Say
+) -> tuple[Recipe, Splits]:
+    """The recipe's variant that suits the photos, and its splits, where the recipe leaves that open."""
+    if recipe.variant != AUTO:
+        return recipe, splits
+    if not read_info(out):
+        refuse_other_run(out, {}, {})  # before the trial is written there
+    with alone_in(out):
+        found = as_chosen(decided(recipe, splits.train, out, execution, say), out)
+    return found, splits if found.data == recipe.data else read_splits(found, data, splits.limited_to)
 
 
 def _record(data: Path, execution: Execution) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _settings(root: Path, dataset: Dataset, tried: dict[str, Any], reasons: dict
         )
     if "bands" not in tried:
         yield Line("which bands to see as red, green, blue, where a file has more", "bands", None, off=True)
-    yield _long_side(dataset, tried["long_side"])
+    yield _long_side(dataset)
 
 
 def _classes(root: Path, dataset: Dataset, tried: dict[str, Any]) -> Iterator[Line]:
@@ -156,7 +156,7 @@ def _splits(dataset: Dataset) -> Iterator[Line]:
         yield Line(f"{len(groups)} groups (patient, slide, video, ...) stay on one side each")
 
 
-def _long_side(dataset: Dataset, bound: int) -> Line:
+def _long_side(dataset: Dataset) -> Line:
     sides = []
     for record in dataset.records[:: max(1, len(dataset) // _SIZES)]:
         try:
@@ -165,7 +165,8 @@ def _long_side(dataset: Dataset, bound: int) -> Line:
             continue  # named by the check
     span = "" if not sides else str(max(sides)) if min(sides) == max(sides) else f"{min(sides)} to {max(sides)}"
     found = f"photos have {span} pixels; " if span else ""
-    return Line(f"{found}larger ones are worked on at this size, masks come back in their own", "long_side", bound)
+    why = f"{found}the size that they are worked on at, at least and at most; else as the variant says"
+    return Line(why, "long_side", [448, 640], off=True)
 
 
 def _written(root: Path, name: str, settings: Iterable[Line]) -> str:
@@ -177,9 +178,8 @@ def _written(root: Path, name: str, settings: Iterable[Line]) -> str:
             f"like: {BASE}  # everything that isn't said here is as in that recipe: tag2mask recipes show {BASE}",
             "data:",
             *map(str, settings),
-            "# where things cover much of a photo, RIB finds more of them:",
-            "# localize: {method: rib}",
-            "# refine: {maps: rib}",
+            "# large: things cover much of their photos; small: a few hundredths; auto: tried first, in minutes",
+            "variant: auto",
             "",
         ]
     )

@@ -37,6 +37,7 @@ from tag2mask.stages.train_classifier import ClassifierConfig
 from tag2mask.stages.train_segmenter import SegmenterConfig
 
 LIKE = "like"  # in a recipe: the one that it begins from
+VARIANT, VARIANTS, AUTO = "variant", "variants", "auto"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Recipe(Settings):
     name: Annotated[str, Free("any text")]
     description: Annotated[str, Free("any text")] = ""
     seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
+    # which of the recipe's variants: a name, or "auto" = the one whose classifier points best in a short trial
+    variant: Annotated[str, Free("looked up among the recipe's variants when it is read")] = ""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     localize: LocalizeConfig = dataclasses.field(default_factory=LocalizeConfig)
@@ -65,6 +68,8 @@ class Recipe(Settings):
     # Further trainings, each on the masks that the network before it gives the training images within their tags.
     rounds: Annotated[int, Range(ge=0, le=10)] = 0
     extra: dict[str, Any] = dataclasses.field(default_factory=dict, metadata={"key": False})  # stages' own sections
+    # With variant "auto": what it may become, by name.
+    alternatives: dict[str, Recipe] = dataclasses.field(default_factory=dict, metadata={"key": False})
 
     def check_relations(self) -> None:
         """Raise ConfigError for a refinement of maps that the localization doesn't make."""
@@ -84,19 +89,53 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
     `like: NAME` in a recipe begins from another one, which it changes. `backbone: NAME`, in the file or as an
     override, stands for the settings of a preset (presets.py): those of the file give way, other overrides don't.
-    ConfigError names the key, the file, the line and the nearest valid key.
+    `variants` are changes over the recipe by name, of which `variant: NAME` takes one; what a recipe that is `like`
+    another says itself, and overrides, come before them. ConfigError names the key, the file, the line and the
+    nearest valid key.
     """
     path = find_recipe(path)
     values, lines = _with_base(path)
-    values, overrides = with_backbone(values, overrides, str(path), lines)
-    values = expanded(with_overrides(values, overrides, lines), str(path), lines)
+    variants = values.pop(VARIANTS, None) or {}
+    own = with_overrides({}, [text for text in overrides if text.partition("=")[0].strip() == VARIANT])
+    name = own.get(VARIANT, values.get(VARIANT, ""))
+    if not variants:
+        return _built(values, overrides, str(path), lines)
+    _check_variants(name, variants, f"--set {VARIANT}={name}" if own else where(str(path), lines, (VARIANT,)))
+    names = list(variants) if name == AUTO else [name] if name else []
+    made = {}
+    for one in names:
+        changed = with_changes(values, variants[one]) | {VARIANT: one}
+        here = {place[2:]: line for place, line in lines.items() if place[:2] == (VARIANTS, one)}
+        others = [text for text in overrides if text.partition("=")[0].strip() != VARIANT]
+        made[one] = _built(changed, others, str(path), lines | here)
+    if not names:
+        return _built(values, overrides, str(path), lines)
+    first = made[names[0]]
+    return dataclasses.replace(first, variant=AUTO, alternatives=made) if name == AUTO else first
+
+
+def _check_variants(name: Any, variants: Any, there: str) -> None:
+    """Raise ConfigError for variants that are no sections, and for the name of one that isn't among them."""
+    if not isinstance(variants, dict) or not all(isinstance(changes, dict) for changes in variants.values()):
+        raise ConfigError(f"{there}: {VARIANTS} is {variants!r}; expected changes over the recipe by name")
+    if name and name != AUTO and name not in variants:
+        known = [AUTO, *variants]
+        hint = did_you_mean(str(name), known)
+        raise ConfigError(f"{there}: {VARIANT} is {name!r}; expected one of {', '.join(known)}{hint}")
+
+
+def _built(values: dict[str, Any], overrides: Sequence[str], source: str, lines: Lines) -> Recipe:
+    """The recipe of plain values, with a preset's and overrides over them."""
+    lines = dict(lines)
+    values, overrides = with_backbone(values, overrides, source, lines)
+    values = expanded(with_overrides(values, overrides, lines), source, lines)
     sections = {stage.section: stage for stage in all_stages() if stage.section}
     extra: dict[str, Any] = {
-        name: build(sections[name].config, values.pop(name), source=str(path), lines=lines, place=(name,))
+        name: build(sections[name].config, values.pop(name), source=source, lines=lines, place=(name,))
         for name in list(values)
         if name in sections
     }
-    return dataclasses.replace(build(Recipe, values, source=str(path), lines=lines), extra=extra)
+    return dataclasses.replace(build(Recipe, values, source=source, lines=lines), extra=extra)
 
 
 def _with_base(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Lines]:
@@ -110,6 +149,9 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any]
         raise ConfigError(f"{there}: like is {base!r}; expected the name or file of another recipe")
     beside = path.parent / base
     before, _ = _with_base(beside if beside.is_file() else find_recipe(base), (*above, path.resolve()))
+    if isinstance(before.get(VARIANTS), dict):  # what this recipe says itself comes before what a variant says
+        said = {key: value for key, value in values.items() if key not in (VARIANT, VARIANTS)}
+        before[VARIANTS] = {name: with_changes(changes, said) for name, changes in before[VARIANTS].items()}
     return with_changes(before, values), lines
 
 

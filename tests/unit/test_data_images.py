@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from tag2mask.common.errors import DataError
-from tag2mask.data import decode_image, image_size
+from tag2mask.data import decode_image, image_size, limited_size
+from tag2mask.data.images import at_most
 
 
 @pytest.fixture
@@ -231,6 +232,19 @@ def test_large_pictures_are_read_smaller(tmp_path: Path, suffix: str, orientatio
     expected = np.array(Image.fromarray(whole).resize(small.shape[1::-1], Image.Resampling.BICUBIC))
     assert close(small, expected, 12)
     assert np.array_equal(decode_image(tmp_path / f"a.{suffix}", long_side=481), whole)
+
+
+def test_bounds_of_size(tmp_path: Path, photo: np.ndarray) -> None:
+    height, width = photo.shape[:2]
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    least = 2 * max(height, width)
+    assert decode_image(tmp_path / "a.png", long_side=(least, least + 9)).shape == (2 * height, 2 * width, 3)
+    assert np.array_equal(decode_image(tmp_path / "a.png", long_side=(8, least)), photo)
+    assert max(decode_image(tmp_path / "a.png", long_side=(8, 16)).shape) == 16
+    assert limited_size((30, 10), (60, 90)) == (60, 20)
+    assert limited_size((30, 10), None) == (30, 10)
+    assert at_most((320, 640), 384) == (320, 384)
+    assert at_most(None, 384) == at_most(500, 384) == 384
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "CMYK", "I;16", "L"])

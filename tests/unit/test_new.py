@@ -55,7 +55,8 @@ def test_the_choices_stand_in_the_recipe_which_runs_as_written(tmp_path: Path, c
         "negatives: true  # 4 of 20 photos hold none",
         "# negatives: [healthy]",
         "val_fraction: 0.2  # held out",
-        "long_side: 640  # photos have 64 pixels",
+        "# long_side: [448, 640]  # photos have 64 pixels",
+        "variant: auto",
         "under 50 photos, which tags hardly teach: cat, dog, healthy",
     ):
         assert expected in text, expected
@@ -138,5 +139,5 @@ def test_every_case_of_the_shared_ones_gives_a_recipe_that_reads_the_same(tmp_pa
     (tmp_path / "leaves.yaml").write_text(found.recipe, encoding="utf-8")
     recipe = load_recipe(tmp_path / "leaves.yaml")
     assert recipe.data.classes == ("miner", "rust", "phoma", "cercospora")
-    plain = read_set(folder, DataConfig(long_side=640, val_fraction=0.2))
+    plain = read_set(folder, DataConfig(long_side=recipe.data.long_side, val_fraction=0.2))
     assert read_set(folder, recipe.data).digest() == plain.digest()

@@ -20,6 +20,7 @@ from tag2mask.runs import lock
 from tag2mask.runs.folder import parse_manifest, versions
 from tag2mask.runs.index import index_of
 
+TRIAL = "trial"  # folder of what is tried before the run itself is begun
 KEPT = ("versions", "machine", "record", "started", "seconds", "failures")  # of an earlier call, until done again
 
 
@@ -136,7 +137,7 @@ def refuse_other_run(out: Path, old: Mapping[str, Any], info: Mapping[str, Any])
     if old:
         if (old.get("name"), old.get("data")) != (info["name"], info["data"]):
             raise ConfigError(f"{out}: holds {_in_words(old)}; this is {_in_words(info)}; choose another --out")
-    elif out.is_dir() and not all(path.name == lock.FILE or is_leftover(path) for path in out.iterdir()):
+    elif out.is_dir() and not all(path.name in (lock.FILE, TRIAL) or is_leftover(path) for path in out.iterdir()):
         raise ConfigError(f"{out}: not empty and not a run's folder (no run.json); choose another --out")
 
 
