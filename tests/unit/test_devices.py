@@ -1,4 +1,4 @@
-"""What works on the device it is given, seen with torch's device without memory and with doubles; no GPU is needed."""
+"""What works on the device it is given, seen with torch's device without memory and with doubles."""
 
 from __future__ import annotations
 
