@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -65,6 +66,11 @@ class Sizes:
     compared: int = 10  # photos
     compared_shape: tuple[int, int] = (375, 500)
     matrix: int = 8192  # side of the matrices whose product is the peak
+    layers: tuple[tuple[int, int, int], ...] = (
+        (1024, 256, 1),
+        (256, 256, 3),
+        (512, 2048, 1),
+    )  # channels, filters, side
     segmenter: tuple[str, str] = ("deeplabv2", "resnet101")
     crop: int = 321
     training_batch: int = 16
@@ -79,6 +85,7 @@ QUICK = Sizes(
     compared=4,
     compared_shape=(48, 64),
     matrix=256,
+    layers=((16, 8, 1), (8, 8, 3)),
     segmenter=("deeplabv2", "test_resnet"),
     crop=64,
     training_batch=2,
@@ -285,6 +292,40 @@ def rib_rungs(bench: Bench) -> None:
                 row["batch_memory counts MiB"] = batch * PhotoBytes(classifier, used)(shape) / 2**20
 
 
+def layers(bench: Bench) -> None:
+    """One layer with weights of each photo's own: one by one, grouped as vmap does it, or as one product."""
+    sizes, count = bench.sizes, max(bench.sizes.batches)
+    height, width = (-(-side // 16) for side in sizes.shapes[1])
+    for channels, filters, side in sizes.layers:
+        shape = (count, 2, channels, height, width)
+        images = torch.randn(shape, device=bench.device)
+        kernels = torch.randn(count, filters, channels, side, side, device=bench.device)
+
+        def one_by_one(images: Tensor, kernels: Tensor, pad: int = side // 2) -> Tensor:
+            return torch.stack([F.conv2d(i, k, padding=pad) for i, k in zip(images, kernels, strict=True)])
+
+        def grouped(images: Tensor, kernels: Tensor, pad: int = side // 2) -> Tensor:
+            return torch.func.vmap(lambda i, k: F.conv2d(i, k, padding=pad))(images, kernels)
+
+        def product(images: Tensor, kernels: Tensor) -> Tensor:
+            return torch.matmul(kernels.flatten(2)[:, None], images.flatten(3)).view(count, 2, -1, height, width)
+
+        ways = {"one by one": one_by_one, "grouped": grouped} | ({"product": product} if side == 1 else {})
+        flops = 2.0 * count * 2 * height * width * filters * channels * side**2
+        for dtype in (torch.float32, torch.bfloat16):
+            for way, work in ways.items():
+                layer = f"{side}x{side}, {channels} to {filters}"
+                with bench.row(layer=layer, photos=count, numbers=str(dtype)[6:], way=way) as row:
+                    given = (images.to(dtype), kernels.to(dtype).requires_grad_())
+
+                    def both_ways(work=work, given=given) -> None:
+                        torch.autograd.grad(work(*given).sum(), given[1])
+
+                    seconds, _ = bench.timed(lambda work=work, given=given: work(*given))
+                    row |= {"forward ms": 1000 * seconds, "forward TFLOP/s": flops / seconds / 1e12}
+                    row["with its gradient ms"] = 1000 * bench.timed(both_ways)[0]
+
+
 def training(bench: Bench) -> None:
     """Training samples a second of the three networks, as the training loop passes them."""
     require("lightning_fabric", "lightning-fabric")
@@ -414,9 +455,10 @@ class MissingError(Exception):
 # name: (what it does, seconds at most of 8 minutes)
 SECTIONS: dict[str, tuple[Callable[[Bench], None], float]] = {
     "correctness": (correctness, 60),
-    "rib": (rib_rungs, 175),
+    "rib": (rib_rungs, 165),
+    "layers": (layers, 20),
     "training": (training, 60),
-    "refinements": (refinements, 40),
+    "refinements": (refinements, 30),
     "chain": (whole_chain, 110),
 }
 

@@ -37,6 +37,7 @@ def tiny(gpu: ModuleType) -> Any:
         compared=2,
         compared_shape=(24, 32),
         matrix=32,
+        layers=((4, 6, 1), (4, 6, 3)),
         segmenter=("deeplabv2", "test_resnet"),
         crop=40,
         training_batch=2,
@@ -75,6 +76,21 @@ def test_rib_rows(gpu: ModuleType) -> None:
         assert row["batch_memory counts MiB"] > 0
     flops = {row["rung"]: row["TFLOP a photo"] for row in rows[3:]}
     assert flops["one searched step"] > flops["plain CAM"]
+
+
+def test_layer_rows(gpu: ModuleType) -> None:
+    rows, status = section(gpu, "layers")
+    assert status["status"] == "done"
+    ways = {(row["layer"], row["numbers"]): [] for row in rows}
+    for row in rows:
+        ways[row["layer"], row["numbers"]].append(row["way"])
+        assert "note" not in row
+        assert row["with its gradient ms"] > 0
+    assert ways == {
+        (layer, numbers): ["one by one", "grouped", *more]
+        for layer, more in (("1x1, 4 to 6", ["product"]), ("3x3, 4 to 6", []))
+        for numbers in ("float32", "bfloat16")
+    }
 
 
 def test_training_and_refinement_rows(gpu: ModuleType) -> None:
