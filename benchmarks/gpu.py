@@ -36,6 +36,7 @@ from torch import Tensor
 
 from tag2mask.common.memory import out_of_memory
 from tag2mask.data import LocalizationMaps
+from tag2mask.data.transforms import rescale, to_tensor
 from tag2mask.engine.cost import counted_flops
 from tag2mask.networks import CAMClassifier, build_boundary_network, build_classifier
 from tag2mask.networks.folding import fold_trunk
@@ -45,9 +46,8 @@ from tag2mask.refine.feature_affinity import AffinityConfig, descriptors, spread
 from tag2mask.refine.pamr import pamr
 from tag2mask.refine.random_walk import random_walk
 from tag2mask.refine.threshold import labels_from_maps
-from tag2mask.rib import RIBConfig, RIBResult, rib
+from tag2mask.rib import RIBConfig, RIBResult, rib, stack_with_mirror
 from tag2mask.rib.batch import Photo, PhotoBytes, rib_batch
-from tag2mask.stages.localize import cam_only, scaled_views
 
 N_CLASSES = 20
 THRESHOLD = 0.3  # background score of the masks that are compared
@@ -182,7 +182,12 @@ def photos_of(classifier: CAMClassifier, images: list[np.ndarray], config: RIBCo
     size = sum(p.numel() for group in classifier.tuned_parameters() for p in group)
     device = classifier.classifier.weight.device
     gradient = (torch.randn(size, generator=torch.Generator().manual_seed(0)) * 1e-6).to(device)
-    return [Photo(scaled_views(i, config.scales, classifier), tags(n), gradient) for n, i in enumerate(images)]
+    photos = []
+    for place, image in enumerate(images):
+        views = stack_with_mirror([to_tensor(rescale(image, scale)) for scale in config.scales])
+        views = [view.to(device).contiguous(memory_format=torch.channels_last) for view in views]
+        photos.append(Photo(views, tags(place), gradient))
+    return photos
 
 
 def localized(classifier: CAMClassifier, photos: list[Photo], config: RIBConfig, batch: int) -> list[RIBResult]:
@@ -271,10 +276,11 @@ def rib_rungs(bench: Bench) -> None:
             row |= {"TFLOP/s": peaks[precision], "share of the peak": 1.0}
     fast = RIBConfig.fast(channels_last=True)
     most = max(sizes.batches)
-    rungs = [("plain CAM", cam_only(fast), 1, "32"), ("one searched step", fast, 1, "32")]
+    cam = fast.replace(steps=1, partners="none")
+    rungs = [("plain CAM", cam, 1, "32"), ("one searched step", fast, 1, "32")]
     rungs += [("one searched step", fast, batch, "32") for batch in sizes.batches]
     rungs += [("one searched step", fast, batch, "bf16") for batch in (1, *sizes.batches)]
-    rungs += [("one searched step", fast, most, "tf32"), ("plain CAM", cam_only(fast), most, "bf16")]
+    rungs += [("one searched step", fast, most, "tf32"), ("plain CAM", cam, most, "bf16")]
     for shape in sizes.shapes[1:2] + sizes.shapes[:1] + sizes.shapes[2:]:  # VOC's own first
         images = pictures(most, shape)
         flops = {}
@@ -329,6 +335,7 @@ def layers(bench: Bench) -> None:
 def training(bench: Bench) -> None:
     """Training samples a second of the three networks, as the training loop passes them."""
     require("lightning_fabric", "lightning-fabric")
+    require("rich", "rich")
     from lightning_fabric import Fabric
 
     sizes = bench.sizes
@@ -417,6 +424,7 @@ def whole_chain(bench: Bench) -> None:
     """The chain on scenes of handwritten digits, tags to masks, with one searched step."""
     require("sklearn", "scikit-learn")
     require("lightning_fabric", "lightning-fabric")
+    require("rich", "rich")
     require("segmentation_models_pytorch", "segmentation-models-pytorch")
     require("torchmetrics", "torchmetrics")
     from tag2mask.chain import run

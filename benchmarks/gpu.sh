@@ -18,8 +18,9 @@ fi
 missing=$("$PYTHON" - <<'END'
 from importlib.util import find_spec
 
-modules = {"torch": "torch", "timm": "timm", "numpy": "numpy", "PIL": "pillow", "yaml": "pyyaml", "safetensors": "safetensors"}
-print(" ".join(package for module, package in modules.items() if find_spec(module) is None))
+renamed = {"PIL": "pillow", "yaml": "pyyaml"}
+modules = ("torch", "timm", "numpy", "PIL", "yaml", "safetensors")
+print(" ".join(renamed.get(module, module) for module in modules if find_spec(module) is None))
 END
 )
 if [ -n "$missing" ]; then
