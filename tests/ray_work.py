@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from tag2mask.common.errors import DataError, MissingExtraError
@@ -24,6 +25,22 @@ class Work:
             os._exit(9)
         with (self.out / image_id).open("a") as stream:
             stream.write(f"{os.getpid()}\n")
+
+
+class WhichGPU:
+    """Writes into each image's file which GPU its worker sees, and how many images it did together."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def __call__(self, image_id: str) -> None:
+        self.together((image_id,))
+
+    def together(self, image_ids: tuple[str, ...]) -> None:
+        for image_id in image_ids:
+            text = f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()} {len(image_ids)}"
+            (self.out / image_id).write_text(text)
+        time.sleep(0.2)  # so that no worker does all of them
 
 
 class NoWork:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -37,7 +38,7 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("ray is not installed")
     local = Cluster("local", actors=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # workers import ray_work
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)  # workers import ray_work
         ray = ray_cluster._import_ray(local)
         ray_cluster._connect(ray, local, len(IDS))
         yield local

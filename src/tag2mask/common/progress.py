@@ -7,29 +7,12 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
 T = TypeVar("T")
 PLAIN_INTERVAL = 30.0  # seconds between plain lines
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if not speed else _rate(speed), style="cyan")
-
-
-def _rate(per_second: float) -> str:
+def rate_text(per_second: float) -> str:
+    """Items a second, or seconds an item."""
     return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
 
 
@@ -38,16 +21,13 @@ def track(iterable: Iterable[T], *, total: int, description: str, done: int = 0)
 
     `done` items were finished by an earlier run: they count as done but not towards the rate.
     """
+    from rich.console import Console
+
     console = Console(stderr=True)
     if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
+        from tag2mask.common.bar import bar
+
+        with bar(console) as progress:
             task = progress.add_task(description, total=total, completed=done)
             for item in iterable:
                 yield item
@@ -67,10 +47,12 @@ def _track_plain(iterable: Iterable[T], total: int, description: str, done: int)
             rate = (done - first) / (now - start)
             left = (total - done) / rate
             print(
-                f"{description}: {done}/{total}, {_rate(rate)}, {left / 60:.0f} min left", file=sys.stderr, flush=True
+                f"{description}: {done}/{total}, {rate_text(rate)}, {left / 60:.0f} min left",
+                file=sys.stderr,
+                flush=True,
             )
             last = now
     if done > first:
         seconds = max(time.monotonic() - start, 1e-9)
-        text = f"{description}: {done}/{total} in {seconds:.0f} s, {_rate((done - first) / seconds)}"
+        text = f"{description}: {done}/{total} in {seconds:.0f} s, {rate_text((done - first) / seconds)}"
         print(text, file=sys.stderr, flush=True)

@@ -20,11 +20,11 @@ from typing import Any
 from tag2mask.common.errors import ConfigError, MissingExtraError, Tag2MaskError
 from tag2mask.data import Dataset, ImageRecord
 from tag2mask.engine.execution import Cluster
-from tag2mask.engine.images import MakeWork, Outcome, process_count
+from tag2mask.engine.images import ALONE, Group, Grouping, MakeWork, Outcome, process_count
 from tag2mask.engine.ray_worker import Checks, Worker
 from tag2mask.runs.folder import StageFolder, versions
 
-IN_FLIGHT = 2  # images handed to an actor at once, so that it needn't wait for the next
+IN_FLIGHT = 2  # groups of images handed to an actor at once, so that it needn't wait for the next
 DEATHS = 2  # an image that took its worker with it so often is given up
 PATIENCE = 300.0  # seconds to wait for a first worker
 SEEN = 4  # images that a node must see before it may work
@@ -32,9 +32,14 @@ OBJECT_STORE = 256 * 2**20  # bytes on this machine; only the stage's arguments 
 
 
 def spread(
-    ids: Sequence[str], make_work: MakeWork, arguments: tuple[Any, ...], folder: StageFolder, cluster: Cluster
+    ids: Sequence[str],
+    make_work: MakeWork,
+    arguments: tuple[Any, ...],
+    folder: StageFolder,
+    cluster: Cluster,
+    grouping: Grouping = ALONE,
 ) -> Iterator[Outcome]:
-    """Yield (image id, error or "") as images are finished by the actors of `cluster`.
+    """Yield (image id, error or "") as images are finished by the actors of `cluster`, alone or in groups.
 
     Raises ConfigError when the cluster can't be reached or a node doesn't share the driver's files and versions,
     MissingExtraError without ray.
@@ -49,7 +54,7 @@ def spread(
         checks = Checks(token.absolute(), Path.cwd(), versions(), tuple(_witnesses(arguments)))
         team = _Team(ray, ray.put((make_work, arguments, checks)), count, cluster.gpus)
         try:
-            yield from team.run(ids)
+            yield from team.run(grouping.groups(ids))
         finally:
             team.dismiss()
 
@@ -57,7 +62,8 @@ def spread(
 class _Team:
     """Actors, their shards of the images and what is in flight.
 
-    Image k belongs to shard k mod n of n actors. An actor whose shard is done takes from the end of the longest one.
+    Group k, of one image as a rule, belongs to shard k mod n of n actors. An actor whose shard is done takes from the
+    end of the longest one.
     Any of the images in flight when it dies may be to blame, since the answer to one that was done may be lost with
     it: each is done again by a new actor, alone, and one that takes this one with it too is given up.
     """
@@ -66,15 +72,15 @@ class _Team:
         self.ray, self.job, self.count = ray, job, count
         self.make = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Worker)
         self.actors: dict[int, Any] = {}
-        self.flying: dict[Any, tuple[int, str | None]] = {}  # in the order of sending; None is an actor's start
-        self.shards: list[deque[str]] = []
+        self.flying: dict[Any, tuple[int, Group]] = {}  # in the order of sending; () is an actor's start
+        self.shards: list[deque[Group]] = []
         self.deaths: dict[str, int] = {}
         self.failed_starts = 0
 
-    def run(self, ids: Sequence[str]) -> Iterator[Outcome]:
+    def run(self, groups: Sequence[Group]) -> Iterator[Outcome]:
         """Yield each image's outcome once."""
-        self.shards = [deque(ids[member :: self.count]) for member in range(self.count)]
-        left = set(ids)
+        self.shards = [deque(groups[member :: self.count]) for member in range(self.count)]
+        left = {image_id for group in groups for image_id in group}
         for member in range(self.count):
             self._hire(member)
         while left:
@@ -90,24 +96,24 @@ class _Team:
     def _next(self) -> list[Outcome]:
         ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=PATIENCE)
         if not ready:
-            if all(image_id is None for _, image_id in self.flying.values()):
+            if not any(group for _, group in self.flying.values()):
                 raise ConfigError(
                     f"the Ray cluster started no worker in {PATIENCE:.0f} s; it has {self.ray.cluster_resources()}, "
                     f"of which {self.ray.available_resources()} are free"
                 )
             return []
-        member, image_id = self.flying[ready[0]]
+        member, _ = self.flying[ready[0]]
         try:
-            error = self._get(ready[0])
+            outcomes = self._get(ready[0])
         except self._lost() as lost:
             return self._replace(member, lost)
         del self.flying[ready[0]]
         self._feed(member)
-        return [] if image_id is None else [(image_id, error)]
+        return outcomes
 
-    def _get(self, ref: Any) -> str:
+    def _get(self, ref: Any) -> list[Outcome]:
         try:
-            return self.ray.get(ref) or ""
+            return self.ray.get(ref) or []
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, Tag2MaskError):
                 raise error.cause from None  # without the worker's traceback
@@ -122,16 +128,14 @@ class _Team:
     def _replace(self, member: int, lost: BaseException) -> list[Outcome]:
         """Sort out what a dead actor had in flight, and hire another."""
         self.ray.kill(self.actors[member], no_restart=True)  # it may only be out of reach
-        outcomes, unfinished = [], []
+        outcomes: list[Outcome] = []
+        suspects: list[str] = []
         for ref in [ref for ref, (owner, _) in self.flying.items() if owner == member]:
-            _, image_id = self.flying.pop(ref)
+            _, group = self.flying.pop(ref)
             try:
-                error = self._get(ref)
+                outcomes += self._get(ref)
             except self._lost():
-                unfinished.append(image_id)
-            else:
-                outcomes += [] if image_id is None else [(image_id, error)]
-        suspects = [image_id for image_id in unfinished if image_id is not None]
+                suspects += group
         if not suspects:
             self.failed_starts += 1
             if self.failed_starts > 2 * self.count:
@@ -143,32 +147,32 @@ class _Team:
             self.deaths[image_id] = self.deaths.get(image_id, 0) + 1
             if self.deaths[image_id] >= DEATHS:
                 outcomes.append((image_id, "its worker died twice (out of memory?); run again with fewer processes"))
-        again = [image_id for image_id in suspects if self.deaths[image_id] < DEATHS]
+        again = [(image_id,) for image_id in suspects if self.deaths[image_id] < DEATHS]
         self.shards[member].extendleft(reversed(again))
         self._hire(member)
-        starting = {owner for owner, waits in self.flying.values() if waits is None}
+        starting = {owner for owner, group in self.flying.values() if not group}
         for other in self.actors.keys() - starting:  # they may have been idle, and the new one may find no room
             self._feed(other)
         return outcomes
 
     def _hire(self, member: int) -> None:
         self.actors[member] = self.make.remote()
-        self.flying[self.actors[member].start.remote(self.job)] = (member, None)
+        self.flying[self.actors[member].start.remote(self.job)] = (member, ())
 
     def _feed(self, member: int) -> None:
         """Hand images to an actor that has started, from its own shard or else from the longest; suspects alone."""
-        flying = [image_id for owner, image_id in self.flying.values() if owner == member]
-        while len(flying) < IN_FLIGHT and not any(image_id in self.deaths for image_id in flying):
+        flying = [group for owner, group in self.flying.values() if owner == member]
+        while len(flying) < IN_FLIGHT and not any(group[0] in self.deaths for group in flying):
             shard = self.shards[member] or max(self.shards, key=len)
             if not shard:
                 return
             own = shard is self.shards[member]
-            image_id = shard[0] if own else shard[-1]
-            if flying and image_id in self.deaths:
+            group = shard[0] if own else shard[-1]
+            if flying and group[0] in self.deaths:
                 return
             shard.popleft() if own else shard.pop()
-            self.flying[self.actors[member].work.remote(image_id)] = (member, image_id)
-            flying.append(image_id)
+            self.flying[self.actors[member].work.remote(group)] = (member, group)
+            flying.append(group)
 
 
 def _last_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tag2mask.common.errors import ConfigError, Tag2MaskError
 from tag2mask.common.memory import keep_freed_memory
-from tag2mask.engine.images import MakeWork, Work, attempt, use_one_thread
+from tag2mask.engine.images import Group, MakeWork, Outcome, Work, attempt_group, use_one_thread
 from tag2mask.runs.folder import versions
 
 
@@ -51,7 +51,7 @@ class Checks:
 
 
 class Worker:
-    """What runs on the nodes: one process, one thread, one image at a time."""
+    """What runs on the nodes: one process, one thread, one image or group of images at a time."""
 
     def __init__(self) -> None:
         self.do: Work | None = None
@@ -70,7 +70,7 @@ class Worker:
         except Tag2MaskError as error:
             raise ConfigError(f"node {node}: {error}") from error
 
-    def work(self, image_id: str) -> str:
-        """Do one image; returns what is wrong with it, or ""."""
+    def work(self, group: Group) -> list[Outcome]:
+        """Do one image or several; returns of each what is wrong with it, or ""."""
         assert self.do is not None
-        return attempt(self.do, image_id)
+        return attempt_group(self.do, group)

@@ -7,7 +7,7 @@ That saves a pass over the features forward and two backward; what it costs is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,13 +30,19 @@ def pairs_of(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         before = child
 
 
-def folded_values(kernel: Tensor, shift: Tensor | None, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight (O, I, kh, kw) and bias (O,) of the one convolution that does what kernel, shift and `norm` do."""
+def folded_values(
+    kernel: Tensor, shift: Tensor | None, norm: nn.BatchNorm2d, affine: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Weight (O, I, kh, kw) and bias (O,) of the one convolution that does what kernel, shift and `norm` do.
+
+    `affine` are gamma and beta in place of the norm's own.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)  # (O,)
+    gamma, beta = affine or (norm.weight, norm.bias)
+    scale = gamma * torch.rsqrt(norm.running_var + norm.eps)  # (O,)
     centred = (shift if shift is not None else 0.0) - norm.running_mean
-    return kernel * scale[:, None, None, None], centred * scale + norm.bias
+    return kernel * scale[:, None, None, None], centred * scale + beta
 
 
 @torch.no_grad()
@@ -59,6 +65,8 @@ class FoldedHead:
 
     def __init__(self, head: nn.Module) -> None:
         self.pairs = list(pairs_of(head))
+        names = {module: name for name, module in head.named_modules()}
+        self.names = [(names[conv], names[norm]) for conv, norm in self.pairs]
         self.own = [(conv.weight, conv.bias) for conv, _ in self.pairs]
         self.folded: list[Tensor] = []  # with the graph that leads to the parameters
         self.leaves: list[nn.Parameter] = []  # the same values, for the passes
@@ -74,6 +82,15 @@ class FoldedHead:
             conv.weight, conv.bias = kernel, shift
             del norm.forward
         self.folded, self.leaves = [], []
+
+    def folded_from(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The head's parameters by name, other values than its own, as `functional_call` takes them inside."""
+        state = dict(parameters)
+        for (conv, norm), (_, module) in zip(self.names, self.pairs, strict=True):
+            kernel, shift = state[f"{conv}.weight"], state.get(f"{conv}.bias")
+            affine = state.pop(f"{norm}.weight"), state.pop(f"{norm}.bias")
+            state[f"{conv}.weight"], state[f"{conv}.bias"] = folded_values(kernel, shift, module, affine)
+        return state
 
     def push_gradients(self) -> None:
         """Add the folded gradients to the parameters' own, and drop them."""

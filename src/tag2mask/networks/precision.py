@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 Precision = Literal["32", "tf32", "bf16"]
+
+_IN_BFLOAT16 = (
+    *(torch.conv1d, torch.conv2d, torch.conv3d, F.linear, F.scaled_dot_product_attention),
+    *(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm),
+)
+_IN_FLOAT32 = (F.batch_norm, F.layer_norm, F.group_norm, F.softmax, torch.softmax, torch.Tensor.softmax)
+_CALLED_IN: Mapping[Callable[..., Any], torch.dtype] = {
+    **dict.fromkeys(_IN_BFLOAT16, torch.bfloat16),
+    **dict.fromkeys(_IN_FLOAT32, torch.float32),
+}
 
 
 @contextmanager
@@ -31,3 +43,25 @@ def computing_in(precision: Precision, device: torch.device | str) -> Iterator[N
     finally:
         for backend, allowed in zip(backends, before, strict=True):
             backend.allow_tf32 = allowed
+
+
+def calling_in(precision: Precision) -> AbstractContextManager[Any]:
+    """What `computing_in` needs beside it around torch.func.vmap, under which autocast misses convolutions."""
+    return _Bfloat16Calls() if precision == "bf16" else nullcontext()
+
+
+class _Bfloat16Calls(TorchFunctionMode):
+    """As autocast: convolutions and matrix products are called with bfloat16, norms and softmax with float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        wanted = _CALLED_IN.get(func)
+        if wanted is not None:
+            args = [_cast(value, wanted) for value in args]
+            kwargs = {key: _cast(value, wanted) for key, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _cast(value: Any, wanted: torch.dtype) -> Any:
+    lower = isinstance(value, torch.Tensor) and value.dtype in (torch.float32, torch.bfloat16)
+    return value.to(wanted) if lower else value

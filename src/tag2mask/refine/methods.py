@@ -14,8 +14,8 @@ from tag2mask.refine.pamr import pamr
 from tag2mask.refine.threshold import Labels, Threshold, labels_from_maps
 
 # image (H, W, 3) uint8 RGB, maps (n, H, W) in 0..1, classes (n,) 0-based, background score 0..1, one for
-# all or (H, W) -> labels (H, W) uint8: 0 background, else class index + 1
-Refine = Callable[[npt.NDArray[np.uint8], npt.NDArray, npt.NDArray, Threshold], Labels]
+# all or (H, W); and device=, where it is `on_device` -> labels (H, W) uint8: 0 background, else class index + 1
+Refine = Callable[..., Labels]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Method:
     package: str = ""  # that it needs, and the extra that brings it; "" = nothing
     extra: str = ""
     available: Callable[[], bool] = lambda: True
+    on_device: bool = False  # takes the torch device that it works on; else it works on the CPU
 
 
 def by_crf(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold) -> Labels:
@@ -36,9 +37,11 @@ def by_crf(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray
     return values[crf_labels(image, dense, len(values))]
 
 
-def by_pamr(image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold) -> Labels:
+def by_pamr(
+    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold, device: str = "cpu"
+) -> Labels:
     """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020) of the maps' probabilities."""
-    return _values(classes)[pamr(image, map_probabilities(maps, threshold)).argmax(axis=0)]
+    return _values(classes)[pamr(image, map_probabilities(maps, threshold), device=device).argmax(axis=0)]
 
 
 def by_threshold(
@@ -50,7 +53,7 @@ def by_threshold(
 
 METHODS = {
     "crf": Method(by_crf, "CRF", "pydensecrf2", "crf", lambda: crf_available()),
-    "pamr": Method(by_pamr, "PAMR"),
+    "pamr": Method(by_pamr, "PAMR", on_device=True),
     "none": Method(by_threshold, "threshold"),
 }
 AUTOMATIC = ("crf", "pamr")  # "auto" is the first of these that is there

@@ -16,15 +16,22 @@ WALK_STRIDE = 4  # image pixels a position of the walk
 
 
 def refined_labels(
-    image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold, method: str
+    image: npt.NDArray[np.uint8],
+    maps: npt.NDArray,
+    classes: npt.NDArray,
+    threshold: Threshold,
+    method: str,
+    device: str = "cpu",
 ) -> Labels:
     """Labels (H, W) uint8 of maps (n, H, W) in 0..1 over a background of `threshold`, refined along edges.
 
     `image` (H, W, 3) uint8 RGB, `classes` (n,) 0-based; 0 is background, else class index + 1.
-    `method` is a name in `METHODS`.
+    `method` is a name in `METHODS`, `device` where those of them work that can.
     """
-    refine = by_threshold if not len(classes) else METHODS[method].refine
-    return refine(image, maps, classes, threshold)
+    if not len(classes):
+        return by_threshold(image, maps, classes, threshold)
+    where = {"device": device} if METHODS[method].on_device else {}
+    return METHODS[method].refine(image, maps, classes, threshold, **where)
 
 
 def confident_labels(
@@ -35,14 +42,15 @@ def confident_labels(
     foreground: Threshold,
     background: Threshold,
     method: str,
+    device: str = "cpu",
 ) -> Labels:
     """Labels (H, W) uint8 of the pixels that two background scores agree on, 255 elsewhere.
 
     A pixel has a class where `refined_labels` over the score `foreground` gives one, and is background where both
     that and the lower score `background` give background (IRN, section 4.1, as RIB's reference code computes it).
     """
-    strict = refined_labels(image, maps, classes, foreground, method)
-    generous = refined_labels(image, maps, classes, background, method)
+    strict = refined_labels(image, maps, classes, foreground, method, device)
+    generous = refined_labels(image, maps, classes, background, method, device)
     labels = np.full_like(strict, IGNORED)
     labels[strict > 0] = strict[strict > 0]
     labels[(strict == 0) & (generous == 0)] = 0

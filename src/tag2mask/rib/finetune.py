@@ -61,7 +61,7 @@ def rib(
     labels that the classifier doesn't know.
     """
     config = config or RIBConfig()
-    _check(classifier, scaled_images, labels, config)
+    check_input(classifier, scaled_images, labels, config)
     numbers = computing_in(config.precision, classifier.classifier.weight.device)
     folded = FoldedHead(classifier.backbone.head if config.fold_batch_norm else nn.Identity())
     with numbers, tuned(classifier) as groups, folded as head:
@@ -97,9 +97,10 @@ def _without_partners(k: int) -> Stopped:
     return "partners-exhausted"
 
 
-def _check(
+def check_input(
     classifier: CAMClassifier, scaled_images: Sequence[NetworkInput], labels: Sequence[int], config: RIBConfig
 ) -> None:
+    """Raise DataError for what `rib` refuses."""
     if len(scaled_images) != len(config.scales):
         raise DataError(f"{len(scaled_images)} scaled images for {len(config.scales)} scales {config.scales}")
     if not labels:

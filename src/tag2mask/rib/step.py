@@ -211,9 +211,9 @@ def stack_with_mirror(scaled_images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def merge_mirror(maps: Tensor) -> Tensor:
-    """ReLU the class maps (2, n, h, w) of image and mirror and add them, the mirror turned back: (n, h, w)."""
-    positive = maps.relu()
-    return positive[0] + positive[1].flip(-1)
+    """ReLU class maps (..., 2, n, h, w) of image and mirror and add them, the mirror turned back: (..., n, h, w)."""
+    image, mirror = maps.relu().unbind(-4)
+    return image + mirror.flip(-1)
 
 
 # --- from class maps to the loss ---------------------------------------------------------------------------
@@ -224,14 +224,23 @@ def present_loss(maps: Tensor, classes: Tensor, config: RIBConfig) -> tuple[Tens
 
     Absent classes never enter the loss, so only present ones are pooled; `gndrp` on all classes gives the same.
     """
+    logits = present_logits(maps, classes, config)
+    return logits, rib_loss(logits, ceiling=ceiling_of(config))
+
+
+def present_logits(maps: Tensor, classes: Tensor, config: RIBConfig) -> Tensor:
+    """Pool the maps (..., P, h, w) of present `classes` (P,) to logits (..., P)."""
     if config.pooling == "gap":
-        logits = gap(maps)
-    else:
-        masked = torch.ones_like(classes, dtype=torch.bool)
-        if config.gndrp_classes is not None:
-            masked = classes < config.gndrp_classes
-        logits = _gndrp(maps, masked, config.tau, config.average)
-    return logits, rib_loss(logits, ceiling=config.m if config.limit == "clamp" else None)
+        return gap(maps)
+    masked = torch.ones_like(classes, dtype=torch.bool)
+    if config.gndrp_classes is not None:
+        masked = classes < config.gndrp_classes
+    return _gndrp(maps, masked, config.tau, config.average)
+
+
+def ceiling_of(config: RIBConfig) -> float | None:
+    """The paper's m where the loss is to be cut off there, for `rib_loss`."""
+    return config.m if config.limit == "clamp" else None
 
 
 def rib_loss(logits: Tensor, labels: Tensor | None = None, ceiling: float | None = None) -> Tensor:
@@ -312,9 +321,14 @@ def covered_share(maps: Tensor, threshold: float) -> float:
 
     An all-zero map covers nothing.
     """
-    peak = maps.amax(dim=(-2, -1), keepdim=True)  # (n, 1, 1)
-    covered = (maps / peak > threshold).any(dim=0)  # (h, w); 0/0 is above nothing
-    return covered.float().mean().item()
+    return covered_shares(maps, threshold).item()
+
+
+def covered_shares(maps: Tensor, threshold: float) -> Tensor:
+    """`covered_share` of the maps (..., n, h, w) of several images: (...)."""
+    peak = maps.amax(dim=(-2, -1), keepdim=True)  # (..., n, 1, 1)
+    covered = (maps / peak > threshold).any(dim=-3)  # (..., h, w); 0/0 is above nothing
+    return covered.float().mean(dim=(-2, -1))
 
 
 def runs_away(covered: float, k: int, config: RIBConfig) -> bool:

@@ -10,7 +10,7 @@ at scale 1, and two or three suffice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,6 +22,7 @@ from tag2mask.rib.config import RIBConfig
 
 TOLERANCE = 0.15  # relative; nearer to the aim isn't searched
 LONGEST_STRIDE = 4.0  # a look may multiply the rate by at most this
+Search = Generator[float, float, float]  # yields a rate to look at, is sent what was seen there, returns the rate
 
 
 @contextmanager
@@ -170,12 +171,25 @@ def searched_rate(maps_at: Callable[[float], Tensor], start: Tensor, slope: floa
     Returns 0 where the maps are nowhere positive: there is nothing to follow.
     """
     peak, level = start.amax(dim=(-2, -1)).mean().item(), start.mean().item()
+    return _looked(level_search(peak, level, slope, config), lambda rate: maps_at(rate).mean().item())
+
+
+def level_search(peak: float, level: float, slope: float, config: RIBConfig) -> Search:
+    """The search of `searched_rate`, which is sent the mean of the scale-1 maps at each rate.
+
+    `peak`: the mean over classes of the maps' maxima at rate 0, `level`: their mean there.
+    """
     if peak <= 0 or slope <= 0:
         return 0.0
     unit = peak if config.rise_of == "peak" else level
     # image and mirror are added in the maps, hence twice the growth of the pooled logits
-    first = config.rise * unit / (2 * slope)
-    return search_rate(lambda rate: (maps_at(rate).mean().item() - level) / unit, first, config.rise, config.looks)
+    search = rise_search(config.rise * unit / (2 * slope), config.rise, config.looks)
+    rate = next(search)
+    while True:
+        try:
+            rate = search.send(((yield rate) - level) / unit)
+        except StopIteration as found:
+            return float(found.value)
 
 
 def search_rate(rise_at: Callable[[float], float], first: float, aim: float, looks: int) -> float:
@@ -184,11 +198,16 @@ def search_rate(rise_at: Callable[[float], float], first: float, aim: float, loo
     `rise_at(0)` is 0 and the rise grows with the rate at first; a rate at which it is less than at a smaller one, or
     not a number, is too far. Returns the rate looked at whose rise was nearest to the aim, or 0 where none rose.
     """
+    return _looked(rise_search(first, aim, looks), rise_at)
+
+
+def rise_search(first: float, aim: float, looks: int) -> Search:
+    """The search of `search_rate`, which is sent the rise at each rate."""
     below, above = (0.0, 0.0), (math.inf, math.inf)
     seen = [(0.0, 0.0)]
     rate = first
     for _ in range(looks):
-        rise = rise_at(rate)
+        rise = yield rate
         if not math.isfinite(rise) or (rise < below[1] and rate > below[0]):
             above = (rate, math.inf)
         else:
@@ -198,6 +217,16 @@ def search_rate(rise_at: Callable[[float], float], first: float, aim: float, loo
             below, above = ((rate, rise), above) if rise < aim else (below, (rate, rise))
         rate = _next(below, above, aim)
     return min(seen, key=lambda pair: abs(pair[1] - aim))[0]
+
+
+def _looked(search: Search, at: Callable[[float], float]) -> float:
+    """Look where the search asks for until it knows the rate."""
+    try:
+        rate = next(search)
+        while True:
+            rate = search.send(at(rate))
+    except StopIteration as found:
+        return float(found.value)
 
 
 def _next(below: tuple[float, float], above: tuple[float, float], aim: float) -> float:

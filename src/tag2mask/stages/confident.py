@@ -12,7 +12,7 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_object
 from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, load_maps, read_image, write_mask
-from tag2mask.engine.execution import Execution
+from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.refine.methods import METHODS, method_named
 from tag2mask.refine.pseudo import confident_labels
@@ -66,17 +66,18 @@ def confident(
     if folder.finished and not todo:
         return
     config = _on_own_scale(config, localization, maps, folder, [i for i in records if records[i].labels], seed)
+    device = resolve_device(execution.device if METHODS[config.refinement].on_device else "cpu")
     run_images(
         todo,
         make_work,
-        (records, localization / maps, out / "masks", config),
+        (records, localization / maps, out / "masks", config, str(device)),
         folder,
-        processes=process_count(execution.processes, len(todo)),
+        processes=process_count(execution.processes, len(todo), device.type),
         total=len(records),
         description=f"confident labels of {maps} ({config.refinement})",
-        cluster=execution.cluster(),
+        cluster=execution.cluster(device),
         apart=config.refinement == "crf",  # whose C++ ends the process where it has no memory
-        here_first=not execution.processes,
+        here_first=not execution.processes and device.type == "cpu",
     )
     folder.finish(i for i in records if i not in folder.failures)
 
@@ -94,7 +95,9 @@ def _on_own_scale(
     return dataclasses.replace(config, **folder.manifest["carried_over"])
 
 
-def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: ConfidentConfig) -> Work:
+def make_work(
+    records: dict[str, ImageRecord], maps: Path, masks: Path, config: ConfidentConfig, device: str = "cpu"
+) -> Work:
     """Return the function that labels one image by its id."""
 
     def work(image_id: str) -> None:
@@ -107,6 +110,7 @@ def make_work(records: dict[str, ImageRecord], maps: Path, masks: Path, config: 
             foreground=config.foreground,
             background=config.background,
             method=config.refinement,
+            device=device,
         )
         write_mask(masks / f"{image_id}.png", labels)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,11 +20,11 @@ from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write, digest_file, digest_value, read_object, write_json
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Range, SettingError, Settings
-from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, read_image, save_maps
+from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, limited_size, read_image, save_maps
 from tag2mask.data.partners import PartnerIndex
 from tag2mask.data.transforms import Draws, augment, rescale, to_tensor
 from tag2mask.engine.execution import Execution, cpu_threads, resolve_device
-from tag2mask.engine.images import process_count, run_images
+from tag2mask.engine.images import Grouping, process_count, run_images
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.folding import fold_trunk
 from tag2mask.networks.precision import computing_in
@@ -36,6 +38,7 @@ from tag2mask.rib import (
     stack_with_mirror,
     trace_arrays,
 )
+from tag2mask.rib.batch import Photo, PhotoBytes, can_batch, rib_batch
 from tag2mask.rib.calibrate import calibrated_learning_rate, first_step_growth, initial_logit
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.scores import Score
@@ -44,6 +47,7 @@ from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.train_classifier import label_vector, load_classifier
 
 CALIBRATION_IMAGES = 16
+GPU_BATCH = 8  # photos of one shape together on a GPU
 GRADIENTS = "partner_gradients.safetensors"  # (C, P) bfloat16, memory-mapped by every process
 Batch = tuple[TrunkFeatures, Tensor]
 
@@ -68,15 +72,33 @@ class LocalizeConfig(Settings):
     partner_bank: bool = True
     # a class, for the expected gradient of partners "amortised"
     gradient_images: Annotated[int, Range(ge=1, le=1_000_000)] = 16
+    # photos of one shape that are passed together; null = 8 on a GPU where rib.partners are no photos, else 1
+    batch: Annotated[int | None, Range(ge=1, le=256, note="photos")] = None
+    # a process, for such a batch: fewer photos are passed together where they need more
+    batch_memory: Annotated[int, Range(ge=1, le=1_048_576, note="MiB")] = 16_384
 
     def check_relations(self) -> None:
-        """Raise ConfigError for an empty range of sizes."""
+        """Raise ConfigError for an empty range of sizes, and for a batch where partners are photos."""
         if self.partner_long_side_min > self.partner_long_side_max:
             keys = ("partner_long_side_min", "partner_long_side_max")
             raise SettingError(self, keys, f"at most partner_long_side_max, {self.partner_long_side_max}")
+        if self.batch not in (None, 1) and not can_batch(self.used_rib):
+            raise SettingError(self, ("batch", "rib.partners"), "1 or null, unless rib.partners is amortised or none")
+
+    @property
+    def used_rib(self) -> RIBConfig:
+        """RIB's settings as the method takes them: plain CAM is their first step."""
+        return self.rib if self.method == "rib" else cam_only(self.rib)
+
+    def photos_together(self, device: str) -> int:
+        """How many photos of one shape are passed together on a device of this type."""
+        if self.batch is not None:
+            return self.batch
+        return GPU_BATCH if device == "cuda" and can_batch(self.used_rib) else 1
 
 
-FREE = ("rib.partner_chunk", "rib.channels_last", "rib.fold_batch_norm")  # time and memory; the maps up to round-off
+# time and memory; the maps up to round-off
+FREE = ("batch", "batch_memory", "rib.partner_chunk", "rib.channels_last", "rib.fold_batch_norm")
 
 
 def kinds_of(config: LocalizeConfig) -> tuple[str, ...]:
@@ -122,6 +144,7 @@ def localize(
     )
     arguments = (dataset, classifier, out, config, seed, traced, str(device))
     processes = process_count(execution.processes, len(todo), device.type)
+    most = config.photos_together(device.type)
     run_images(
         todo,
         Localizer,
@@ -131,8 +154,18 @@ def localize(
         total=len(records),
         description=f"localize ({config.method})",
         cluster=execution.cluster(device),
+        grouping=Grouping(most, shapes_of(records[image_id] for image_id in todo) if most > 1 else {}),
     )
     folder.finish((i for i in records if i not in folder.failures), learning_rate=config.rib.learning_rate)
+
+
+def shapes_of(records: Iterable[ImageRecord]) -> dict[str, tuple[int, int]]:
+    """Size (H, W) at which each photo is passed, by id, from its header; without those that can't be read."""
+    shapes = {}
+    for record in records:
+        with suppress(DataError):  # its own turn reports it
+            shapes[record.id] = limited_size(image_size(record.path), record.long_side)
+    return shapes
 
 
 class Localizer:
@@ -164,7 +197,30 @@ class Localizer:
         """Localize one image and write its files; the one that marks it as done comes last."""
         record = self.records[image_id]
         image = read_image(record)
-        result = self.maps_of(image, record)
+        self._write(image_id, image, self.maps_of(image, record))
+
+    @cached_property
+    def photo_bytes(self) -> PhotoBytes:
+        """What a photo of a size (H, W) takes in a batch."""
+        return PhotoBytes(self.classifier, self.config.used_rib)
+
+    def together(self, image_ids: Sequence[str]) -> None:
+        """As for one image, for several: those of one shape together, as many as the memory is for.
+
+        DataError for one that can't be read, before any is localized.
+        """
+        images = {image_id: read_image(self.records[image_id]) for image_id in image_ids}
+        for size in dict.fromkeys(image.shape[:2] for image in images.values()):
+            alike = [image_id for image_id in image_ids if images[image_id].shape[:2] == size]
+            most = max(1, self.config.batch_memory * 2**20 // self.photo_bytes(size))
+            for start in range(0, len(alike), most):
+                batch = alike[start : start + most]
+                results = self.maps_of_several([(images[i], self.records[i]) for i in batch])
+                for image_id, result in zip(batch, results, strict=True):
+                    self._write(image_id, images[image_id], result)
+
+    def _write(self, image_id: str, image: np.ndarray, result: RIBResult) -> None:
+        record = self.records[image_id]
         # maps are stored at network resolution, so the photo's own size costs nothing
         size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
         scales = self.config.rib.scales
@@ -178,19 +234,28 @@ class Localizer:
 
     def maps_of(self, image: np.ndarray, record: ImageRecord) -> RIBResult:
         """CAM and RIB maps of one image (H, W, 3) uint8 at network resolution."""
-        config = self.config.rib if self.config.method == "rib" else cam_only(self.config.rib)
-        views = scaled_views(image, config.scales, self.classifier)
-        gradient = self.expected.expected(record.labels) if self.expected else None
-        batches = self.partners.batches(record.id)
+        photo = self._photo(image, record)
         return rib(
             self.classifier,
-            views,
-            record.labels,
-            batches,
-            config,
-            partner_gradient=gradient,
-            trace=record.id in self.traced,
+            photo.scaled_images,
+            photo.labels,
+            self.partners.batches(record.id),
+            self.config.used_rib,
+            partner_gradient=photo.partner_gradient,
+            trace=photo.trace,
         )
+
+    def maps_of_several(self, images: Sequence[tuple[np.ndarray, ImageRecord]]) -> list[RIBResult]:
+        """CAM and RIB maps of images of one shape (H, W, 3) at network resolution, worked out together."""
+        if len(images) == 1:
+            return [self.maps_of(*images[0])]
+        photos = [self._photo(image, record) for image, record in images]
+        return rib_batch(self.classifier, photos, self.config.used_rib)
+
+    def _photo(self, image: np.ndarray, record: ImageRecord) -> Photo:
+        views = scaled_views(image, self.config.used_rib.scales, self.classifier)
+        gradient = self.expected.expected(record.labels) if self.expected else None
+        return Photo(views, record.labels, gradient, trace=record.id in self.traced)
 
     def _save(
         self,

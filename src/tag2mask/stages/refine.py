@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
 from tag2mask.common.files import atomic_write, digest_file, digest_value, read_object
@@ -187,7 +186,8 @@ def refine(
         if execution.trace
         else frozenset()
     )
-    device = resolve_device(execution.device) if config.method == "irn" else torch.device("cpu")
+    on_device = config.method == "irn" or METHODS[config.along_edges].on_device
+    device = resolve_device(execution.device if on_device else "cpu")
     where = (records, localization / config.maps, out)
     arguments = (*where, config, boundary, traced, str(device), dataset.background, by_class)
     processes = process_count(execution.processes, len(todo), device.type)
@@ -290,7 +290,7 @@ class Refiner:
         steps: dict[str, np.ndarray] = {"classes": np.asarray(maps.classes, np.int16)}
         walks = self.config.method == "irn" and len(maps.classes) > 0
         scores = self._walk(image, maps, steps) if walks else maps.full()
-        labels = labels_of(image, scores, maps.classes, self.config, self.by_class)
+        labels = labels_of(image, scores, maps.classes, self.config, self.by_class, self.device)
         if not self.background:  # every pixel is one of the tags
             labels = np.where(labels == 0, best_class(scores, maps.classes)[0], labels)
         saliency = self.saliency(image_id, image) if self.saliency is not None else None
@@ -327,6 +327,7 @@ def labels_of(
     classes: np.ndarray,
     config: RefineConfig,
     by_class: Mapping[int, float] | None = None,
+    device: str = "cpu",
 ) -> np.ndarray:
     """Pseudo-mask (H, W) uint8 of scores (n, H, W) in 0..1; 255 where it is unsure.
 
@@ -335,9 +336,9 @@ def labels_of(
     threshold = threshold_by_class(scores, classes, config.background[0], by_class or {})
     method = config.along_edges
     if not config.unsure:
-        return refined_labels(image, scores, classes, threshold, method)
+        return refined_labels(image, scores, classes, threshold, method, device)
     high, low = threshold + config.unsure, threshold - config.unsure
-    return confident_labels(image, scores, classes, foreground=high, background=low, method=method)
+    return confident_labels(image, scores, classes, foreground=high, background=low, method=method, device=device)
 
 
 def _entries(context: Context) -> Iterable[Planned]:
