@@ -24,6 +24,11 @@ from tag2mask.refine.threshold import best_class
 _AT_ONCE = 25  # resamples
 SLIP_VALUES = 256  # with the reference's COCO slip 255 is a class of its own
 
+# What a class covers of a photo, as a share of the pixels that count: each name up to its bound.
+SIZES = {"small": 0.01, "medium": 0.1, "large": 1.0}
+
+_BILLION = 10**9
+
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -120,6 +125,40 @@ def class_iou(confusion: npt.NDArray) -> Floats:
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - hits
     return _divide(hits, union)
+
+
+class IoUBySize:
+    """Mean IoU of what the photos show, by how much of its photo it covers: each class of a photo counts once.
+
+    Background is left out. What is predicted but not there belongs to no size and counts for nothing.
+    """
+
+    def __init__(self) -> None:
+        self.sums: Counts = np.zeros(len(SIZES), np.int64)  # in billionths, so that no order of adding changes them
+        self.counts: Counts = np.zeros(len(SIZES), np.int64)
+
+    def add(self, confusion: npt.NDArray) -> None:
+        """Add one image by its confusion matrix (L, L), rows truth; label 0 is background."""
+        truth = confusion.sum(axis=1)
+        there = np.flatnonzero(truth[1:]) + 1
+        share = truth[there] / max(truth.sum(), 1)
+        place = np.searchsorted(list(SIZES.values()), share)  # a bound belongs to the size below it
+        np.add.at(self.sums, place, np.rint(class_iou(confusion)[there] * _BILLION).astype(np.int64))
+        np.add.at(self.counts, place, 1)
+
+    def merge(self, other: IoUBySize) -> None:
+        """Add the images of `other`."""
+        self.sums += other.sums
+        self.counts += other.counts
+
+    def as_dict(self) -> dict[str, dict[str, float | int]]:
+        """Return {"small": {"iou": 0..1, "count": classes of photos}, ...} of the sizes that occur."""
+        rows = zip(SIZES, self.sums, self.counts, strict=True)
+        return {
+            name: {"iou": float(total / count / _BILLION), "count": int(count)}
+            for name, total, count in rows
+            if count
+        }
 
 
 def mean_iou(iou: npt.NDArray) -> npt.NDArray[np.float64]:

@@ -13,6 +13,8 @@ from torchmetrics.segmentation import MeanIoU
 
 from tag2mask.common.errors import DataError
 from tag2mask.metrics import (
+    SIZES,
+    IoUBySize,
     SegmentationScore,
     ThresholdCurve,
     bootstrap_miou,
@@ -202,3 +204,28 @@ def test_bootstrap_of_equal_images_has_no_width() -> None:
     one = confusion_matrix(*random_pair(1), 5)
     low, high = bootstrap_miou(np.stack([one] * 8), seed=0)
     assert low == pytest.approx(high) == pytest.approx(float(mean_iou(class_iou(one))))
+
+
+def test_iou_by_size_counts_each_class_of_a_photo_once() -> None:
+    truth = np.zeros((10, 100), np.uint8)
+    truth[0, :10] = 1  # 1 %: small, a bound belongs to the size below it
+    truth[2:4, :50] = 2  # 10 %: medium
+    truth[5:, :50] = 3  # 25 %: large
+    answer = truth.copy()
+    answer[0, 5:10] = 0  # half of it
+    answer[2:4] = 0
+    answer[2:4, 60:70] = 4  # isn't there
+    found = IoUBySize()
+    found.add(confusion_matrix(answer, truth, 5))
+    assert found.as_dict() == {
+        "small": {"iou": 0.5, "count": 1},
+        "medium": {"iou": 0.0, "count": 1},
+        "large": {"iou": 1.0, "count": 1},
+    }
+    other = IoUBySize()
+    other.add(confusion_matrix(truth, truth, 5))
+    other.add(confusion_matrix(np.zeros_like(truth), np.full_like(truth, 255), 5))  # nothing counts
+    found.merge(other)
+    assert found.as_dict()["medium"] == {"iou": 0.5, "count": 2}
+    assert set(found.as_dict()) == set(SIZES)
+    assert IoUBySize().as_dict() == {}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tag2mask.cli.scores import print_scores
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.reports import charts, gallery, pictures, write_report
@@ -322,6 +323,20 @@ def test_what_was_counted_and_added_is_said_beside_a_score(run: Path) -> None:
     assert "saliency from a model" in shown
     assert "ignored pixels counted, as in the reference's slip" in shown
     assert "90.0 % of the pixels decided, the rest scored as background (mIoU over the decided ones alone: 7" in shown
+
+
+def test_scores_by_size(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert read_json(run / "scores.json")["pseudo_mask"]["by_size"].keys() == {"medium"}  # the discs
+    assert "By size" not in words(page_of(run, examples=0)[1])
+    sizes = {"small": {"iou": 0.123, "count": 7}, "large": {"iou": 0.875, "count": 31}, "medium": {"iou": "x"}}
+    change(run / "scores.json", "pseudo_mask", by_size=sizes)
+    shown = words(page_of(run, examples=0)[1])
+    print_scores(read_json(run / "scores.json"))
+    printed = capsys.readouterr().out
+    for text in (shown, printed):
+        assert "12.3 (7)" in text
+        assert "87.5 (31)" in text
+        assert "up to 1 %" in text
 
 
 def test_images_with_recorded_steps_come_first_and_others_have_no_empty_panel(run: Path) -> None:

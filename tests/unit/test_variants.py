@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from tag2mask.chain import open_chain
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
+from tag2mask.data.settings import DataConfig, read_set
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import AUTO, load_recipe, recipe_mapping
+from tag2mask.trial import divided
 from tiny_run import write_photos
 
 RECIPE = """
@@ -90,7 +93,9 @@ def test_the_trial_takes_the_one_that_points_best_and_the_run_keeps_it(recipe: P
     assert loaded.variant == AUTO
     chain = open_chain(loaded, tmp_path / "farm", out, execution=EXECUTION, say=said.append)
     manifests = {name: read_json(out / "trial" / name / "manifest.json") for name in ("wide", "narrow")}
-    values = {name: one["localization_criterion"]["criterion"] for name, one in manifests.items()}
+    figures = {name: read_json(out / "trial" / name / "figures.json") for name in ("wide", "narrow")}
+    assert all(set(one) == {"mean average precision", "criterion"} for one in figures.values())
+    values = {name: sum(one.values()) for name, one in figures.items()}
     best = max(values, key=lambda name: values[name])
     assert chain.context.recipe == loaded.alternatives[best]
     assert read_json(out / "run.json")["recipe"]["variant"] == best
@@ -103,6 +108,19 @@ def test_the_trial_takes_the_one_that_points_best_and_the_run_keeps_it(recipe: P
     assert weights == {name: (out / "trial" / name / "weights.safetensors").stat().st_mtime_ns for name in values}
     own = load_recipe(out / "recipe.yaml")  # as commands that are only given the run's folder read it
     assert recipe_mapping(own) == recipe_mapping(chain.context.recipe)
+
+
+def test_a_trial_is_told_by_photos_that_it_did_not_learn(tmp_path: Path) -> None:
+    write_photos(tmp_path / "farm")
+    train = read_set(tmp_path / "farm", DataConfig(mask_classes=("cat", "cow", "person"))).select("train")
+    learned, others = divided(train, 0)
+    assert len(learned) == 6
+    assert {record.id for record in learned.records} | {record.id for record in others.records} == {
+        record.id for record in train.records
+    }
+    assert not {record.id for record in learned.records} & {record.id for record in others.records}
+    one = dataclasses.replace(train, records=train.records[:1])
+    assert divided(one, 0) == (one, one)
 
 
 def test_a_run_killed_in_its_trial_goes_on(recipe: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tag2mask.common.values import as_count, as_dict, as_list, as_number, as_num
 
 SEEDS, PSEUDO_MASKS = "class maps (seed)", "pseudo-masks"  # tasks: what rows must share to be compared
 FROM_TAGS, FROM_MASKS = "segmentation from image labels", "segmentation from true masks"
+SIZES = {"small": "up to 1 %", "medium": "1 to 10 %", "large": "over 10 %"}  # of a photo, of what one class covers
 BEST_ON_TRUTH = "best on the true masks of these images (an oracle's choice, as the papers report seeds)"
 LEVEL = 0.95  # of the bootstrap interval
 
@@ -125,6 +126,7 @@ class ScoreRow:
     interval: tuple[float, float] | None = None  # 95 % bootstrap interval over the images
     made_by: str = ""  # what refined a pseudo-mask, e.g. "RIB+IRN"
     saliency: str = ""  # where it came from, "" without
+    by_size: dict[str, tuple[float, int]] = field(default_factory=dict)  # IoU of what is there, and how often it is
     count_ignored: bool = False  # as in the reference's slip on COCO
     remarks: tuple[str, ...] = ()  # what has to be said besides the threshold
 
@@ -174,6 +176,12 @@ class ScoreRow:
         if self.threshold is not None:
             text += f", threshold {self.threshold_text}, {self.chosen_on}"
         return ", ".join([text, *self.remarks])
+
+
+def sizes_of(rows: Iterable[ScoreRow]) -> list[str]:
+    """The sizes that rows are scored by, from small to large; none where all that is there is of one size."""
+    found = dict.fromkeys(name for row in rows for name in row.by_size)
+    return [name for name in SIZES if name in found] if len(found) > 1 else []
 
 
 def chosen_on_truth(text: str) -> bool:
@@ -252,6 +260,7 @@ def read_row(key: str, stored: Any) -> ScoreRow | None:
         None if low is None or high is None else (low, high),
         as_text(entry.get("title")),
         as_text(entry.get("saliency")),
+        dict(_sizes(entry.get("by_size"))),
         bool(entry.get("count_ignored")),
         tuple(_remarks(entry)),
     )
@@ -266,6 +275,13 @@ def _remarks(entry: Mapping[str, Any]) -> Iterable[str]:
     if coverage is not None:
         text = f"{100 * coverage:.1f} % of the pixels decided, the rest scored as background"
         yield text if decided is None else f"{text} (mIoU over the decided ones alone: {100 * decided:.1f})"
+
+
+def _sizes(value: Any) -> Iterable[tuple[str, tuple[float, int]]]:
+    for name, entry in as_dict(value).items():
+        iou, count = as_number(as_dict(entry).get("iou")), as_count(as_dict(entry).get("count"))
+        if iou is not None and count is not None:
+            yield name, (iou, count)
 
 
 def _points(value: Any) -> Iterable[tuple[float, float]]:

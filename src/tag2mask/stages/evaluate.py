@@ -19,6 +19,7 @@ from tag2mask.data import Dataset, ImageRecord, image_size, load_maps, read_mask
 from tag2mask.data.records import IGNORED
 from tag2mask.engine.images import process_count, use_one_thread, worth_processes
 from tag2mask.metrics import (
+    IoUBySize,
     SegmentationScore,
     ThresholdCurve,
     bootstrap_interval,
@@ -178,6 +179,7 @@ class Part:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))  # decided and all, of those scored
     counts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # hits and union (L,) of each image
     per_image: dict[str, float] = field(default_factory=dict)
+    by_size: IoUBySize = field(default_factory=IoUBySize)
     skipped: dict[str, str] = field(default_factory=dict)  # images that can't be read
     wrong: str = ""  # a prediction that doesn't fit its image: an error, not a gap
     first: int = 0  # the first label that counts as a class; 1 without background
@@ -197,6 +199,7 @@ class Part:
         self.counts.append((hits[self.first :].astype(np.int64), union[self.first :]))
         slip = self.score.include_ignore_slip
         plain = confusion_matrix(prediction, true, self.score.n_classes) if slip else confusion
+        self.by_size.add(plain)
         value = float(mean_iou(class_iou(plain)[self.first :]))
         if value == value:
             self.per_image[record.id] = value
@@ -271,6 +274,7 @@ def _score(
         whole.pixels += part.pixels
         whole.counts += part.counts
         whole.per_image |= part.per_image
+        whole.by_size.merge(part.by_size)
         whole.skipped |= part.skipped
     if not whole.pixels[1]:
         reason = next(iter(whole.skipped.values()), "all pixels of the true masks are 255, that is, ignored")
@@ -279,6 +283,7 @@ def _score(
         "split": split,
         "threshold": chosen[0],
         "threshold_chosen_on": chosen[1],
+        "by_size": whole.by_size.as_dict(),
     }
     if config.resamples and whole.counts:
         hits, union = (np.stack(column) for column in zip(*whole.counts, strict=True))
