@@ -95,19 +95,22 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(path)
     values, lines = _with_base(path)
-    variants = values.pop(VARIANTS, None) or {}
-    own = with_overrides({}, [text for text in overrides if text.partition("=")[0].strip() == VARIANT])
-    name = own.get(VARIANT, values.get(VARIANT, ""))
-    if not variants:
-        return _built(values, overrides, str(path), lines)
-    _check_variants(name, variants, f"--set {VARIANT}={name}" if own else where(str(path), lines, (VARIANT,)))
+    own = [text for text in overrides if text.partition("=")[0].strip().partition(".")[0] in (VARIANT, VARIANTS)]
+    overrides = [text for text in overrides if text not in own]
+    known = bool(values.get(VARIANTS))
+    values = with_overrides(values, own, lines)
+    variants, name = values.pop(VARIANTS, None) or {}, values.get(VARIANT, "")
+    if not known and (own or name == AUTO):
+        raise ConfigError(f"{where(str(path), lines, (VARIANT,))}: the recipe has no {VARIANTS} to choose from")
+    if not known:
+        return _built(values, overrides, str(path), lines)  # a run's own recipe names the one that it took
+    _check_variants(name, variants, where(str(path), lines, (VARIANT,)))
     names = list(variants) if name == AUTO else [name] if name else []
     made = {}
     for one in names:
         changed = with_changes(values, variants[one]) | {VARIANT: one}
         here = {place[2:]: line for place, line in lines.items() if place[:2] == (VARIANTS, one)}
-        others = [text for text in overrides if text.partition("=")[0].strip() != VARIANT]
-        made[one] = _built(changed, others, str(path), lines | here)
+        made[one] = _built(changed, overrides, str(path), lines | here)
     if not names:
         return _built(values, overrides, str(path), lines)
     first = made[names[0]]

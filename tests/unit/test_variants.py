@@ -50,6 +50,8 @@ def test_one_is_taken_by_name(recipe: Path) -> None:
 
 def test_overrides_come_before_a_variant(recipe: Path) -> None:
     assert load_recipe(recipe, ["refine.threshold=0.2", "variant=wide"]).refine.threshold == 0.2
+    changed = load_recipe(recipe, ["variants.narrow.classifier.epochs=9"]).alternatives
+    assert (changed["narrow"].classifier.epochs, changed["wide"].classifier.epochs) == (9, 2)
     found = load_recipe(recipe, ["classifier.pooling=log-sum-exp"])
     assert {name: one.classifier.pooling for name, one in found.alternatives.items()} == {
         "wide": "log-sum-exp",
@@ -73,6 +75,9 @@ def test_what_a_recipe_says_itself_comes_before_the_variants_of_the_one_that_it_
     ("text", "overrides", "message"),
     [
         ("", ["variant=narow"], "--set variant=narow: variant is 'narow'; expected .*auto, wide, narrow.*'narrow'"),
+        ("", ["variants.narrow.classifier.epochs=-2"], "--set variants.narrow.*: classifier.epochs is -2"),
+        ("name: x\nvariant: wide\n", ["variant=narrow"], "--set variant=narrow: the recipe has no variants"),
+        ("name: x\nvariant: auto\n", [], "own.yaml line 2: the recipe has no variants"),
         ("like: two.yaml\nname: x\nvariant: small\n", [], "own.yaml line 3: variant is 'small'"),
         ("like: two.yaml\nname: x\nvariants: {narrow: 3}\n", [], "variants is .*expected changes over the recipe"),
         ("name: x\nvariant: a\nvariants: {a: {classifier: {epocs: 2}}}\n", [], "line 3: unknown setting .*epocs"),
