@@ -786,6 +786,9 @@ def campaign(
     """Try `inputs` mutated files, then the bombs; worlds are made in `folder`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch, found = Watch(), Findings()
+    if run is not None:  # its report shows photos of its data set
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))["record"]
+        watch.always += (str(Path(record["data"]).resolve()),)
     seeds = all_seeds(folder / "made", run)
     shares = {kind: share for kind, share in SHARES.items() if only in kind and seeds.get(kind)}
     for kind, share in shares.items():

@@ -24,6 +24,7 @@ from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.yaml_files import parse_yaml
 
 C = TypeVar("C")
+_SHOWN = 200  # characters of a value in an error message
 PRESET = "preset"  # in a section: start from a named set of values
 Lines = dict[tuple[str, ...], int | str]  # of each key: its line in the file, or "--set KEY=VALUE"
 
@@ -74,9 +75,15 @@ class SettingError(ConfigError):
     def __init__(self, config: object, keys: tuple[str, ...], expected: str) -> None:
         self.keys = keys
         value = functools.reduce(_of_section, keys[0].split("."), config)
-        self.problem = f"is {_plain(value)!r}; expected {expected}"
+        self.problem = f"is {_shown(value)}; expected {expected}"
         section = re.sub("(Config|Settings|Parameters)$", "", type(config).__name__).lower()
         super().__init__(f"{section}.{keys[0]} {self.problem}")
+
+
+def _shown(value: Any) -> str:
+    """A value as messages have it, on one line of bounded length."""
+    text = repr(_plain(value))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _of_section(section: Any, key: str) -> Any:
@@ -246,7 +253,9 @@ def _convert(hint: Any, value: Any, source: str, lines: Lines, place: tuple[str,
             return number
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise ConfigError(f"{where(source, lines, place)}: {'.'.join(place)} is {value!r}; expected {_describe(hint)}")
+    raise ConfigError(
+        f"{where(source, lines, place)}: {'.'.join(place)} is {_shown(value)}; expected {_describe(hint)}"
+    )
 
 
 def _number(value: Any) -> float | None:

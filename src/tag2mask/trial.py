@@ -1,9 +1,9 @@
 """Which variant of a recipe suits a set of photos: found by short trainings on their tags, no mask is read.
 
 How a classifier's positions are best pooled depends on how much of its photo a thing covers: where it is much, a
-soft maximum lights single spots of it and learns slowly; where it is little, the average is content with what lies
-around it. Two figures on photos that weren't trained on tell, each from 0 to 1 where anything was learned: the mean
-average precision of the tags, and the localization criterion. The variant with the larger sum is taken.
+soft maximum lights single spots of it; where it is little, the average is content with what lies around it. Both tell
+tags well, so average precision misleads. What tells is the localization criterion on photos that weren't trained on:
+keep only what the map points at and the tag's score should stay; erase it and the score should fall.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tag2mask.stages.tag_scores import mean_of, tag_scores
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 
 PHOTOS = 240  # class-balanced; two thirds are trained on
-LOOKED_AT = 60  # photos of the others, for the criterion
 LONG_SIDE = 320  # pixels at most
 EPOCHS = 3
+CRITERION = "criterion"
 FIGURES = "figures.json"  # in a variant's folder, beside its classifier
 
 
@@ -45,7 +45,7 @@ def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say
         if not (folder / FIGURES).is_file():
             say(f"  trial of variant {name}: {len(learned)} photos, {EPOCHS} epochs, told by {len(others)} others")
         found[name] = figures(one, learned, others, folder, execution)
-    chosen = max(found, key=lambda name: sum(found[name].values()))  # the first of equals
+    chosen = max(found, key=lambda name: found[name].get(CRITERION, -1.0))  # the first of equals
     say(f"  variant {chosen} (on photos that weren't trained on: {'; '.join(map(_in_words, found, found.values()))})")
     return recipe.alternatives[chosen]
 
@@ -69,8 +69,8 @@ def figures(
     if not (folder / FIGURES).is_file():
         classifier = classifier.float().to(resolve_device(execution.device))
         precision = mean_of(tag_scores(classifier, others, None).average_precision())
-        looks = localization_criterion(classifier, others, None, LOOKED_AT, recipe.seed)
-        found = as_numbers({"mean average precision": precision, "criterion": looks.get("criterion")})
+        looks = localization_criterion(classifier, others, None, len(others), recipe.seed)
+        found = as_numbers({CRITERION: looks.get("criterion"), "mean average precision": precision})
         write_json(folder / FIGURES, {name: round(value, 4) for name, value in found.items()})
     return as_numbers(read_object(folder / FIGURES))
 

@@ -26,7 +26,7 @@ def test_a_new_method_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match="method is 'everything'; expected one of auto, irn, crf, pamr, none"):
         RefineConfig(method="everything")
     monkeypatch.setitem(METHODS, "everything", Method(everything, "all"))
-    config = load_recipe("photos", ["variant=small", "refine.method=everything"]).refine
+    config = load_recipe("photos", ["refine.method=everything"]).refine
     dataset, _ = make_world(tmp_path)
     refine(dataset, tmp_path / "localization", tmp_path / "out", config, execution=Execution("cpu", processes=1))
     record = dataset.records[0]

@@ -51,7 +51,7 @@ class BadFileError(DataError):
 
     def __init__(self, path: Path | str, message: str, remedy: str) -> None:
         self.path, self.message, self.remedy = Path(path), message, remedy
-        super().__init__(printable(f"{path}: {message}; {remedy}"))
+        super().__init__(printable(f"{path}: {' '.join(message.split())}; {remedy}"))  # what it quotes may have lines
 
     def __reduce__(self) -> tuple[type[BadFileError], tuple[Path, str, str]]:
         """Let it cross from one process to another."""
