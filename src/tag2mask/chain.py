@@ -74,7 +74,13 @@ def open_chain(
     splits = read_splits(recipe, data, limit)
     problems = before_training(splits.train, splits.val, prepared=prepared_before(data))
     _refuse_bad_input(problems, data)
-    recipe, splits = _of_variant(recipe, splits, data, out, execution or Execution(), say)
+    if recipe.variant == AUTO:
+        first = next(iter(recipe.alternatives.values()))
+        if not old:
+            refuse_other_run(out, {}, {})  # before a trial is written there
+        if step is not None:
+            Chain(Context(first, splits.train, splits.val, out), {}).refuse_early(step, upper_bound)
+        recipe, splits = _of_variant(recipe, splits, data, out, execution or Execution(), say)
     record = _record(data, execution or Execution())
     info = describe_run(recipe.name, recipe_mapping(recipe), splits.train, splits.val, splits.limited_to, old, record)
     refuse_other_run(out, old, info)
@@ -95,11 +101,7 @@ def open_chain(
 def _of_variant(
     recipe: Recipe, splits: Splits, data: Path, out: Path, execution: Execution, say: Say
 ) -> tuple[Recipe, Splits]:
-    """The recipe's variant that suits the photos, and its splits, where the recipe leaves that open."""
-    if recipe.variant != AUTO:
-        return recipe, splits
-    if not read_info(out):
-        refuse_other_run(out, {}, {})  # before the trial is written there
+    """The recipe's variant that suits the photos, and its splits."""
     with alone_in(out):
         found = as_chosen(decided(recipe, splits.train, out, execution, say), out)
     return found, splits if found.data == recipe.data else read_splits(found, data, splits.limited_to)

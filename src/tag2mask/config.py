@@ -24,7 +24,7 @@ from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.yaml_files import parse_yaml
 
 C = TypeVar("C")
-_SHOWN = 200  # characters of a value in an error message
+_SHOWN = 600  # characters of a value in an error message
 PRESET = "preset"  # in a section: start from a named set of values
 Lines = dict[tuple[str, ...], int | str]  # of each key: its line in the file, or "--set KEY=VALUE"
 

@@ -50,7 +50,7 @@ def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
         ("name: 2024-13-45", "not valid YAML"),
         (
             f"classifier: {{learning_rate: 1{400 * '0'}}}",
-            r"classifier.learning_rate is 10+([.]{3})?; expected a number",
+            r"classifier.learning_rate is 10+(;|[.]{3}) expected a number",
         ),
         ("classifier: {batch_size: 0}", r"line 2: classifier.batch_size is 0; expected 1 or more, at most 8192$"),
         ("classifier:\n  learning_rate: .nan", r"line 3: classifier.learning_rate is nan; expected above 0"),
@@ -192,6 +192,6 @@ def test_presets_are_networks_of_timm() -> None:
 
 def test_a_long_value_is_cut_in_its_message(tmp_path: Path) -> None:
     (tmp_path / "long.yaml").write_text(f"name: long\npredict: {{scales: [{', '.join(['1.0'] * 500)}]}}\n")
-    with pytest.raises(ConfigError, match=r"predict.scales is \[1.0, 1.0.{150,200}\.\.\.; expected") as caught:
+    with pytest.raises(ConfigError, match=r"predict.scales is \[1.0, 1.0.{500,600}\.\.\.; expected") as caught:
         load_recipe(tmp_path / "long.yaml")
-    assert len(str(caught.value)) < 1000
+    assert len(str(caught.value)) < 1500

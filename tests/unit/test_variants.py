@@ -151,3 +151,13 @@ def test_a_folder_with_something_else_is_refused_before_the_trial(recipe: Path, 
     with pytest.raises(ConfigError, match="not empty and not a run's folder"):
         open_chain(load_recipe(recipe), tmp_path / "farm", tmp_path / "out", execution=EXECUTION)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+def test_a_step_that_comes_too_early_is_refused_before_the_trial(recipe: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path / "farm")
+    for step in ("localize", "predict", "evaluate"):
+        with pytest.raises(ConfigError, match=r"run .*first"):
+            open_chain(load_recipe(recipe), tmp_path / "farm", tmp_path / "out", execution=EXECUTION, step=step)
+        assert not (tmp_path / "out").exists()
+    open_chain(load_recipe(recipe), tmp_path / "farm", tmp_path / "out", execution=EXECUTION, step="train-classifier")
+    assert (tmp_path / "out" / "run.json").is_file()
