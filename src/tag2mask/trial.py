@@ -24,7 +24,7 @@ from tag2mask.stages.tag_scores import mean_of, tag_scores
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 
 PHOTOS = 240  # class-balanced; two thirds are trained on
-LONG_SIDE = 320  # pixels at most
+LONG_SIDE = 320  # pixels; smaller photos are enlarged, as small things don't show in them
 EPOCHS = 3
 CRITERION = "criterion"
 FIGURES = "figures.json"  # in a variant's folder, beside its classifier
@@ -38,7 +38,7 @@ def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say
     """
     if recipe.variant != AUTO:
         return recipe
-    learned, others = divided(train.worked_on_at(LONG_SIDE), recipe.seed)
+    learned, others = divided(train.worked_on_at((LONG_SIDE, LONG_SIDE)), recipe.seed)
     found = {}
     for name, one in recipe.alternatives.items():
         folder = out / TRIAL / name
