@@ -2,7 +2,7 @@
 # What the project does on a GPU: correctness against the CPU, speed, memory. Needs a clone, Python, torch and timm.
 #
 #     bash benchmarks/gpu.sh                          # at most 8 minutes; writes gpu.json and gpu.md to ./gpu_figures
-#     bash benchmarks/gpu.sh --device cpu --quick     # a rehearsal without a GPU, tiny sizes, about 2 minutes
+#     bash benchmarks/gpu.sh --device cpu --quick     # a rehearsal without a GPU, tiny sizes, 2 minutes of processor time
 #     PYTHON=/path/to/python bash benchmarks/gpu.sh
 set -euo pipefail
 

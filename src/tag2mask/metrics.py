@@ -20,12 +20,10 @@ from tag2mask.common.errors import DataError
 from tag2mask.common.seeding import seed_for
 from tag2mask.data.records import IGNORED
 from tag2mask.refine.threshold import best_class
+from tag2mask.runs.scores import SIZES
 
 _AT_ONCE = 25  # resamples
 SLIP_VALUES = 256  # with the reference's COCO slip 255 is a class of its own
-
-# What a class covers of a photo, as a share of the pixels that count: each name up to its bound.
-SIZES = {"small": 0.01, "medium": 0.1, "large": 1.0}
 
 _BILLION = 10**9
 

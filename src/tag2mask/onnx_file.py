@@ -44,9 +44,8 @@ class OnnxNetwork:
             ) from error
         self.classes: tuple[str, ...] = tuple(values["labels"][1:])
         self.multiple = int(values["size"]["multiple"])
-        side = values["size"][
-            "long_side"
-        ]  # larger photos are to be made smaller first; of two, smaller ones enlarged
+        # larger photos are to be made smaller first; of two numbers, smaller ones enlarged
+        side = values["size"]["long_side"]
         self.long_side: LongSide = tuple(side) if isinstance(side, list) else side
         self.scales: tuple[float, ...] = tuple(values["scales"])
         self.mirror = bool(values["mirror"])

@@ -13,7 +13,6 @@ from torchmetrics.segmentation import MeanIoU
 
 from tag2mask.common.errors import DataError
 from tag2mask.metrics import (
-    SIZES,
     IoUBySize,
     SegmentationScore,
     ThresholdCurve,
@@ -25,6 +24,7 @@ from tag2mask.metrics import (
     threshold_curve,
 )
 from tag2mask.refine.threshold import labels_from_maps
+from tag2mask.runs.scores import SIZES
 
 Item = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -20,7 +20,8 @@ from tag2mask.cli import main
 from tag2mask.common.errors import DataError, WeightsError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
-from tag2mask.data import read_mask
+from tag2mask.data import decode_image, read_mask
+from tag2mask.data.records import LongSide
 from tag2mask.exports.onnx import AtFullSize, compare, export_network, fixed_padding
 from tag2mask.networks import build_segmentation_network, save_module
 from tag2mask.onnx_file import OnnxNetwork
@@ -170,17 +171,21 @@ def test_foreign_files_are_named(tmp_path: Path, run: Path) -> None:
         compare(load_segmenter(run / "segmenter"), exported, [])
 
 
-def test_the_example_of_the_docs_runs(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("long_side", [None, 40, (150, 200)])
+def test_the_example_of_the_docs_runs(run: Path, tmp_path: Path, long_side: LongSide) -> None:
     docs = Path(__file__).parents[2] / "docs" / "network.md"
     (tmp_path / "example.py").write_text(docs.read_text("utf-8").split("```python\n")[1].split("```")[0], "utf-8")
-    network, source, out = run / "segmenter" / "network.onnx", run / "photos" / "0.png", tmp_path / "mask.png"
+    network, source, out = tmp_path / "network.onnx", run / "photos" / "0.png", tmp_path / "mask.png"
+    image = decode_image(source, long_side=long_side)
+    export_network(load_segmenter(run / "segmenter"), network, CLASSES, [image], long_side=long_side)
     command = [sys.executable, str(tmp_path / "example.py"), str(network), str(source), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     exported = OnnxNetwork(network)
-    exported.scales, exported.mirror = (1.0,), False
-    expected = exported.predict(np.asarray(Image.open(source).convert("RGB"))).labels
-    found = np.asarray(Image.open(out))
-    assert (found == expected).mean() > 0.999
+    assert exported.long_side == long_side
+    expected = Image.fromarray(exported.predict(image).labels)
+    found = Image.open(out)
+    assert found.size == Image.open(source).size
+    assert (np.asarray(found) == np.asarray(expected.resize(found.size, Image.Resampling.NEAREST))).mean() > 0.999
     assert "background" in done.stdout or "cat" in done.stdout or "big dog" in done.stdout
 
 

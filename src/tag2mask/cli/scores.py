@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tag2mask.runs.scores import SIZES, ScoreRow, rows_of, sizes_of, threshold_marks
+from tag2mask.runs.scores import ScoreRow, rows_of, size_in_words, sizes_of, threshold_marks
 
 MOST_COLUMNS = 11  # classes in the table, background included; more of them are left to scores.json and the report
 
@@ -45,7 +45,7 @@ def print_scores(scores: dict[str, Any]) -> None:
         table = Table(title="mean IoU by how much of its photo a class covers", title_justify="left")
         table.add_column("")
         for size in sizes:
-            table.add_column(f"{size}, {SIZES[size]}", justify="right")
+            table.add_column(f"{size}, {size_in_words(size)}", justify="right")
         for row in rows:
             table.add_row(escape(row.title), *(_by_size(row, size) for size in sizes))
         console.print(table)

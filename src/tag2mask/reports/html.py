@@ -22,7 +22,7 @@ from tag2mask.reports.hgr import hgr_figures
 from tag2mask.reports.look import Look, look
 from tag2mask.reports.next_steps import advice
 from tag2mask.reports.palette import BACKGROUND, class_colour, heat_gradient, hex_colour
-from tag2mask.runs.scores import SIZES, ScoreRow, kind_of, sizes_of, threshold_marks
+from tag2mask.runs.scores import ScoreRow, kind_of, size_in_words, sizes_of, threshold_marks
 from tag2mask.runs.scores import place_of as score_place
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -159,7 +159,7 @@ def _score_table(facts: RunFacts) -> dict[str, Any]:
         "gain": None if cam is None or rib is None else _gain(cam, rib, columns),
         "colours": _colours(facts, columns),
         "notes": threshold_marks(facts.scores),
-        "sizes": {size: SIZES[size] for size in sizes_of(facts.scores)},
+        "sizes": {size: size_in_words(size) for size in sizes_of(facts.scores)},
     }
 
 

@@ -16,7 +16,8 @@ from tag2mask.common.values import as_count, as_dict, as_list, as_number, as_num
 
 SEEDS, PSEUDO_MASKS = "class maps (seed)", "pseudo-masks"  # tasks: what rows must share to be compared
 FROM_TAGS, FROM_MASKS = "segmentation from image labels", "segmentation from true masks"
-SIZES = {"small": "up to 1 %", "medium": "1 to 10 %", "large": "over 10 %"}  # of a photo, of what one class covers
+# How much of its photo a class covers, as a share of the pixels that count: each name up to its bound.
+SIZES = {"small": 0.01, "medium": 0.1, "large": 1.0}
 BEST_ON_TRUTH = "best on the true masks of these images (an oracle's choice, as the papers report seeds)"
 LEVEL = 0.95  # of the bootstrap interval
 
@@ -182,6 +183,17 @@ def sizes_of(rows: Iterable[ScoreRow]) -> list[str]:
     """The sizes that rows are scored by, from small to large; none where all that is there is of one size."""
     found = dict.fromkeys(name for row in rows for name in row.by_size)
     return [name for name in SIZES if name in found] if len(found) > 1 else []
+
+
+def size_in_words(name: str) -> str:
+    """The range of a size in percent of a photo."""
+    bounds = {size: f"{100 * bound:g}" for size, bound in SIZES.items()}
+    names = list(SIZES)
+    place = names.index(name)
+    if place == 0:
+        return f"up to {bounds[name]} %"
+    below = bounds[names[place - 1]]
+    return f"over {below} %" if place == len(names) - 1 else f"{below} to {bounds[name]} %"
 
 
 def chosen_on_truth(text: str) -> bool:
