@@ -9,32 +9,27 @@ keep only what the map points at and the tag's score should stay; erase it and t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
-from tag2mask.common.files import read_object, write_json
-from tag2mask.common.values import as_numbers
+from tag2mask.common.values import as_dict, as_number
 from tag2mask.data import Dataset
-from tag2mask.engine.execution import Execution, resolve_device
+from tag2mask.engine.execution import Execution
 from tag2mask.recipe import AUTO, Recipe
+from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.info import TRIAL
-from tag2mask.stages.criterion import localization_criterion
 from tag2mask.stages.stage import Say
-from tag2mask.stages.tag_scores import mean_of, tag_scores
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 
 PHOTOS = 240  # class-balanced; two thirds are trained on
 LONG_SIDE = 320  # pixels; smaller photos are enlarged, as small things don't show in them
 EPOCHS = 3
-CRITERION = "criterion"
-FIGURES = "figures.json"  # in a variant's folder, beside its classifier
 
 
 def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say: Say) -> Recipe:
     """The variant that the photos of `train` ask for, where the recipe leaves it open; else the recipe as it is.
 
-    The classifiers that were compared and their figures are kept in `out`/trial, so that a run that goes on takes
-    the same variant. Raises as `train_classifier`.
+    The classifiers that were compared are kept in `out`/trial, so that a run that goes on takes the same variant.
+    Raises as `train_classifier`.
     """
     if recipe.variant != AUTO:
         return recipe
@@ -42,11 +37,12 @@ def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say
     found = {}
     for name, one in recipe.alternatives.items():
         folder = out / TRIAL / name
-        if not (folder / FIGURES).is_file():
+        if not folder.is_dir():
             say(f"  trial of variant {name}: {len(learned)} photos, {EPOCHS} epochs, told by {len(others)} others")
-        found[name] = figures(one, learned, others, folder, execution)
-    chosen = max(found, key=lambda name: found[name].get(CRITERION, -1.0))  # the first of equals
-    say(f"  variant {chosen} (on photos that weren't trained on: {'; '.join(map(_in_words, found, found.values()))})")
+        found[name] = criterion(one, learned, others, folder, execution)
+    chosen = max(found, key=lambda name: found[name])  # the first of equals
+    figures = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+    say(f"  variant {chosen} (localization criterion on photos that weren't trained on: {figures}; 1 is perfect)")
     return recipe.alternatives[chosen]
 
 
@@ -59,20 +55,20 @@ def divided(train: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     return learned, dataclasses.replace(photos, records=rest or learned.records)
 
 
-def figures(
-    recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, execution: Execution
-) -> dict[str, float]:
-    """Train a variant's classifier shortly in `folder`; its mean average precision and criterion on other photos."""
-    classifier = train_classifier(
-        learned, folder, shortened(recipe.classifier), seed=recipe.seed, execution=execution
+def criterion(recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, execution: Execution) -> float:
+    """Train a variant's classifier shortly in `folder`; its localization criterion on others, or -1."""
+    train_classifier(
+        learned,
+        folder,
+        shortened(recipe.classifier),
+        seed=recipe.seed,
+        execution=execution,
+        validation=others,
+        looked_at=len(others),
     )
-    if not (folder / FIGURES).is_file():
-        classifier = classifier.float().to(resolve_device(execution.device))
-        precision = mean_of(tag_scores(classifier, others, None).average_precision())
-        looks = localization_criterion(classifier, others, None, len(others), recipe.seed)
-        found = as_numbers({CRITERION: looks.get("criterion"), "mean average precision": precision})
-        write_json(folder / FIGURES, {name: round(value, 4) for name, value in found.items()})
-    return as_numbers(read_object(folder / FIGURES))
+    found = as_dict(read_manifest(folder, "train-classifier").get("localization_criterion"))
+    value = as_number(found.get("criterion"))
+    return -1.0 if value is None else value
 
 
 def shortened(config: ClassifierConfig) -> ClassifierConfig:
@@ -81,7 +77,3 @@ def shortened(config: ClassifierConfig) -> ClassifierConfig:
     return dataclasses.replace(
         config, epochs=epochs, long_side_min=None, long_side_max=None, crop_size=None, crop="fit"
     )
-
-
-def _in_words(name: str, found: Mapping[str, float]) -> str:
-    return f"{name}: " + (", ".join(f"{key} {value:.2f}" for key, value in found.items()) or "nothing could be told")

@@ -111,13 +111,14 @@ def train_classifier(
     seed: int = 0,
     execution: Execution | None = None,
     validation: Dataset | None = None,
+    looked_at: int = CRITERION_IMAGES,
 ) -> CAMClassifier:
     """Train on the images and labels of `dataset`; write weights.safetensors, log.jsonl and a manifest to `out`.
 
     Masks are never read. Resumes from the last whole epoch. `validation`, where given, is only for reporting: the
     average precision of its tags by class, after each epoch and at the end. The manifest also has the localization
-    criterion, the tags that the classifier contradicts most and warnings of classes that it can't have learned.
-    Raises ConfigError, DataError, WeightsError.
+    criterion on `looked_at` photos, the tags that the classifier contradicts most and warnings of classes that it
+    can't have learned. Raises ConfigError, DataError, WeightsError.
     """
     execution = execution or Execution()
     inputs = {"dataset": dataset.digest()}
@@ -147,7 +148,8 @@ def train_classifier(
     )
     classifier.learn()
     save_module(classifier, out / "weights.safetensors")
-    learned = what_was_learned(classifier, dataset, validation, config, seed, resolve_device(execution.device))
+    device = resolve_device(execution.device)
+    learned = what_was_learned(classifier, dataset, validation, config, seed, device, looked_at)
     if dataset.own_labels:
         learned["corrected_tags"] = dataset.corrected_tags()
     done = (name for name in names if name not in folder.failures)
@@ -176,6 +178,7 @@ def what_was_learned(
     config: ClassifierConfig,
     seed: int,
     device: torch.device,
+    looked_at: int = CRITERION_IMAGES,
 ) -> dict[str, Any]:
     """Figures on held-out photos, where the classifier looks, tags to doubt, and warnings, for the manifest.
 
@@ -185,7 +188,7 @@ def what_was_learned(
     parts = {"train": tag_scores(classifier, dataset.limit(DOUBTED_IMAGES, seed), config.long_side_max)}
     if validation is not None:
         parts["val"] = tag_scores(classifier, validation, config.long_side_max)
-    looks = localization_criterion(classifier, validation or dataset, config.long_side_max, CRITERION_IMAGES, seed)
+    looks = localization_criterion(classifier, validation or dataset, config.long_side_max, looked_at, seed)
     classifier.to("cpu")
     held_out = parts.get("val")
     found = _held_out_figures(held_out) if held_out is not None else {}
