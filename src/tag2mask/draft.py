@@ -178,7 +178,7 @@ def _written(root: Path, name: str, settings: Iterable[Line]) -> str:
             f"like: {BASE}  # everything that isn't said here is as in that recipe: tag2mask recipes show {BASE}",
             "data:",
             *map(str, settings),
-            "# large: things cover much of their photos; small: a few hundredths; auto: tried first, in minutes",
+            "# large: things cover much of their photos; small: a few hundredths; auto: tried in a minute or two",
             "variant: auto",
             "",
         ]

@@ -38,6 +38,7 @@ from tag2mask.stages.train_segmenter import SegmenterConfig
 
 LIKE = "like"  # in a recipe: the one that it begins from
 VARIANT, VARIANTS, AUTO = "variant", "variants", "auto"
+LARGE, SMALL = "large", "small"  # the variants that a trial tells apart
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Recipe(Settings):
     name: Annotated[str, Free("any text")]
     description: Annotated[str, Free("any text")] = ""
     seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
-    # which of the recipe's variants: a name, or "auto" = the one whose classifier points best in a short trial
+    # which of the recipe's variants: a name, or "auto" = large or small, told by a short trial
     variant: Annotated[str, Free("looked up among the recipe's variants when it is read")] = ""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
@@ -121,6 +122,10 @@ def _check_variants(name: Any, variants: Any, there: str) -> None:
     """Raise ConfigError for variants that are no sections, and for the name of one that isn't among them."""
     if not isinstance(variants, dict) or not all(isinstance(changes, dict) for changes in variants.values()):
         raise ConfigError(f"{there}: {VARIANTS} is {variants!r}; expected changes over the recipe by name")
+    if name == AUTO and not {LARGE, SMALL} <= set(variants):
+        raise ConfigError(
+            f"{there}: {VARIANT} is 'auto', which tells {LARGE} from {SMALL}; name one of the {VARIANTS}"
+        )
     if name and name != AUTO and name not in variants:
         known = [AUTO, *variants]
         hint = did_you_mean(str(name), known)

@@ -1,9 +1,8 @@
-"""Which variant of a recipe suits a set of photos: found by short trainings on their tags, no mask is read.
+"""Whether things are large or small in their photos: found by a short training on tags, no mask is read.
 
-How a classifier's positions are best pooled depends on how much of its photo a thing covers: where it is much, a
-soft maximum lights single spots of it; where it is little, the average is content with what lies around it. Both tell
-tags well, so average precision misleads. What tells is the localization criterion on photos that weren't trained on:
-keep only what the map points at and the tag's score should stay; erase it and the score should fall.
+That decides which variant of a recipe suits a set. A classifier whose positions are averaged is trained for a few
+epochs; then the twentieth of each photo at which its class map is strongest is erased. Where things cover a few
+hundredths of a photo, they are gone with it, and the tag's score falls; where they cover much, most of them is left.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tag2mask.common.values import as_dict, as_number
+from tag2mask.common.values import as_dict, as_list, as_number
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
-from tag2mask.recipe import AUTO, Recipe
+from tag2mask.recipe import AUTO, LARGE, SMALL, Recipe
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.info import TRIAL
 from tag2mask.stages.stage import Say
@@ -23,26 +22,29 @@ from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 PHOTOS = 240  # class-balanced; two thirds are trained on
 LONG_SIDE = 320  # pixels; smaller photos are enlarged, as small things don't show in them
 EPOCHS = 3
+# Of a tag's score with the strongest twentieth of the photo erased; below it things are small. On photos that weren't
+# trained on: animals 0.91, digit scenes 0.93, lesions on leaves 0.50 and 0.60.
+LEFT = 0.75
 
 
 def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say: Say) -> Recipe:
     """The variant that the photos of `train` ask for, where the recipe leaves it open; else the recipe as it is.
 
-    The classifiers that were compared are kept in `out`/trial, so that a run that goes on takes the same variant.
-    Raises as `train_classifier`.
+    The classifier of the trial is kept in `out`/trial, so that a run that goes on takes the same variant. Raises as
+    `train_classifier`.
     """
     if recipe.variant != AUTO:
         return recipe
     learned, others = divided(train.worked_on_at((LONG_SIDE, LONG_SIDE)), recipe.seed)
-    found = {}
-    for name, one in recipe.alternatives.items():
-        folder = out / TRIAL / name
-        if not folder.is_dir():
-            say(f"  trial of variant {name}: {len(learned)} photos, {EPOCHS} epochs, told by {len(others)} others")
-        found[name] = criterion(one, learned, others, folder, execution)
-    chosen = max(found, key=lambda name: found[name])  # the first of equals
-    figures = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-    say(f"  variant {chosen} (localization criterion on photos that weren't trained on: {figures}; 1 is perfect)")
+    folder = out / TRIAL / LARGE
+    if not (folder / "manifest.json").is_file():
+        say(f"  trial of variants: {len(learned)} photos, {EPOCHS} epochs, told by {len(others)} others")
+    left = left_by_erasing(recipe.alternatives[LARGE], learned, others, folder, execution)
+    chosen = SMALL if left < LEFT else LARGE
+    say(
+        f"  variant {chosen}: with the strongest twentieth of a photo erased, {100 * left:.0f} % of a tag's score is "
+        f"left ({SMALL}: below {100 * LEFT:.0f} %)"
+    )
     return recipe.alternatives[chosen]
 
 
@@ -55,8 +57,8 @@ def divided(train: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     return learned, dataclasses.replace(photos, records=rest or learned.records)
 
 
-def criterion(recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, execution: Execution) -> float:
-    """Train a variant's classifier shortly in `folder`; its localization criterion on others, or -1."""
+def left_by_erasing(recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, execution: Execution) -> float:
+    """Train shortly in `folder`; what is left of a tag's score on others, 0..1, 1 where that can't be told."""
     train_classifier(
         learned,
         folder,
@@ -66,9 +68,9 @@ def criterion(recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, e
         validation=others,
         looked_at=len(others),
     )
-    found = as_dict(read_manifest(folder, "train-classifier").get("localization_criterion"))
-    value = as_number(found.get("criterion"))
-    return -1.0 if value is None else value
+    looks = as_dict(read_manifest(folder, "train-classifier").get("localization_criterion"))
+    value = next(map(as_number, as_list(looks.get("erased"))), None)  # of the smallest share
+    return 1.0 if value is None else value
 
 
 def shortened(config: ClassifierConfig) -> ClassifierConfig:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import pytest
 
+from tag2mask import trial
 from tag2mask.chain import open_chain
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
 from tag2mask.data.settings import DataConfig, read_set
 from tag2mask.engine.execution import Execution
+from tag2mask.networks.erasing import SHARES
 from tag2mask.recipe import AUTO, load_recipe, recipe_mapping
 from tag2mask.trial import divided
 from tiny_run import write_photos
@@ -26,8 +27,8 @@ classifier: {backbone: resnet18, weights: none, epochs: 1, batch_size: 4, long_s
 localize: {rib: {preset: fast, scales: [1.0], loss_scales: [1.0]}}
 variant: auto
 variants:
-  wide: {classifier: {pooling: average, epochs: 2}, refine: {maps: rib, threshold: 0.4}}
-  narrow: {data: {long_side: 40}, classifier: {pooling: maximum}, localize: {method: cam}, refine: {maps: cam}}
+  large: {classifier: {pooling: average, epochs: 2}, refine: {maps: rib, threshold: 0.4}}
+  small: {data: {long_side: 40}, classifier: {pooling: maximum}, localize: {method: cam}, refine: {maps: cam}}
 """
 EXECUTION = Execution("cpu", workers=0, processes=1)
 
@@ -41,21 +42,21 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_one_is_taken_by_name(recipe: Path) -> None:
-    narrow = load_recipe(recipe, ["variant=narrow"])
-    assert (narrow.variant, narrow.classifier.pooling, narrow.data.long_side) == ("narrow", "maximum", 40)
-    assert narrow.classifier.epochs == 1  # what a variant doesn't name is the recipe's
-    assert not narrow.alternatives
-    assert recipe_mapping(narrow)["variant"] == "narrow"
+    small = load_recipe(recipe, ["variant=small"])
+    assert (small.variant, small.classifier.pooling, small.data.long_side) == ("small", "maximum", 40)
+    assert small.classifier.epochs == 1  # what a variant doesn't name is the recipe's
+    assert not small.alternatives
+    assert recipe_mapping(small)["variant"] == "small"
 
 
 def test_overrides_come_before_a_variant(recipe: Path) -> None:
-    assert load_recipe(recipe, ["refine.threshold=0.2", "variant=wide"]).refine.threshold == 0.2
-    changed = load_recipe(recipe, ["variants.narrow.classifier.epochs=9"]).alternatives
-    assert (changed["narrow"].classifier.epochs, changed["wide"].classifier.epochs) == (9, 2)
+    assert load_recipe(recipe, ["refine.threshold=0.2", "variant=large"]).refine.threshold == 0.2
+    changed = load_recipe(recipe, ["variants.small.classifier.epochs=9"]).alternatives
+    assert (changed["small"].classifier.epochs, changed["large"].classifier.epochs) == (9, 2)
     found = load_recipe(recipe, ["classifier.pooling=log-sum-exp"])
     assert {name: one.classifier.pooling for name, one in found.alternatives.items()} == {
-        "wide": "log-sum-exp",
-        "narrow": "log-sum-exp",
+        "large": "log-sum-exp",
+        "small": "log-sum-exp",
     }
 
 
@@ -63,23 +64,28 @@ def test_what_a_recipe_says_itself_comes_before_the_variants_of_the_one_that_it_
     recipe: Path, tmp_path: Path
 ) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text("like: two.yaml\nname: own\nrefine: {threshold: 0.3}\nvariant: wide\n", encoding="utf-8")
+    own.write_text("like: two.yaml\nname: own\nrefine: {threshold: 0.3}\nvariant: large\n", encoding="utf-8")
     assert load_recipe(own).refine.threshold == 0.3
     assert load_recipe(own).classifier.epochs == 2
-    own.write_text("like: two.yaml\nname: own\nvariants: {narrow: {classifier: {epochs: 7}}}\n", encoding="utf-8")
-    found = load_recipe(own).alternatives["narrow"].classifier
+    own.write_text("like: two.yaml\nname: own\nvariants: {small: {classifier: {epochs: 7}}}\n", encoding="utf-8")
+    found = load_recipe(own).alternatives["small"].classifier
     assert (found.epochs, found.pooling) == (7, "maximum")
 
 
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("", ["variant=narow"], "--set variant=narow: variant is 'narow'; expected .*auto, wide, narrow.*'narrow'"),
-        ("", ["variants.narrow.classifier.epochs=-2"], "--set variants.narrow.*: classifier.epochs is -2"),
-        ("name: x\nvariant: wide\n", ["variant=narrow"], "--set variant=narrow: the recipe has no variants"),
+        ("", ["variant=smal"], "--set variant=smal: variant is 'smal'; expected .*auto, large, small.*'small'"),
+        ("", ["variants.small.classifier.epochs=-2"], "--set variants.small.*: classifier.epochs is -2"),
+        ("name: x\nvariant: large\n", ["variant=small"], "--set variant=small: the recipe has no variants"),
         ("name: x\nvariant: auto\n", [], "own.yaml line 2: the recipe has no variants"),
-        ("like: two.yaml\nname: x\nvariant: small\n", [], "own.yaml line 3: variant is 'small'"),
-        ("like: two.yaml\nname: x\nvariants: {narrow: 3}\n", [], "variants is .*expected changes over the recipe"),
+        ("like: two.yaml\nname: x\nvariant: tiny\n", [], "own.yaml line 3: variant is 'tiny'"),
+        ("like: two.yaml\nname: x\nvariants: {small: 3}\n", [], "variants is .*expected changes over the recipe"),
+        (
+            "name: x\nvariant: auto\nvariants: {a: {}}\n",
+            [],
+            "line 2: variant is 'auto', which tells large from small",
+        ),
         ("name: x\nvariant: a\nvariants: {a: {classifier: {epocs: 2}}}\n", [], "line 3: unknown setting .*epocs"),
         ("name: x\nvariant: a\nvariants: {a: {classifier: {epochs: -2}}}\n", [], "line 3: classifier.epochs is -2"),
     ],
@@ -91,27 +97,47 @@ def test_mistakes_are_named(recipe: Path, tmp_path: Path, text: str, overrides: 
         load_recipe(own, overrides)
 
 
-def test_the_trial_takes_the_one_that_points_best_and_the_run_keeps_it(recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bound", "expected"), [(0.0, "large"), (1.01, "small")])
+def test_the_trial_decides_and_the_run_keeps_it(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: float, expected: str
+) -> None:
+    monkeypatch.setattr(trial, "LEFT", bound)
     write_photos(tmp_path / "farm")
-    out = tmp_path / "run"
-    loaded, said = load_recipe(recipe), list[str]()
+    out, loaded, said = tmp_path / "run", load_recipe(recipe), list[str]()
     assert loaded.variant == AUTO
     chain = open_chain(loaded, tmp_path / "farm", out, execution=EXECUTION, say=said.append)
-    manifests = {name: read_json(out / "trial" / name / "manifest.json") for name in ("wide", "narrow")}
-    values = {name: one["localization_criterion"]["criterion"] for name, one in manifests.items()}
-    assert all(one["validation_images"] == 3 for one in manifests.values())
-    best = max(values, key=lambda name: values[name])
-    assert chain.context.recipe == loaded.alternatives[best]
-    assert read_json(out / "run.json")["recipe"]["variant"] == best
-    assert any(f"variant {best}" in line for line in said)
-    assert {one["config"]["pooling"] for one in manifests.values()} == {"average", "maximum"}
+    made = read_json(out / "trial" / "large" / "manifest.json")
+    assert (made["config"]["pooling"], made["validation_images"]) == ("average", 3)
+    left = made["localization_criterion"]["erased"][0]
+    assert 0 < left <= 1
+    assert chain.context.recipe == loaded.alternatives[expected]
+    assert read_json(out / "run.json")["recipe"]["variant"] == expected
+    assert any(f"variant {expected}: " in line and f"{100 * left:.0f} % of a tag's score" in line for line in said)
 
-    weights = {name: (out / "trial" / name / "weights.safetensors").stat().st_mtime_ns for name in values}
+    weights = out / "trial" / "large" / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
     again = open_chain(loaded, tmp_path / "farm", out, execution=EXECUTION, say=said.append)
     assert again.context.recipe == chain.context.recipe
-    assert weights == {name: (out / "trial" / name / "weights.safetensors").stat().st_mtime_ns for name in values}
+    assert weights.stat().st_mtime_ns == before
     own = load_recipe(out / "recipe.yaml")  # as commands that are only given the run's folder read it
     assert recipe_mapping(own) == recipe_mapping(chain.context.recipe)
+
+
+def test_small_things_are_gone_when_a_twentieth_of_the_photo_is_erased(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the trial reads is what the criterion measures: the smallest share first."""
+    assert SHARES[0] == 0.05
+    looks = {"erased": [0.6, 0.4, 0.3], "criterion": 0.9}
+    monkeypatch.setattr(trial, "train_classifier", lambda *_, **__: None)
+    monkeypatch.setattr(trial, "read_manifest", lambda *_: {"localization_criterion": looks})
+    write_photos(tmp_path / "farm")
+    loaded = load_recipe(recipe)
+    train = read_set(tmp_path / "farm", loaded.data).select("train")
+    for erased, expected in (([0.6, 0.9, 0.9], "small"), ([0.9, 0.4, 0.3], "large"), ([], "large")):
+        looks["erased"] = erased
+        found = trial.decided(loaded, train, tmp_path / "out", EXECUTION, lambda _: None)
+        assert found.variant == expected
 
 
 def test_a_trial_is_told_by_photos_that_it_did_not_learn(tmp_path: Path) -> None:
@@ -129,18 +155,13 @@ def test_a_trial_is_told_by_photos_that_it_did_not_learn(tmp_path: Path) -> None
 
 def test_a_run_killed_in_its_trial_goes_on(recipe: Path, tmp_path: Path) -> None:
     write_photos(tmp_path / "farm")
-    first, loaded = tmp_path / "first", load_recipe(recipe)
-    open_chain(loaded, tmp_path / "farm", first, execution=EXECUTION, say=lambda _: None)
-    cut = tmp_path / "cut"
-    shutil.copytree(first / "trial" / "wide", cut / "trial" / "wide")
+    first, cut, loaded = tmp_path / "first", tmp_path / "cut", load_recipe(recipe)
+    whole = open_chain(loaded, tmp_path / "farm", first, execution=EXECUTION, say=lambda _: None)
+    (cut / "trial" / "large").mkdir(parents=True)  # as it is before its first file is whole
     chain = open_chain(loaded, tmp_path / "farm", cut, execution=EXECUTION, say=lambda _: None)
-    assert (
-        chain.context.recipe
-        == open_chain(loaded, tmp_path / "farm", first, execution=EXECUTION, say=lambda _: None).context.recipe
-    )
-    for name in ("wide", "narrow"):
-        file = Path("trial") / name / "weights.safetensors"
-        assert (cut / file).read_bytes() == (first / file).read_bytes()
+    assert chain.context.recipe == whole.context.recipe
+    file = Path("trial") / "large" / "weights.safetensors"
+    assert (cut / file).read_bytes() == (first / file).read_bytes()
 
 
 def test_a_folder_with_something_else_is_refused_before_the_trial(recipe: Path, tmp_path: Path) -> None:
