@@ -94,6 +94,7 @@ def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Pari
         scales=recipe.predict.scales,
         mirror=recipe.predict.mirror,
         long_side=recipe.data.long_side,
+        tagged=recipe.predict.tagged,
         about=f"{config.architecture} on {config.backbone}, recipe {recipe.name}",
     )
 

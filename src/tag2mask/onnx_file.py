@@ -38,6 +38,7 @@ class OnnxNetwork:
         notes = self.session.get_modelmeta().custom_metadata_map
         try:
             values = {key: json.loads(notes[key]) for key in ("labels", "mean", "std", "size", "scales", "mirror")}
+            values["tagged"] = json.loads(notes.get("tagged", "0"))  # earlier files say nothing of it
         except (KeyError, ValueError) as error:
             raise WeightsError(
                 f"{path}: says nothing of {error} in its metadata; give a file that 'tag2mask export onnx' wrote"
@@ -49,6 +50,7 @@ class OnnxNetwork:
         self.long_side: LongSide = tuple(side) if isinstance(side, list) else side
         self.scales: tuple[float, ...] = tuple(values["scales"])
         self.mirror = bool(values["mirror"])
+        self.tagged = float(values["tagged"])  # what tags that are given add to their logits
         outputs = [output.name for output in self.session.get_outputs()]
         self._outputs = ["logits", "prior"] if "prior" in outputs else ["logits"]
         self._mean = np.array(values["mean"], np.float32)
@@ -99,7 +101,8 @@ class OnnxNetwork:
         prior = None if tags else self.prior(image)
         if prior is not None:
             logits = logits + prior[:, None, None]
-        logits = logits[kept]
+        known = np.float32(self.tagged if tags else 0)
+        logits = logits[kept] + known * (kept > 0)[:, None, None]
         shares = np.exp(logits - logits.max(axis=0))
         best = logits.argmax(axis=0)
         sure = 1 / shares.sum(axis=0)  # the best one's share is exp(0)

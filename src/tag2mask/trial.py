@@ -8,17 +8,23 @@ hundredths of a photo, they are gone with it, and the tag's score falls; where t
 from __future__ import annotations
 
 import dataclasses
+import math
+from contextlib import suppress
 from pathlib import Path
 
+from tag2mask.common.errors import DataError
 from tag2mask.common.values import as_dict, as_list, as_number
-from tag2mask.data import Dataset
+from tag2mask.data import Dataset, image_size, limited_size
+from tag2mask.data.images import LongSide, bounds_of
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import AUTO, LARGE, SMALL, Recipe
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.info import TRIAL
+from tag2mask.runs.log import FILE, read_epochs
 from tag2mask.stages.stage import Say
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 
+MEASURED = 100  # photos whose size is looked at
 PHOTOS = 240  # class-balanced; two thirds are trained on
 LONG_SIDE = 320  # pixels; smaller photos are enlarged, as small things don't show in them
 EPOCHS = 3
@@ -45,7 +51,12 @@ def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say
         f"  variant {chosen}: with the strongest twentieth of a photo erased, {100 * left:.0f} % of a tag's score is "
         f"left ({SMALL}: below {100 * LEFT:.0f} %)"
     )
-    return recipe.alternatives[chosen]
+    taken = recipe.alternatives[chosen]
+    minutes = expected_minutes(taken, train, learned, folder)
+    if minutes is not None:
+        size = in_words(taken.data.long_side)
+        say(f"  photos are worked on {size}; the classifier will train for about {max(1, round(minutes))} min")
+    return taken
 
 
 def divided(train: Dataset, seed: int) -> tuple[Dataset, Dataset]:
@@ -71,6 +82,39 @@ def left_by_erasing(recipe: Recipe, learned: Dataset, others: Dataset, folder: P
     looks = as_dict(read_manifest(folder, "train-classifier").get("localization_criterion"))
     value = next(map(as_number, as_list(looks.get("erased"))), None)  # of the smallest share
     return 1.0 if value is None else value
+
+
+def expected_minutes(recipe: Recipe, train: Dataset, learned: Dataset, folder: Path) -> float | None:
+    """What the classifier of `recipe` will take for `train`, by the trial's quickest epoch and the pixels of both.
+
+    None where the recipe's classifier draws sizes of its own, and where nothing can be told.
+    """
+    log = folder / FILE
+    rows = read_epochs(log.read_text(encoding="utf-8"))[0] if log.is_file() else []
+    before = mean_pixels(learned)
+    if recipe.classifier.long_sides is not None or not rows or not before:
+        return None
+    a_photo = min(row.seconds for row in rows) / len(learned)
+    more = mean_pixels(train.worked_on_at(recipe.data.long_side)) / before
+    return a_photo * more * len(train) * recipe.classifier.epochs / 60
+
+
+def mean_pixels(dataset: Dataset) -> float:
+    """Mean number of pixels that photos are worked on with, from some of them; 0 where none can be read."""
+    counts = []
+    for record in dataset.records[:: max(1, len(dataset) // MEASURED)]:
+        with suppress(DataError):
+            height, width = limited_size(image_size(record.path), record.long_side)
+            counts.append(height * width)
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def in_words(long_side: LongSide) -> str:
+    """At what size photos are worked on."""
+    least, most = bounds_of(long_side)
+    if most == math.inf:
+        return "at their own size"
+    return f"at {least:.0f} to {most:.0f} pixels" if least else f"at {most:.0f} pixels at most"
 
 
 def shortened(config: ClassifierConfig) -> ClassifierConfig:

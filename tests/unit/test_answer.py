@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
 import torch
 
+from tag2mask.data.masks import resize_labels
 from tag2mask.networks import build_segmentation_network
 from tag2mask.refine.crf import crf_available
-from tag2mask.stages.answer import Answer, _spans, answer_of_logits, by_tiles, combined_logits
+from tag2mask.stages.answer import Answer, Place, _spans, answer_of_logits, by_tiles, combined_logits, joined
 from tag2mask.stages.predict import PredictConfig, predict_answer
 
 NOISE = np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8)
@@ -57,14 +60,14 @@ def test_spans_cover_a_side_once_and_keep_off_the_borders_of_tiles(side: int, ti
 def test_tiles_of_a_local_answer_are_the_answer_of_the_whole() -> None:
     """Each pixel's label from itself and its neighbours: tiles, wherever they are cut, change nothing."""
 
-    def of_part(part: np.ndarray) -> Answer:
-        grey = part.astype(int).sum(axis=2)
+    def of_part(place: Place) -> Answer:
+        grey = image[place].astype(int).sum(axis=2)
         around = np.pad(grey, 3, mode="edge")
         mean = sum(around[y : y + grey.shape[0], x : x + grey.shape[1]] for y in range(7) for x in range(7))
         return Answer((mean > 49 * 380).astype(np.uint8), (mean % 251).astype(np.uint8))
 
     image = np.random.default_rng(1).integers(0, 255, (300, 170, 3), dtype=np.uint8)
-    whole, tiled = of_part(image), by_tiles(of_part, image, 64)
+    whole, tiled = of_part((slice(None), slice(None))), by_tiles(of_part, (300, 170), 64)
     assert np.array_equal(tiled.labels, whole.labels)
     assert np.array_equal(tiled.confidence, whole.confidence)
     assert len(np.unique(whole.labels)) == 2
@@ -81,6 +84,43 @@ def test_settings_of_prediction_reach_the_answer() -> None:
     large = np.tile(NOISE, (3, 3, 1))
     tiled = predict_answer(network, large, PredictConfig(scales=(1.0,), mirror=False, tile=128))
     assert tiled.labels.shape == large.shape[:2]
+
+
+def test_tags_that_are_given_count_as_being_there() -> None:
+    logits = torch.tensor([[1.0, 1.0, 1.0], [0.2, 0.5, -1.0], [0.4, 0.0, 5.0]])[:, None]  # (3, 1, 3)
+    assert answer_of_logits(logits, (0,)).labels.tolist() == [[0, 0, 0]]
+    assert answer_of_logits(logits, (0,), tagged=0.6).labels.tolist() == [[0, 1, 0]]
+    assert answer_of_logits(logits, (0, 1), tagged=0.7).labels.tolist() == [[2, 1, 2]]
+    assert answer_of_logits(logits, tagged=0.6).labels.tolist() == [[0, 0, 2]]  # no tags: nothing is known
+    assert answer_of_logits(logits, (), tagged=9.0).labels.tolist() == [[0, 0, 0]]  # without any class
+    alone = answer_of_logits(logits, (0, 1), background=False)  # every pixel has a class anyway
+    assert np.array_equal(answer_of_logits(logits, (0, 1), background=False, tagged=0.7).labels, alone.labels)
+    sure = answer_of_logits(logits, (0,), tagged=0.6).confidence[0, 1] / 255
+    assert sure == pytest.approx(1 / (1 + math.exp(1.0 - 1.1)), abs=0.003)
+
+
+def test_a_mask_is_joined_where_it_is_sure() -> None:
+    logits = torch.zeros(3, 1, 4)
+    logits[1] = 0.5
+    mask = np.array([[0, 2, 255, 1]], np.uint8)
+    assert joined(logits, mask, 1.0)[:, 0].T.tolist() == [[1, 0.5, 0], [0, 0.5, 1], [0, 0.5, 0], [0, 1.5, 0]]
+    assert torch.equal(joined(logits, mask, 0.0), logits)
+
+
+@pytest.mark.parametrize("tile", [None, 128])
+def test_a_pseudo_mask_reaches_the_answer_at_its_own_place(tile: int | None) -> None:
+    """So much weight that the answer is the mask, whatever its size and however the image is cut."""
+    network = build_segmentation_network("fpn", "resnet10t", 4, "none")
+    image = np.tile(NOISE, (3, 3, 1))
+    mask = np.zeros((image.shape[0] * 2, image.shape[1] * 2), np.uint8)
+    mask[20:90, 30:160], mask[100:, :40] = 1, 3
+    config = PredictConfig(scales=(1.0,), mirror=False, tile=tile, joined=20.0)
+    answer = predict_answer(network, image, config, [0, 2], pseudo_mask=mask)
+    assert np.array_equal(answer.labels, resize_labels(mask, image.shape[:2]))
+    plain = dataclasses.replace(config, joined=0.0)
+    found = [predict_answer(network, image, plain, [0, 2], pseudo_mask=m).labels for m in (mask, None)]
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], answer.labels)
 
 
 @pytest.mark.skipif(not crf_available(), reason="extra crf")

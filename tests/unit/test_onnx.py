@@ -198,7 +198,7 @@ def test_a_tag_prior_goes_along(tmp_path: Path) -> None:
     images = [
         np.asarray(Image.open(photo(tmp_path / f"{n}.png", size, n))) for n, size in enumerate([(70, 45), (96, 64)])
     ]
-    export_network(network, tmp_path / "network.onnx", CLASSES, images, scales=(1.0, 1.5), mirror=True)
+    export_network(network, tmp_path / "network.onnx", CLASSES, images, scales=(1.0, 1.5), mirror=True, tagged=0.3)
     exported = OnnxNetwork(tmp_path / "network.onnx")
     assert [value.name for value in exported.session.get_outputs()] == ["logits", "prior"]
     for image in images:
@@ -208,7 +208,7 @@ def test_a_tag_prior_goes_along(tmp_path: Path) -> None:
         expected = combined_logits(network, image, (1.0,), mirror=False) + shift
         found = exported.run(exported.prepared(image))[0][0, :, : image.shape[0], : image.shape[1]]
         assert np.allclose(found, expected.numpy(), atol=1e-3)
-        plain = PredictConfig(scales=(1.0, 1.5), mirror=True)
+        plain = PredictConfig(scales=(1.0, 1.5), mirror=True, tagged=0.3)
         for tags, classes in (((), None), (CLASSES, (0, 1))):
             labels = predict_answer(network, image, plain, classes).labels
             assert (exported.predict(image, tags).labels == labels).mean() > 0.97

@@ -188,6 +188,12 @@ def test_a_tag_that_the_network_misses_gets_its_pseudo_mask(run: Path, tmp_path:
                 assert np.array_equal(filled == label, pseudo == label)
             kept = ~np.isin(pseudo, list(lost))
             assert np.array_equal(filled[kept], plain[kept])
+    joined = dataclasses.replace(config, joined=20.0)
+    predict(dataset, run / "segmenter", tmp_path / "joined", joined, of_a_set=True, pseudo_masks=makers["filled"])
+    for number in range(3):
+        plain, both = (read_mask(tmp_path / name / "masks" / f"{number}.png") for name in ("plain", "joined"))
+        expected = plain if number == 2 else np.where(pseudo == 255, plain, pseudo)
+        assert np.array_equal(both, expected)
     write_json(tmp_path / "pseudo_masks" / "manifest.json", {**manifest, "inputs": {"maps": "cam"}})
     with pytest.raises(ConfigError, match="pseudo_masks"):
         predict(dataset, run / "segmenter", tmp_path / "filled", config, of_a_set=True, pseudo_masks=makers["filled"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tag2mask import trial
 from tag2mask.chain import open_chain
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
+from tag2mask.data.images import LongSide
 from tag2mask.data.settings import DataConfig, read_set
 from tag2mask.engine.execution import Execution
 from tag2mask.networks.erasing import SHARES
@@ -151,6 +153,36 @@ def test_a_trial_is_told_by_photos_that_it_did_not_learn(tmp_path: Path) -> None
     assert not {record.id for record in learned.records} & {record.id for record in others.records}
     one = dataclasses.replace(train, records=train.records[:1])
     assert divided(one, 0) == (one, one)
+
+
+@pytest.mark.parametrize(
+    ("long_side", "words", "more"),
+    [
+        ((128, 256), "at 128 to 256 pixels", 4.0),  # photos of 64 x 48 pixels are twice as long and twice as high
+        (32, "at 32 pixels at most", 0.25),
+        (None, "at their own size", 1.0),
+    ],
+)
+def test_a_training_takes_as_much_longer_as_it_sees_more_pixels(
+    recipe: Path, tmp_path: Path, long_side: LongSide, words: str, more: float
+) -> None:
+    write_photos(tmp_path / "farm")
+    loaded = load_recipe(recipe)
+    train = read_set(tmp_path / "farm", loaded.data).select("train")
+    (tmp_path / "log.jsonl").write_text(
+        "".join(
+            json.dumps({"epoch": k, "step": k, "train_loss": 1.0, "lr": 0.1, "seconds": seconds}) + "\n"
+            for k, seconds in ((1, 90.0), (2, 60.0))
+        )
+    )
+    whole = dataclasses.replace(loaded.classifier, epochs=5, long_side_min=None, long_side_max=None)
+    taken = dataclasses.replace(loaded, data=dataclasses.replace(loaded.data, long_side=long_side), classifier=whole)
+    minutes = trial.expected_minutes(taken, train, train, tmp_path)
+    assert minutes == pytest.approx(5 * more)  # an epoch of the trial took a minute
+    assert trial.in_words(long_side) == words
+    drawn = dataclasses.replace(taken, classifier=dataclasses.replace(whole, long_side_min=32, long_side_max=64))
+    assert trial.expected_minutes(drawn, train, train, tmp_path) is None
+    assert trial.expected_minutes(taken, train, train, tmp_path / "nothing") is None
 
 
 def test_a_run_killed_in_its_trial_goes_on(recipe: Path, tmp_path: Path) -> None:

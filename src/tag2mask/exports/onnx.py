@@ -93,18 +93,20 @@ def export_network(
     scales: Sequence[float] = (1.0,),
     mirror: bool = False,
     long_side: LongSide = None,
+    tagged: float = 0.0,
     about: str = "",
 ) -> Parity:
     """Write `network` to `out` as ONNX with free height and width; return how it compares on the given images.
 
     `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes. `scales`,
-    `mirror` and `long_side` (larger photos are made smaller first; of two numbers, smaller ones larger) go into the
-    file as its way of prediction. It is kept only where labels agree on 99.9 % of the pixels. Raises
-    MissingExtraError, DataError without images, WeightsError where onnxruntime's answers differ from torch's.
+    `mirror`, `long_side` (larger photos are made smaller first; of two numbers, smaller ones larger) and `tagged`,
+    what is added to the logits of a photo's tags where they are given, go into the file as its way of prediction. It
+    is kept only where labels agree on 99.9 % of the pixels. Raises MissingExtraError, DataError without images,
+    WeightsError where onnxruntime's answers differ from torch's.
     """
     _check_extra()
     module = AtFullSize(fixed_padding(copy.deepcopy(network).cpu().eval()))
-    notes = metadata(classes, scales=scales, mirror=mirror, long_side=long_side, about=about)
+    notes = metadata(classes, scales=scales, mirror=mirror, long_side=long_side, tagged=tagged, about=about)
     with atomic_write(out) as temporary:
         _write(module, temporary, notes)
         parity = compare(network, OnnxNetwork(temporary), checked_on)
@@ -118,7 +120,13 @@ def export_network(
 
 
 def metadata(
-    classes: Sequence[str], *, scales: Sequence[float], mirror: bool, long_side: LongSide = None, about: str = ""
+    classes: Sequence[str],
+    *,
+    scales: Sequence[float],
+    mirror: bool,
+    long_side: LongSide = None,
+    tagged: float = 0.0,
+    about: str = "",
 ) -> dict[str, str]:
     """What a reader of the file needs to know, each as JSON text under a key of its own."""
     values = {
@@ -133,6 +141,7 @@ def metadata(
         },
         "scales": list(scales),
         "mirror": mirror,
+        "tagged": tagged,
         "about": about,
     }
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

@@ -81,13 +81,18 @@ def answer_of_logits(
     *,
     crf_image: np.ndarray | None = None,
     background: bool = True,
+    tagged: float = 0.0,
 ) -> Answer:
     """Turn logits (L, H, W) into labels and confidence, among the image's tags where `classes` are given.
 
-    With `crf_image` (H, W, 3) uint8 the probabilities are refined along its edges by a dense CRF.
+    These are known to be there, which the network had to guess: `tagged` is added to their logits. With `crf_image`
+    (H, W, 3) uint8 the probabilities are refined along its edges by a dense CRF.
     """
     kept = kept_labels(len(logits), classes, background)
-    probabilities = logits[kept].softmax(dim=0)  # (K, H, W)
+    logits = logits[kept]  # (K, H, W)
+    if classes is not None:
+        logits = logits + tagged * (torch.tensor(kept) > 0)[:, None, None]
+    probabilities = logits.softmax(dim=0)
     if crf_image is not None:
         probabilities = torch.from_numpy(crf_probabilities(crf_image, probabilities.numpy(), DEEPLAB_CRF))
     sure, best = probabilities.max(dim=0)
@@ -95,16 +100,25 @@ def answer_of_logits(
     return Answer(labels.numpy(), (255 * sure).round().to(torch.uint8).numpy())
 
 
-def by_tiles(answer: Callable[[np.ndarray], Answer], image: np.ndarray, tile: int) -> Answer:
-    """Answer an image (H, W, 3) of any size tile by tile, so that memory depends on `tile` (pixels a side) alone.
+def joined(logits: Tensor, mask: np.ndarray, weight: float) -> Tensor:
+    """Logits (L, H, W) to which a mask (H, W) adds `weight` at its labels; 255, unsure, adds nothing."""
+    labels = torch.arange(len(logits))[:, None, None]
+    return logits + weight * (torch.from_numpy(mask)[None] == labels)
+
+
+Place = tuple[slice, slice]  # rows and columns of an image
+
+
+def by_tiles(answer: Callable[[Place], Answer], size: tuple[int, int], tile: int) -> Answer:
+    """Answer an image of any size (H, W) tile by tile, so that memory depends on `tile` (pixels a side) alone.
 
     Tiles overlap by a quarter of their side, and of each only the part is used that is farther from its border than
     from its neighbour's. An image that fits in one tile is answered as it is.
     """
-    height, width = image.shape[:2]
+    height, width = size
     labels, confidence = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
     for (top, rows, own_rows), (left, columns, own_columns) in product(_spans(height, tile), _spans(width, tile)):
-        part = answer(np.ascontiguousarray(image[top : top + rows, left : left + columns]))
+        part = answer((slice(top, top + rows), slice(left, left + columns)))
         place = (slice(*own_rows), slice(*own_columns))
         inside = (slice(own_rows[0] - top, own_rows[1] - top), slice(own_columns[0] - left, own_columns[1] - left))
         labels[place], confidence[place] = part.labels[inside], part.confidence[inside]

@@ -22,7 +22,7 @@ from tag2mask.refine.crf import crf_available
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.photos import done_before, note_photos
 from tag2mask.runs.scores import Score
-from tag2mask.stages.answer import Answer, answer_of_logits, by_tiles, combined_logits, prior_of
+from tag2mask.stages.answer import Answer, Place, answer_of_logits, by_tiles, combined_logits, joined, prior_of
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.predict_onnx import write_confidence
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks
@@ -41,6 +41,10 @@ class PredictConfig(Settings):
     crf: bool = False  # dense CRF on the probabilities (extra 'crf')
     restrict: bool = False  # labels of an image's own tags only; an image without tags may have any
     negatives: bool = False  # where labels are restricted, an image without tags is all background
+    # added to the logits of an image's tags where labels are restricted to them: they are known to be there
+    tagged: Annotated[float, Range(ge=0, le=20)] = 0.0
+    # final masks: added to the logits of the labels of the image's pseudo-mask
+    joined: Annotated[float, Range(ge=0, le=20)] = 0.0
     # larger images are answered in overlapping tiles of this side
     tile: Annotated[int | None, Range(ge=SMALLEST_TILE, le=65_536, note="pixels")] = None
     confidence: bool = False  # also write confidence/ID.png: 0..255 for a probability of 0..1
@@ -125,24 +129,28 @@ def make_predictor(
         record = records[image_id]
         image = read_image(record)
         size = (image.shape[0], image.shape[1]) if record.long_side is None else image_size(record.path)
-        answer = predict_answer(network, image, config, _allowed(record, config), background)
+        pseudo_mask = None if pseudo_masks is None else _pseudo_mask(record, pseudo_masks)
+        answer = predict_answer(network, image, config, _allowed(record, config), background, pseudo_mask)
         if config.confidence:  # before the mask, which says that the image is done
             write_confidence(masks.parent / "confidence" / f"{image_id}.png", answer.confidence, size)
         labels = resize_labels(answer.labels, size)
-        if pseudo_masks is not None:
-            labels = with_every_tag(labels, record, pseudo_masks / "masks" / f"{image_id}.png")
+        if pseudo_mask is not None:
+            labels = with_every_tag(labels, record, pseudo_mask)
         write_mask(masks / f"{image_id}.png", labels)
 
     return work
 
 
-def with_every_tag(labels: np.ndarray, record: ImageRecord, pseudo_mask: Path) -> np.ndarray:
-    """Labels (H, W) in which a tag of the image without a pixel has those of its pseudo-mask, where there is one."""
+def _pseudo_mask(record: ImageRecord, folder: Path) -> np.ndarray | None:
+    """The image's mask in the folder of a refinement, if it has one there."""
+    path = folder / "masks" / f"{record.id}.png"
+    return read_mask(path) if path.is_file() else None
+
+
+def with_every_tag(labels: np.ndarray, record: ImageRecord, pseudo_mask: np.ndarray) -> np.ndarray:
+    """Labels (H, W) in which a tag of the image without a pixel has those of its pseudo-mask."""
     lost = [label + 1 for label in record.labels if not (labels == label + 1).any()]
-    if not lost or not pseudo_mask.is_file():
-        return labels
-    pseudo = read_mask(pseudo_mask)
-    return np.where(np.isin(pseudo, lost), pseudo, labels)
+    return np.where(np.isin(pseudo_mask, lost), pseudo_mask, labels)
 
 
 def _allowed(record: ImageRecord, config: PredictConfig) -> tuple[int, ...] | None:
@@ -156,20 +164,27 @@ def predict_answer(
     config: PredictConfig,
     classes: Sequence[int] | None = None,
     background: bool = True,
+    pseudo_mask: np.ndarray | None = None,
 ) -> Answer:
     """Answer an image (H, W, 3) uint8; `classes` are its tags, where labels are restricted to them.
 
     Without `background` every pixel gets a class. What the whole image says of its classes counts where its tags
-    aren't known.
+    aren't known. A `pseudo_mask` (uint8 labels, of any size) counts as much as `config.joined` says.
     """
+    size = (image.shape[0], image.shape[1])
+    mask = resize_labels(pseudo_mask, size) if pseudo_mask is not None and config.joined else None
     prior = prior_of(network, image, config.tile) if classes is None else None
 
-    def of_part(part: np.ndarray) -> Answer:
+    def of_part(place: Place) -> Answer:
+        part = np.ascontiguousarray(image[place])
         logits = combined_logits(network, part, config.scales, mirror=config.mirror, combine=config.combine)
         logits = logits if prior is None else logits + prior
-        return answer_of_logits(logits, classes, crf_image=part if config.crf else None, background=background)
+        logits = logits if mask is None else joined(logits, mask[place], config.joined)
+        crf_image = part if config.crf else None
+        return answer_of_logits(logits, classes, crf_image=crf_image, background=background, tagged=config.tagged)
 
-    return of_part(image) if config.tile is None else by_tiles(of_part, image, config.tile)
+    whole = (slice(0, size[0]), slice(0, size[1]))
+    return of_part(whole) if config.tile is None else by_tiles(of_part, size, config.tile)
 
 
 def _entries(context: Context) -> Iterable[Planned]:
