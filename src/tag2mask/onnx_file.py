@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.common.errors import MissingExtraError, WeightsError
+from tag2mask.common.values import as_number
 
 if TYPE_CHECKING:
     from tag2mask.data.records import LongSide
@@ -50,7 +51,7 @@ class OnnxNetwork:
         self.long_side: LongSide = tuple(side) if isinstance(side, list) else side
         self.scales: tuple[float, ...] = tuple(values["scales"])
         self.mirror = bool(values["mirror"])
-        self.tagged = float(values["tagged"])  # what tags that are given add to their logits
+        self.tagged = as_number(values["tagged"]) or 0.0  # what tags that are given add to their logits
         outputs = [output.name for output in self.session.get_outputs()]
         self._outputs = ["logits", "prior"] if "prior" in outputs else ["logits"]
         self._mean = np.array(values["mean"], np.float32)
