@@ -54,7 +54,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     recipe = load_recipe(options.run / "recipe.yaml", options.set)
-    limit = read_info(options.run)["data"]["limited_to"]
+    limit = read_info(options.run).get("data", {}).get("limited_to")
     learned, held = halves(read_splits(recipe, options.data, limit).train, recipe.seed)
     print(
         f"{len(learned)} photos learned, {len(held)} others, seed {recipe.seed}, {recipe.segmenter.epochs} epochs\n"
