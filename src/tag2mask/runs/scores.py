@@ -73,7 +73,7 @@ ROWS = [  # in the order of the chain
     Row(
         "final_mask",
         "final mask",
-        "the network's answer among each image's own tags, a tag that it misses by its pseudo-mask",
+        "the network's answer among each image's own tags, filled up or joined with its pseudo-mask",
         PSEUDO_MASKS,
         0.9,
         network="segmenter",
