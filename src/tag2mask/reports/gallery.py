@@ -423,7 +423,7 @@ KINDS = (
         "final",
         "network",
         "Your tagged photos",
-        "The network's answer among each photo's own tags, a tag that it misses by its pseudo-mask: to take away.",
+        "The network's answer among each photo's own tags, filled up or joined with its pseudo-mask: to take away.",
         _final_ids,
         _final_card,
         ("final_mask",),
