@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -119,3 +121,26 @@ def test_a_grid_that_is_too_large_or_of_another_photo_is_refused():
 def test_settings_that_cannot_work_are_named(values: dict):
     with pytest.raises(ConfigError, match=r"affinity.*" + next(iter(values))):
         AffinityConfig(**values)
+
+
+def test_the_floor_takes_off_what_empty_leaf_shows():
+    """Spots half as unlike a leaf as can be: the averages leave some of their class all over it."""
+    leaf, spot, backdrop = torch.tensor([1.0, 0, 0]), torch.tensor([0.9, 0.436, 0]), torch.tensor([0, 0, 1.0])
+    looks = torch.stack([*[backdrop] * 8, *[leaf] * 36, *[spot] * 4])
+    maps = torch.zeros(2, 6, 8)
+    maps.flatten(1)[0, -4:] = 1
+    settings = AffinityConfig(taps=(0,), temperature=0.1, products=1)
+    plain, found = (spread(maps, looks, dataclasses.replace(settings, floor=floor)).flatten(1) for floor in (0, 0.9))
+    assert plain[0, 8:44].min() > 0.2 * plain[0].max()
+    assert found[0, :44].max() == 0
+    assert found[0, -4:].min() > 0.3
+    assert not found[1].any()
+
+
+def test_a_class_that_is_everywhere_or_nowhere_has_no_floor():
+    looks = torch.stack([*[torch.tensor([1.0, 0])] * 5, *[torch.tensor([0, 1.0])] * 7])
+    everywhere = torch.full((1, 3, 4), 0.7)
+    config = AffinityConfig(floor=0.9)
+    assert torch.allclose(spread(everywhere, looks, config), everywhere)
+    assert not spread(torch.zeros(1, 3, 4), looks, config).any()
+    assert torch.equal(spread(everywhere, looks, dataclasses.replace(config, products=0)), everywhere)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tiny_run
+from tag2mask import cli
 from tag2mask.common.workers import WorkerPool
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs signals and forks")
@@ -25,6 +27,10 @@ def test_a_run_says_how_to_go_on(sent: signal.Signals, code: int, tmp_path: Path
     (tmp_path / "tiny.yaml").write_text(tiny_run.RECIPE, encoding="utf-8")
     command = [sys.executable, "-m", "tag2mask", "run", str(tmp_path / "tiny.yaml"), "--data", str(tmp_path / "farm")]
     where = ["--out", str(tmp_path / "run"), "--device", "cpu", "--processes", "1", "--workers", "0"]
+    where += [
+        "--set",
+        "classifier.epochs=100000",
+    ]  # however long the signal takes on a busy machine: not done by then
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *where],
@@ -38,13 +44,47 @@ def test_a_run_says_how_to_go_on(sent: signal.Signals, code: int, tmp_path: Path
             assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)
         process.send_signal(sent)
-        assert process.wait(60) == code
+        assert process.wait(60) == code, (tmp_path / "log").read_text()
     finally:
         process.kill()
         process.wait()
     said = (tmp_path / "log").read_text()
     assert said.splitlines()[-1] == "stopped; the same command goes on where it stopped"
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("sent", "raised"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_meets_a_destructor_is_not_lost(
+    sent: signal.Signals,
+    raised: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Python drops what is raised in a destructor; such a command went on for hours."""
+
+    class Fragile:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), sent)
+            time.sleep(0)  # the handler runs here
+
+    reached = []
+
+    def command(_: argparse.Namespace) -> int:
+        fragile = Fragile()
+        del fragile
+        reached.append(True)
+        time.sleep(60)
+        return 0
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(command=command)
+    monkeypatch.setattr(cli, "_parser", lambda: parser)
+    hook = sys.unraisablehook
+    assert cli.main([]) == raised
+    assert reached
+    assert sys.unraisablehook is hook
+    assert "stopped" in capsys.readouterr().err
 
 
 def test_a_killed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import errno
 import os
@@ -57,6 +58,7 @@ _REMEDIES = (
     ((errno.EACCES, errno.EPERM, errno.EROFS), "; it can't be written there: choose another --out, or allow it"),
     (GONE, "; once the drive is back, give the same command again: what is finished is kept"),
 )
+AGAIN_AFTER = 0.05  # seconds until a signal is given once more that met a place where it can't be passed on
 _UNFINISHED = re.compile(r"\.([^/\\]+)\.\d+(?:-[0-9a-f]{6})?\.partial")  # names of what is being written
 
 
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
-        with _stopped_by_sigterm():
+        with _stopped_by_signals():
             return int(options.command(options) or 0)
     except Tag2MaskError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -94,8 +96,12 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does; only a program's main thread may say so."""
+def _stopped_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, and neither be lost; only a program's main thread may say so.
+
+    Where Python can't pass on what a signal raises, in a destructor or a callback, it drops it: the signal is then
+    given once more.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -103,11 +109,29 @@ def _stopped_by_sigterm() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, KeyboardInterrupt):
+            told(what)
+            return
+        number = signal.SIGTERM if isinstance(what.exc_value, Terminated) else signal.SIGINT
+        again = threading.Timer(AGAIN_AFTER, _signal_main_thread, (number,))
+        again.daemon = True
+        again.start()
+
+    before, told = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = told
+
+
+def _signal_main_thread(number: signal.Signals) -> None:
+    if hasattr(signal, "pthread_kill"):  # ends a wait, too
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        _thread.interrupt_main(number)
 
 
 def _os_text(error: OSError) -> str:

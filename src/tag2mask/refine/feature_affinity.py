@@ -21,6 +21,7 @@ from tag2mask.data.maps import strided_size
 from tag2mask.data.transforms import scaled_size
 
 NEAR_ZERO = 1e-12  # keeps a photo without any contrast from dividing 0 by 0
+EMPTY = 0.1  # of a class's maximum: a position under it is none of the class's, by its map before the averages
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class AffinityConfig(Settings):
     positions: Annotated[int, Range(ge=16, le=40_000)] = 2500
     temperature: Annotated[float, Range(gt=0, le=100)] = 0.12  # of the cosines: smaller asks for more alikeness
     products: Annotated[int, Range(ge=0, le=1000)] = 2  # times that the maps are averaged
+    # the share of the positions without a class that its map is 0 at again: for things far smaller than what is like
+    # them, spots on a leaf, where the averages leave some of each class everywhere; 0 = maps are not lowered
+    floor: Annotated[float, Range(ge=0, lt=1)] = 0.0
 
     def check_relations(self) -> None:
         """Raise ConfigError for a stage that is named twice."""
@@ -97,7 +101,7 @@ def affinity(looks: Tensor, temperature: float) -> Tensor:
 
 
 def spread(maps: Tensor, looks: Tensor, config: AffinityConfig) -> Tensor:
-    """Maps (n, h, w) averaged over positions that look alike, `products` times; no value leaves the maps' range.
+    """Maps (n, h, w) in 0..1 averaged over positions that look alike, `products` times, and lowered to the floor.
 
     `looks` (h * w, C) are the grid's descriptors. Raises DataError where they don't fit, or the grid is too large.
     """
@@ -113,7 +117,21 @@ def spread(maps: Tensor, looks: Tensor, config: AffinityConfig) -> Tensor:
     values = maps.flatten(1)  # (n, h * w)
     for _ in range(config.products):
         values = values @ takes.T
-    return values.view_as(maps)
+    values = values.view_as(maps)
+    return lowered(values, maps, config.floor) if config.floor else values
+
+
+def lowered(values: Tensor, maps: Tensor, share: float) -> Tensor:
+    """Values (n, h, w) less what `share` of each class's empty positions don't exceed, 0 where that is under 0.
+
+    A position is empty where `maps` (n, h, w), before the averages, are under `EMPTY` of the class's maximum.
+    """
+    result = values.clone()
+    for kept, before in zip(result, maps, strict=True):
+        empty = kept[before < EMPTY * before.max()]
+        if empty.numel():
+            kept.sub_(empty.quantile(share)).clamp_(min=0)
+    return result
 
 
 def _on_grid(features: Tensor, grid: tuple[int, int]) -> Tensor:
