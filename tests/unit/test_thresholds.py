@@ -13,7 +13,9 @@ from tag2mask.common.files import read_json
 from tag2mask.data import LocalizationMaps, load_maps, read_mask, save_maps
 from tag2mask.engine.execution import Execution
 from tag2mask.refine.threshold import cover_by_score, otsu_score
+from tag2mask.stages.affinity import AffinityStageConfig, follow
 from tag2mask.stages.confident import ConfidentConfig, confident
+from tag2mask.stages.refine import RefineConfig, background_of, refine
 from tag2mask.stages.thresholds import automatic_threshold, carried_over
 
 HERE = Execution(device="cpu", processes=1)
@@ -75,7 +77,9 @@ def test_otsu_parts_two_groups() -> None:
     assert otsu_score(cover_by_score(spread)) == pytest.approx(0.5, abs=0.05)
 
 
-def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(tmp_path: Path) -> None:
+@pytest.fixture
+def blobs(tmp_path: Path) -> tuple[Path, list[str]]:
+    """Maps cam/ of blobs and rib/ of their square roots, of four images."""
     rng = np.random.default_rng(1)
     for number in range(4):
         blob = np.exp(-((np.mgrid[0:16, 0:16] - 8 - number) ** 2).sum(axis=0) / 20).astype(np.float32)
@@ -83,7 +87,35 @@ def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(tmp_path: Path) -> No
             noise = rng.uniform(0, 0.01, (1, 16, 16)).astype(np.float32)
             found = LocalizationMaps(np.array([0]), (64, 64), (1.0,), [maps[None] + noise])
             save_maps(tmp_path / kind / f"{number}.npz", found)
-    ids = [str(number) for number in range(4)]
-    cam = automatic_threshold(tmp_path / "cam", tmp_path / "cam", ids, 0)
-    rib = automatic_threshold(tmp_path / "cam", tmp_path / "rib", ids, 0)
+    return tmp_path, [str(number) for number in range(4)]
+
+
+def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(blobs: tuple[Path, list[str]]) -> None:
+    folder, ids = blobs
+    cam, found = automatic_threshold(folder / "cam", folder / "cam", ids, 0)
+    rib, _ = automatic_threshold(folder / "cam", folder / "rib", ids, 0)
     assert rib == pytest.approx(cam**0.5, abs=0.03)  # the same pixels
+    assert "equal cover" in found
+
+
+def test_of_lowered_maps_the_threshold_is_halfway_to_their_own(blobs: tuple[Path, list[str]]) -> None:
+    folder, ids = blobs
+    own, _ = automatic_threshold(folder / "rib", folder / "rib", ids, 0)
+    equal, _ = automatic_threshold(folder / "cam", folder / "rib", ids, 0)
+    score, found = automatic_threshold(folder / "cam", folder / "rib", ids, 0, lowered=True)
+    assert abs(own - equal) > 0.02
+    assert score == pytest.approx((own + equal) / 2, abs=0.001)
+    assert "halfway" in found
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.5])
+def test_the_manifest_says_how_the_threshold_was_found(floor: float, world, tmp_path: Path) -> None:
+    dataset, localization = world
+    settings = AffinityStageConfig(backbone="resnet18", weights="none", stride=8, positions=100, floor=floor)
+    follow(dataset, localization, tmp_path / "affinity", settings, execution=HERE)
+    config = RefineConfig(maps="cam", method="none", threshold="auto")
+    refine(dataset, tmp_path / "affinity", tmp_path / "masks", config, cam=localization / "cam", execution=HERE)
+    manifest = read_json(tmp_path / "masks" / "manifest.json")
+    score, found = background_of(manifest)
+    assert score == manifest["threshold"]
+    assert ("halfway" in found) == bool(floor)

@@ -121,7 +121,7 @@ def background_of(manifest: Mapping[str, Any]) -> tuple[float, str]:
     made = manifest["config"]
     section = made["walk"] if made["method"] == "irn" else made
     if section["threshold"] == "auto":
-        return float(manifest["threshold"]), FOUND
+        return float(manifest["threshold"]), str(manifest.get("threshold_found", FOUND))
     return float(section["threshold"]), str(section["threshold_chosen_on"])
 
 
@@ -230,8 +230,11 @@ def _with_threshold(
         return config
     if "threshold" not in folder.manifest:
         ids = [image_id for image_id, record in records.items() if record.labels]
-        folder.save(threshold=automatic_threshold(cam, maps, ids, seed))
-    return dataclasses.replace(config, threshold=folder.manifest["threshold"], threshold_chosen_on=FOUND)
+        lowered = bool(read_manifest(maps.parent, "localize", "affinity", "walk")["config"].get("floor"))
+        score, found = automatic_threshold(cam, maps, ids, seed, lowered=lowered)
+        folder.save(threshold=score, threshold_found=found)
+    score, found = background_of(folder.manifest)
+    return dataclasses.replace(config, threshold=score, threshold_chosen_on=found)
 
 
 def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config: RefineConfig) -> dict[str, str]:

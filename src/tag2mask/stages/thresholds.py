@@ -19,6 +19,7 @@ from tag2mask.refine.threshold import COVER_STEPS, Cover, cover_by_score, otsu_s
 
 LOOKED_AT = 500  # images at most; the cover of a set is a mean
 FOUND = "found without masks: where CAM's values part (Otsu), carried over to these maps by equal cover"
+FOUND_LOWERED = "found without masks: halfway between equal cover with CAM's cut (Otsu) and where these maps part"
 
 
 def carried_over(
@@ -34,13 +35,20 @@ def carried_over(
     return tuple(round(score_of_equal_cover(score, reference, own), 3) for score in scores)
 
 
-def automatic_threshold(cam: Path, maps: Path, ids: Sequence[str], seed: int) -> float:
-    """The background score for the folder `maps`: that of equal cover with plain CAM (`cam`) at Otsu's score.
+def automatic_threshold(
+    cam: Path, maps: Path, ids: Sequence[str], seed: int, *, lowered: bool = False
+) -> tuple[float, str]:
+    """The background score for the folder `maps`, and how it was found, in words. No mask is read.
 
-    No mask is read. Images and errors as for `carried_over`.
+    That of equal cover with plain CAM (`cam`) at Otsu's score. Where maps were `lowered` to a floor (small things, of
+    which CAM covers more than there is) Otsu parts their own values too, and the score is halfway between the two.
+    Images and errors as for `carried_over`.
     """
     reference, own = _covers((cam, maps), ids, seed)
-    return round(score_of_equal_cover(otsu_score(reference), reference, own), 3)
+    score = score_of_equal_cover(otsu_score(reference), reference, own)
+    if lowered:
+        return round((score + otsu_score(own)) / 2, 3), FOUND_LOWERED
+    return round(score, 3), FOUND
 
 
 def _covers(folders: tuple[Path, Path], ids: Sequence[str], seed: int) -> tuple[Cover, Cover]:
