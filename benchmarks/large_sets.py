@@ -66,19 +66,23 @@ def make(folder: Path, size: int) -> None:
     places = [folder / "set" / "photos", folder / "set" / "masks", folder / "run" / "pseudo_masks" / "masks"]
     for place in places:
         place.mkdir(parents=True)
-    sources = [folder / "photo", folder / "mask", folder / "mask"]
     Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / "photo", format="JPEG")
-    Image.fromarray(rng.integers(0, 4, (16, 16), dtype=np.uint8)).save(folder / "mask", format="PNG")
+    kinds = [CLASSES[:: 1 + kind] for kind in range(4)]  # a photo's tags, all of them in its mask
+    for kind, tags in enumerate(kinds):
+        values = rng.choice([0, *(CLASSES.index(tag) + 1 for tag in tags)], (16, 16)).astype(np.uint8)
+        Image.fromarray(values).save(folder / f"mask{kind}", format="PNG")
     rows = ["image,labels,split,mask"]
     for number in range(size):
-        if number % LINKS == 0:
-            for kind, source in zip(("p", "m", "s"), sources, strict=True):
-                shutil.copy(source, folder / f"{kind}{number // LINKS}")
-        turn, stem = number // LINKS, f"{number:012d}"
-        for kind, place, suffix in zip("pms", places, (".jpg", ".png", ".png"), strict=True):
-            os.link(folder / f"{kind}{turn}", place / f"{stem}{suffix}")
-        labels = ";".join(CLASSES[:: 1 + number % 4])
-        rows.append(f"photos/{stem}.jpg,{labels},{'val' if number % 10 == 0 else 'train'},masks/{stem}.png")
+        kind, stem = number % 4, f"{number:012d}"
+        for source, place, suffix in zip(
+            ("photo", f"mask{kind}", f"mask{kind}"), places, (".jpg", ".png", ".png"), strict=True
+        ):
+            copy = folder / f"{source} of {place.name} {number // LINKS}"
+            if not copy.exists():
+                shutil.copy(folder / source, copy)
+            os.link(copy, place / f"{stem}{suffix}")
+        split = "val" if number // 4 % 10 == 0 else "train"
+        rows.append(f"photos/{stem}.jpg,{';'.join(kinds[kind])},{split},masks/{stem}.png")
     (folder / "set" / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
@@ -135,7 +139,7 @@ def _plan(folder: Path) -> None:
     from tag2mask.chain import open_chain
     from tag2mask.recipe import load_recipe
 
-    recipe = load_recipe("photos", ["classifier.weights=none", "segmenter.weights=none"])
+    recipe = load_recipe("photos", ["classifier.weights=none", "segmenter.weights=none", "variant=small"])
     open_chain(recipe, folder / "set", folder / "planned", say=lambda _: None)
 
 

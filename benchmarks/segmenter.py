@@ -5,7 +5,7 @@
 RUN has pseudo-masks of its training photos. Half of these photos, class-balanced, teach each network by the run's own
 settings, changed as `--vary` says; the true masks of the other half score it, with its answers free and within the
 photos' tags. Nothing of val is looked at. Prints mIoU with its 95 % interval, the paired interval of the difference
-to the first row, minutes of training and MB of the network.
+to the first row, minutes of training and MB of the network, and below the warnings that the trainings ended with.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tag2mask.common.files import read_json
 from tag2mask.data import Dataset, read_image
 from tag2mask.engine.execution import Execution
 from tag2mask.metrics import bootstrap_difference, bootstrap_miou, class_iou, confusion_matrix, mean_iou
@@ -61,6 +62,7 @@ def main() -> None:
     )
     print("| | mIoU | difference | within tags | difference | minutes | MB |\n|---|---|---|---|---|---|---|")
     first: list[np.ndarray] = []
+    warnings: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for number, change in enumerate(["", *(options.vary or VARIED)]):
             changes = [f"segmenter.{part}" for part in change.split(",") if part]
@@ -76,10 +78,12 @@ def main() -> None:
             cells = [
                 cell for mine, base in zip(found, first, strict=True) for cell in cells_of(mine, base, recipe.seed)
             ]
+            warnings += [f"{change or 'as in the recipe'}: {read_json(out / 'manifest.json')['warning']}"]
             size = (out / "weights.safetensors").stat().st_size / 1e6
             print(
                 f"| {change or 'as in the recipe'} | {' | '.join(cells)} | {minutes:.1f} | {size:.1f} |", flush=True
             )
+    print("\nWhat each training said of itself:\n" + "\n".join(warnings))
 
 
 def halves(dataset: Dataset, seed: int) -> tuple[Dataset, Dataset]:
