@@ -260,6 +260,14 @@ def test_tables_of_other_names(folder: Write) -> None:
     assert [problem.kind for problem in dataset.problems] == ["unlisted"]
 
 
+def test_tables_by_tabs_are_found_by_themselves(folder: Write) -> None:
+    dataset = read_dataset(folder("image\tlabels\n1.png\tcat;dog\n", "images/1.png", name="labels.tsv"))
+    assert labels(dataset) == {"1": ["cat", "dog"]}
+    root = folder("image,labels\n1.png,cow\n", name="other.csv")
+    with pytest.raises(DataError, match="may hold the labels"):  # which of the two isn't guessed
+        read_dataset(root)
+
+
 def test_negative_words_and_names(folder: Write) -> None:
     text = "image,labels\na.png,cat\nb.png,background\nc.png,Negative\nd.png,No Finding\ne.png,cat;normal\n"
     root = folder(text, *(f"{name}.png" for name in "abcde"))

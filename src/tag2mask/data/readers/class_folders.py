@@ -52,7 +52,7 @@ def refuse_other_layouts(root: Path) -> None:
     That is: beside a CSV of another name than labels.csv, called images and the like, splits and others mixed, or one
     folder around all others. Reader "folders" skips this.
     """
-    tables = sorted(name for name in Folders(root).files("").values() if name.lower().endswith(".csv"))
+    tables = sorted(name for name in Folders(root).files("").values() if name.lower().endswith((".csv", ".tsv")))
     if tables and "labels.csv" not in tables:
         raise DataError(
             f"{root / tables[0]}: may hold the labels, but only labels.csv (columns image,labels) is read by itself; "

@@ -20,11 +20,12 @@ from tag2mask.data.words import is_empty, is_unlabelled, natural, nfc, split_nam
 __all__ = ["LOOKS_FOR", "cells", "matches", "read", "split_labels"]
 LOOKS_FOR = "a file labels.csv with the columns image,labels (or the path of such a file)"
 NAMES = ("labels.csv", "_classes.csv")
+SUFFIXES = (".csv", ".tsv")
 
 
 def matches(root: Path) -> bool:
     """Tell whether `root` is a CSV file or holds a label table, itself or in each of its splits' folders."""
-    return root.suffix.lower() in (".csv", ".tsv") if root.is_file() else bool(_tables(root))
+    return root.suffix.lower() in SUFFIXES if root.is_file() else bool(_tables(root))
 
 
 def _tables(root: Path) -> list[tuple[str, Path]]:
@@ -38,7 +39,8 @@ def _tables(root: Path) -> list[tuple[str, Path]]:
     ]
     if found:
         return [(split, path) for split, path in found if path.name != "_classes.csv" or _is_one_hot(path)]
-    others = [path for path in sorted(root.glob("*.csv")) if is_label_table(path)]
+    tables = [path for suffix in SUFFIXES for path in sorted(root.glob(f"*{suffix}"))]
+    others = [path for path in tables if is_label_table(path)]
     named = [(split, path) for path in others if (split := split_name(path.stem.removesuffix("_labels")))]
     return named or ([("", others[0])] if len(others) == 1 else [])
 
