@@ -28,7 +28,10 @@ class Work:
 
 
 class WhichGPU:
-    """Writes into each image's file which GPU its worker sees, and how many images it did together."""
+    """Writes into each image's file which GPU its worker sees, and how many images it did together.
+
+    The first waits until a second worker is at work, so that none does all of them while another still starts.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -37,10 +40,13 @@ class WhichGPU:
         self.together((image_id,))
 
     def together(self, image_ids: tuple[str, ...]) -> None:
+        (self.out / f"at work {os.getpid()}").touch()
+        until = time.monotonic() + 60
+        while len(list(self.out.glob("at work *"))) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
         for image_id in image_ids:
             text = f"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()} {len(image_ids)}"
             (self.out / image_id).write_text(text)
-        time.sleep(0.2)  # so that no worker does all of them
 
 
 class NoWork:
