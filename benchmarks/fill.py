@@ -4,8 +4,9 @@
 
 For each tag of class-balanced training photos of RUN the deepest point of its largest true object is clicked. What is
 at least as alike to that point as a tolerance, and hangs together with it, is the answer; alike by the cosine of the
-run's affinity features, or by the distance of smoothed colours. Prints the mean IoU with the object at the one
-tolerance that is best for all (an upper bound: chosen on these masks) and at the best for each click. Needs scipy.
+run's affinity features on up to 6400 positions, or by the distance of smoothed colours. Prints the mean IoU with the
+object at the one tolerance that is best for all and at the best for each click; both are chosen on these masks, so
+they are upper bounds. Needs scipy.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
-from PIL import Image
 from scipy import ndimage
 
 from tag2mask.data import Dataset, read_image
+from tag2mask.data.maps import strided_up_size
+from tag2mask.data.masks import resize_labels
 from tag2mask.recipe import load_recipe, read_splits
 from tag2mask.runs.info import read_info
-from tag2mask.stages.affinity import AffinityStageConfig, Follower
+from tag2mask.stages.affinity import STRIDE, AffinityStageConfig, Follower, filled_in
 from tag2mask.stages.evaluate import Truth
 
 TOLERANCES = np.arange(0, 1, 0.05)
@@ -40,9 +42,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50)
     options = parser.parse_args()
     recipe = load_recipe(options.run / "recipe.yaml")
-    backbone = recipe.classifier.backbone
-    config = dataclasses.replace(recipe.affinity or AffinityStageConfig(), backbone=backbone, positions=6400)
-    network = Follower({}, options.run, options.run, [], config)
+    config = filled_in(recipe.affinity or AffinityStageConfig(), recipe.classifier)
+    network = Follower({}, options.run, options.run, [], dataclasses.replace(config, positions=6400))
     train = read_splits(recipe, options.data, read_info(options.run).get("data", {}).get("limited_to")).train
     masked = tuple(record for record in train.records if record.labels and record.mask_path is not None)
     chosen = dataclasses.replace(train, records=masked).limit(options.images, recipe.seed)
@@ -67,7 +68,7 @@ def clicks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]
     truth = Truth.of(dataset)
     for record in dataset.records:
         image = read_image(record)
-        labels = np.asarray(Image.fromarray(truth.read(record)).resize(image.shape[1::-1], Image.Resampling.NEAREST))
+        labels = resize_labels(truth.read(record), image.shape[:2])
         for label in record.labels:
             parts, count = ndimage.label(labels == label + 1)
             if not count:
@@ -81,7 +82,7 @@ def clicks(dataset: Dataset) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]
 def by_features(network: Follower, image: np.ndarray, y: int, x: int) -> np.ndarray:
     """Cosine (H, W) of each pixel's features and those of the point."""
     looks, grid = network.looks(image)
-    raised = [-(-side // 16) * 16 for side in image.shape[:2]]
+    raised = strided_up_size((image.shape[0], image.shape[1]), STRIDE)
     row, column = y * grid[0] // raised[0], x * grid[1] // raised[1]
     alike = (looks @ looks[row * grid[1] + column]).view(1, 1, *grid)
     full = F.interpolate(alike, raised, mode="bilinear", align_corners=False)

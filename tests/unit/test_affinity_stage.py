@@ -54,6 +54,15 @@ def test_followed_maps_lie_where_the_maps_lay(world: Dataset, tmp_path: Path) ->
         follow(world, tmp_path / "localization", tmp_path / "affinity", other, execution=HERE)
 
 
+def test_random_weights_have_to_be_asked_for(world: Dataset, tmp_path: Path) -> None:
+    for null in ({"weights": None}, {"backbone": None}):
+        with pytest.raises(ConfigError, match="the classifier's in a recipe only"):
+            follow(
+                world, tmp_path / "localization", tmp_path / "no", dataclasses.replace(CONFIG, **null), execution=HERE
+            )
+    assert not (tmp_path / "no").exists()
+
+
 def test_refinements_work_on_followed_maps(world: Dataset, tmp_path: Path) -> None:
     follow(world, tmp_path / "localization", tmp_path / "affinity", CONFIG, execution=HERE)
     config = RefineConfig(method="none", threshold=0.45)

@@ -27,10 +27,7 @@ def test_a_run_says_how_to_go_on(sent: signal.Signals, code: int, tmp_path: Path
     (tmp_path / "tiny.yaml").write_text(tiny_run.RECIPE, encoding="utf-8")
     command = [sys.executable, "-m", "tag2mask", "run", str(tmp_path / "tiny.yaml"), "--data", str(tmp_path / "farm")]
     where = ["--out", str(tmp_path / "run"), "--device", "cpu", "--processes", "1", "--workers", "0"]
-    where += [
-        "--set",
-        "classifier.epochs=100000",
-    ]  # however long the signal takes on a busy machine: not done by then
+    where += ["--set", "classifier.epochs=100000"]  # never done before the signal arrives, on a busy machine too
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *where],
@@ -53,15 +50,11 @@ def test_a_run_says_how_to_go_on(sent: signal.Signals, code: int, tmp_path: Path
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(("sent", "raised"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_that_meets_a_destructor_is_not_lost(
-    sent: signal.Signals,
-    raised: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    sent: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Python drops what is raised in a destructor; such a command went on for hours."""
+    """Python drops what is raised in a destructor: without a second signal the command would go on to its end."""
 
     class Fragile:
         def __del__(self) -> None:
@@ -81,7 +74,7 @@ def test_a_signal_that_meets_a_destructor_is_not_lost(
     parser.set_defaults(command=command)
     monkeypatch.setattr(cli, "_parser", lambda: parser)
     hook = sys.unraisablehook
-    assert cli.main([]) == raised
+    assert cli.main([]) == code
     assert reached
     assert sys.unraisablehook is hook
     assert "stopped" in capsys.readouterr().err

@@ -109,6 +109,8 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Terminated
 
+    waiting: list[threading.Timer] = []
+
     def dropped(what: sys.UnraisableHookArgs) -> None:
         if not isinstance(what.exc_value, KeyboardInterrupt):
             told(what)
@@ -116,6 +118,7 @@ def _stopped_by_signals() -> Iterator[None]:
         number = signal.SIGTERM if isinstance(what.exc_value, Terminated) else signal.SIGINT
         again = threading.Timer(AGAIN_AFTER, _signal_main_thread, (number,))
         again.daemon = True
+        waiting.append(again)
         again.start()
 
     before, told = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
@@ -123,6 +126,8 @@ def _stopped_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        for again in waiting:  # what is said after the end would meet whoever goes on
+            again.cancel()
         signal.signal(signal.SIGTERM, before)
         sys.unraisablehook = told
 

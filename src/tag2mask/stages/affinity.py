@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tag2mask.common.errors import DataError
+from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import digest_value
 from tag2mask.config import Free
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, load_maps, read_image, save_maps
@@ -26,6 +26,7 @@ from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.scores import Score
 from tag2mask.stages.evaluate import score_maps
 from tag2mask.stages.stage import Context, Planned, Stage
+from tag2mask.stages.train_classifier import ClassifierConfig
 
 STRIDE = 16  # sides are padded to its multiples, as maps are enlarged to them
 
@@ -53,6 +54,8 @@ def follow(
     Nothing is trained and no mask is read. Resumes; broken images are noted in the manifest, and tried again by a
     later call. `config.backbone` and `config.weights` must be given here. Raises ConfigError, WeightsError.
     """
+    if config.backbone is None or config.weights is None:  # without weights the network would be random
+        raise ConfigError("affinity.backbone and affinity.weights: null stands for the classifier's in a recipe only")
     execution = execution or Execution()
     made = read_manifest(localization, "localize")
     kinds = [kind for kind in ("cam", "rib") if (localization / kind).is_dir()]
@@ -98,6 +101,7 @@ class Follower:
         self.records, self.localization, self.out = records, localization, out
         self.kinds, self.config, self.device = kinds, config, device
         assert config.backbone is not None
+        assert config.weights is not None
         self.network = build_stages(config.backbone, config.weights).to(device)
 
     def __call__(self, image_id: str) -> None:
@@ -130,9 +134,8 @@ class Follower:
         return descriptors(features, grid), grid
 
 
-def filled_in(context: Context) -> AffinityStageConfig | None:
+def filled_in(config: AffinityStageConfig | None, classifier: ClassifierConfig) -> AffinityStageConfig | None:
     """The settings with the classifier's network where they name none; None where the recipe has no affinity."""
-    config, classifier = context.recipe.affinity, context.recipe.classifier
     if config is None:
         return None
     backbone = config.backbone or classifier.backbone
@@ -146,7 +149,7 @@ def maps_folder(context: Context) -> str:
 
 
 def _entries(context: Context) -> Iterable[Planned]:
-    config = filled_in(context)
+    config = filled_in(context.recipe.affinity, context.recipe.classifier)
     if config is not None:
         yield Planned(STAGE, "affinity", config, {"localization": "localization"}, seed=0, heading="maps by affinity")
 
