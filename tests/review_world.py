@@ -17,7 +17,12 @@ CLASSES = ("cat", "dog", "Kälb & <Co>")
 COLOURS = ((200, 60, 40), (60, 170, 80), (70, 90, 210))
 KINDS = 12  # of photos that differ; further ones are links to these
 SIZE = (60, 80)  # pixels
-RECIPE = {"seed": 0, "name": "review", "refine": {"maps": "rib", "method": "none", "threshold": 0.4}}
+RECIPE = {
+    "seed": 0,
+    "name": "review",
+    "classifier": {"backbone": "efficientnet_lite0"},
+    "refine": {"maps": "rib", "method": "none", "threshold": 0.4},
+}
 LOST = "photo 0001"  # its mask lacks a tag
 PLAIN = "photo 0002"  # without any tag
 VAL = "photo 0003"  # held out: a prediction and no maps

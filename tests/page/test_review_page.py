@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -380,6 +381,63 @@ def test_correcting_a_mask(opened: Opened, run: Path) -> None:
     assert read_decisions(run).masks == {}
 
 
+def test_the_wand_takes_what_looks_like_the_click(opened: Opened, run: Path) -> None:
+    page = opened(run)
+    name, path = "photo 0000", mask_path(run, "photo 0000")
+    _look_at(page, name)
+    rows, columns = world.square(0, 0)
+    inside = (slice(rows.start + 8, rows.stop - 8), slice(columns.start + 8, columns.stop - 8))
+
+    def saved(check: Callable[[np.ndarray], bool]) -> int:
+        _until(lambda: path.is_file() and check(read_mask(path) == 1))
+        return int((read_mask(path) == 1).sum())
+
+    def click() -> None:
+        _stroke(page, (rows.start + 15, columns.start + 13))
+
+    assert not page.locator("#reach").is_visible()
+    page.keyboard.press("w")
+    assert page.locator("#wand").get_attribute("aria-pressed") == "true"
+    assert not page.locator("#brush-size").is_visible()
+    page.select_option("#paint", "")  # background
+    click()
+    less = saved(lambda cat: not cat[inside].any())
+    assert page.input_value("#paint") == ""
+    page.select_option("#paint", "cat")
+    click()
+    taken = saved(lambda cat: bool(cat[inside].all()))
+    assert taken < 2 * 30 * 26  # not all that is around
+    reach = int(page.input_value("#reach"))
+    for _ in range(10):
+        page.keyboard.press("]")
+    assert int(page.input_value("#reach")) == reach + 30
+    saved(lambda cat: cat.sum() > taken)
+    page.fill("#reach", "100")
+    saved(lambda cat: bool(cat.all()))
+    page.fill("#reach", str(reach - 10))
+    saved(lambda cat: less < cat.sum() < taken)
+    page.keyboard.press("Control+z")  # all of it was one step
+    saved(lambda cat: cat.sum() == less)
+    page.fill("#reach", str(reach))  # belongs to nothing any more
+    page.wait_for_timeout(400)
+    assert (read_mask(path) == 1).sum() == less
+    page.keyboard.press("Control+y")
+    saved(lambda cat: less < cat.sum() < taken)
+
+
+def test_a_wand_without_its_network_says_so(opened: Opened, run: Path) -> None:
+    info = json.loads((run / "run.json").read_text())
+    info["recipe"]["classifier"]["weights"] = str(run / "nowhere.pth")
+    (run / "run.json").write_text(json.dumps(info))
+    page = opened(run)
+    _look_at(page, "photo 0000")
+    page.keyboard.press("w")
+    sync_api.expect(page.locator("#message")).to_contain_text("nowhere.pth", timeout=WAIT)
+    page.keyboard.press("b")  # the other tools work
+    _stroke(page, (55, 50), (55, 70))
+    _until(mask_path(run, "photo 0000").is_file)
+
+
 def test_a_stroke_is_saved_before_the_next_photo_is_judged(opened: Opened, run: Path) -> None:
     page = opened(run)
     _look_at(page, "photo 0000")
@@ -512,7 +570,7 @@ def test_a_window_of_400_pixels(opened: Opened, run: Path) -> None:
     page.locator(".tile").first.dblclick()
     page.wait_for_selector("#photo-view:not([hidden])")
     fits()
-    for control in ("accept", "brush", "eraser", "fill", "zoom-in", "opacity", "restore"):
+    for control in ("accept", "brush", "eraser", "fill", "wand", "zoom-in", "opacity", "restore"):
         page.locator(f"#{control}").scroll_into_view_if_needed()
         box = page.locator(f"#{control}").bounding_box()
         assert box["y"] >= 0

@@ -328,6 +328,12 @@ def test_the_server_answers_the_page(client: Any, run: Path) -> None:
         read_mask(run / "pseudo_masks" / "masks" / "photo 0000.png"),
     )
     assert len(client.get("cut", params={"id": "photo 0000", "kind": "cam", "side": 160}).content) == 2 * 60 * 80
+    point = {"id": "photo 0000", "x": 10, "y": 20, "width": 80, "height": 60}
+    alike = client.get("alike", params=point)
+    assert (alike.headers["x-height"], alike.headers["x-width"], len(alike.content)) == ("60", "80", 60 * 80)
+    assert 0 < float(alike.headers["x-parting"]) < 1
+    for wrong in ({"x": 80}, {"y": -1}, {"width": 0}, {"height": 4096}, {"id": "photo 9999"}, {"id": "../photo"}):
+        assert client.get("alike", params={**point, **wrong}).status_code == 422
     names = [path.name for path in (Path(sys.modules["tag2mask.review"].__file__ or "").parent / "web").iterdir()]
     for name in names:
         assert client.get(f"web/{name}").status_code == 200

@@ -19,15 +19,23 @@ def over_photo(maps: LocalizationMaps, grid: tuple[int, int]) -> Floats:
     total = np.zeros((len(maps.classes), *grid), np.float32)
     for values in maps.sums if len(maps.classes) else ():
         finite = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        rows, columns = (
-            _weights(values.shape[1 + axis], grid[axis], maps.size[axis] / strided_up_size(maps.size, RAISED)[axis])
-            for axis in (0, 1)
-        )
-        total += rows @ finite @ columns.T
+        total += interpolated(finite, grid, covered(maps.size))
     if maps.absolute:
         return np.clip(total, 0, 1)
     peak: Floats = total.max(axis=(1, 2), keepdims=True, initial=0.0)
     return total / (peak + np.float32(EPSILON))
+
+
+def covered(size: tuple[int, int]) -> tuple[float, float]:
+    """The parts of the sides of a grid over a raised photo that lie over the photo of `size` (H, W) itself."""
+    height, width = strided_up_size(size, RAISED)
+    return size[0] / height, size[1] / width
+
+
+def interpolated(values: Floats, grid: tuple[int, int], parts: tuple[float, float]) -> Floats:
+    """Values (n, h', w') linearly at the middles of a `grid` (h, w) over the first `parts` of them: (n, h, w)."""
+    rows, columns = (_weights(values.shape[1 + axis], grid[axis], parts[axis]) for axis in (0, 1))
+    return (rows @ values @ columns.T).astype(np.float32, copy=False)
 
 
 def _weights(size: int, wanted: int, part: float) -> Floats:

@@ -7,7 +7,7 @@ import json
 import secrets
 import socket
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ import numpy as np
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError, Tag2MaskError
 from tag2mask.reports.palette import class_colour, heat_gradient, hex_colour
 from tag2mask.review import thresholds
+from tag2mask.review.alike import Alike
 from tag2mask.review.guard import App, Guard
 from tag2mask.review.index import Row, build_index
-from tag2mask.review.pictures import mask_pixels, photo_jpeg, strongest
+from tag2mask.review.pictures import MASK_SIDES, mask_pixels, photo_jpeg, strongest
 from tag2mask.review.store import Conflict, Store, exported
 from tag2mask.review.subjects import Subject, open_subjects
 
@@ -43,6 +44,7 @@ class Review:
         self.subjects = open_subjects(run)
         self.rows = build_index(self.subjects)
         self.store = Store(self.subjects)
+        self.alike = Alike(self.subjects)
         self.cover = thresholds.cover_by_class(self.rows, self.subjects.classes)
         self.least = thresholds.least_by_class(self.cover, self.subjects.cut.threshold)
 
@@ -101,6 +103,7 @@ def make_app(review: Review, token: str, hosts: list[str]) -> App:
         ("PUT", "/mask", _save_mask),
         ("DELETE", "/mask", _drop_mask),
         ("GET", "/cut", _cut),
+        ("GET", "/alike", _alike),
         ("GET", "/decisions.zip", _export),
     ]
     made = [Route(path, _endpoint(review, function), methods=[method]) for method, path, function in routes]
@@ -176,11 +179,22 @@ def _cut(review: Review, request: Request, body: bytes) -> Response:
     return _pixels(strongest(review.subjects, _subject(review, request), kind, _number(request, "side")))
 
 
-def _pixels(values: np.ndarray) -> Response:
+def _alike(review: Review, request: Request, body: bytes) -> Response:
+    height, width = _number(request, "height"), _number(request, "width")
+    x, y = _number(request, "x"), _number(request, "y")
+    if not (0 <= y < height <= max(MASK_SIDES) and 0 <= x < width <= max(MASK_SIDES)):
+        raise DataError(f"no point {x}, {y} of a mask of {width} x {height} pixels; reload the page")
+    place = (y + 0.5) / height, (x + 0.5) / width
+    values, parting = review.alike.to(_subject(review, request), place, (height, width))
+    return _pixels(values, {"X-Parting": f"{parting:.3f}"})
+
+
+def _pixels(values: np.ndarray, more: Mapping[str, str] | None = None) -> Response:
     """Bytes (..., h, w) with their width and height: a canvas could alter what it reads from a picture."""
     from starlette.responses import Response
 
     sides = {"X-Height": str(values.shape[-2]), "X-Width": str(values.shape[-1]), "Cache-Control": KEPT}
+    sides |= more or {}
     return _packed(Response, values.tobytes(), "application/octet-stream", sides)
 
 

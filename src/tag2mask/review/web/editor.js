@@ -40,13 +40,24 @@ export class Editor {
 
   // What hangs together by its sides with a point and has its value gets `value`.
   fill(x, y, value) {
+    const { data } = this;
+    const old = data[y * this.width + x];
+    if (old !== value) this.spread(x, y, value, (place) => data[place] === old);
+  }
+
+  // What hangs together by its sides with a point and is as `alike` to it (0..255, as many as pixels) gets `value`.
+  grow(x, y, value, alike, least) {
+    this.spread(x, y, value, (place) => alike[place] >= least);
+  }
+
+  spread(x, y, value, belongs) {
     const { data, width, height } = this;
-    const old = data[y * width + x];
-    if (old === value) return;
+    const seen = new Uint8Array(data.length);
     const todo = [y * width + x];
     while (todo.length) {
       const place = todo.pop();
-      if (data[place] !== old) continue;
+      if (seen[place] || !belongs(place)) continue;
+      seen[place] = 1;
       data[place] = value;
       const column = place % width;
       if (column > 0) todo.push(place - 1);
@@ -71,6 +82,11 @@ export class Editor {
   }
 
   undo() { return this.move(this.done, this.undone, "old"); }
+
+  // Undo the last step as if it had never been.
+  forget() {
+    if (this.undo()) this.undone.pop();
+  }
 
   redo() { return this.move(this.undone, this.done, "now"); }
 

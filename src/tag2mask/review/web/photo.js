@@ -4,14 +4,15 @@ import { Editor } from "./editor.js";
 import { choose, choosePlace, view } from "./grid.js";
 import { clear, cutLabels, paintMap, paintMask, paintOutline, palette } from "./paint.js";
 import {
-  cutPixels, decide, dropMask, isChanged, layerOf, maskPixels, onDecisions, photoAddress, reasons, refresh, saveMask,
-  setTag, shown, state, tagsOf,
+  alikePixels, cutPixels, decide, dropMask, isChanged, layerOf, maskPixels, onDecisions, photoAddress, reasons, refresh,
+  saveMask, setTag, shown, state, tagsOf,
 } from "./state.js";
 import { isOpen, onCut, scores } from "./threshold.js";
 
 const part = (id) => document.getElementById(id);
 const [stage, sheet, picture, overlay, ring] = ["stage", "sheet", "picture", "overlay", "brush-ring"].map(part);
-const TOOLS = ["brush", "eraser", "fill"];
+const TOOLS = ["brush", "eraser", "fill", "wand"];
+const POINTS = ["fill", "wand"]; // tools that a click is enough for
 const NAMES = {
   corrected: "your correction", masks: "network, within tags", pseudo_masks: "pseudo-mask", predictions: "network", none: "none",
 };
@@ -23,6 +24,7 @@ let cut = null; // the same of the strongest class and its score
 let editor = null;
 let mode = "mask";
 let tool = "";
+let wand = null; // {x, y, value, found, done} of its last click, until something else is done
 let layer = "none";
 let turn = 0; // of loading, so that a late answer is not shown on another photo
 let saving = 0;
@@ -40,7 +42,7 @@ export const open = async (number) => {
   choosePlace(number);
   if (!view.list.length) return;
   photo = view.list[view.chosen];
-  mask = cut = editor = null;
+  mask = cut = editor = wand = null;
   part("grid-view").hidden = true;
   part("photo-view").hidden = false;
   part("photo-name").textContent = photo.id;
@@ -57,6 +59,7 @@ export const open = async (number) => {
   layers();
   tell();
   await show();
+  warm();
   ahead();
 };
 
@@ -115,9 +118,10 @@ const tell = () => {
   }
   const there = state.about.classes.filter(({ name }) => tags.includes(name) || photo.classes[name]);
   part("classes").replaceChildren(...there.map((entry, number) => classButton(entry, number)));
-  const before = part("paint").value;
-  options(part("paint"), there.map(({ name }) => [name, name]), there.some(({ name }) => name === before) ? before : there[0]?.name);
-  for (const name of ["brush", "fill"]) part(name).disabled = !there.length;
+  const before = part("paint").length ? part("paint").value : null;
+  const paints = [...there.map(({ name }) => [name, name]), ["", "background"]];
+  options(part("paint"), paints, paints.some(([name]) => name === before) ? before : paints[0][0]);
+  for (const name of ["brush", ...POINTS]) part(name).disabled = !there.length;
   steps();
 };
 
@@ -229,7 +233,7 @@ const onMask = ({ x, y }) => {
 const diameter = () => Number(part("brush-size").value); // pixels on the screen: a near view paints finely
 
 const showRing = () => {
-  ring.hidden = !tool || tool === "fill";
+  ring.hidden = !tool || POINTS.includes(tool);
   const size = Math.max(4, diameter());
   ring.style.width = ring.style.height = `${size}px`;
   ring.style.left = `${last.x - size / 2}px`;
@@ -240,9 +244,17 @@ export const pick = (name) => {
   tool = tool === name || part(name || "brush").disabled && name ? "" : name;
   if (tool && (mode === "map" || mode === "none")) setMode("mask");
   for (const one of TOOLS) part(one).setAttribute("aria-pressed", String(one === tool));
-  stage.classList.toggle("tool", tool === "brush" || tool === "eraser");
-  stage.classList.toggle("fill", tool === "fill");
+  stage.classList.toggle("tool", Boolean(tool) && !POINTS.includes(tool));
+  stage.classList.toggle("point", POINTS.includes(tool));
+  part("reach").parentElement.hidden = tool !== "wand";
+  part("brush-size").parentElement.hidden = tool === "wand";
+  warm();
   showRing();
+};
+
+// The network looks at the photo before the first click, so that the click is answered at once.
+const warm = () => {
+  if (tool === "wand" && photo) alikePixels(photo, 0, 0, { width: 1, height: 1 }).catch(() => {});
 };
 
 const value = () => (tool === "eraser" ? 0 : state.values[part("paint").value] ?? 0);
@@ -250,14 +262,17 @@ const value = () => (tool === "eraser" ? 0 : state.values[part("paint").value] ?
 const startStroke = (point) => {
   if (!mask || previews()) return;
   editor ??= new Editor(mask);
-  editor.begin();
+  wand = null;
   last.at = onMask(point);
-  if (tool === "fill") {
+  if (POINTS.includes(tool)) {
     const [x, y] = [Math.floor(last.at.x), Math.floor(last.at.y)];
-    if (x >= 0 && y >= 0 && x < editor.width && y < editor.height) editor.fill(x, y, value());
+    if (x < 0 || y < 0 || x >= editor.width || y >= editor.height) return;
+    if (tool === "wand") { touch(x, y); return; }
+    editor.begin();
+    editor.fill(x, y, value());
     endStroke();
     paint();
-  } else stroke(point);
+  } else { editor.begin(); stroke(point); }
 };
 
 const stroke = (point) => {
@@ -266,6 +281,35 @@ const stroke = (point) => {
   const changed = editor.line(last.at, to, radius, value());
   last.at = to;
   paint(changed);
+};
+
+// A click of the wand: what is alike comes from the server, the reach can be changed until something else is done.
+const touch = async (x, y) => {
+  const [asked, on, mine] = [photo, editor, { x, y, value: value(), done: false }];
+  wand = mine;
+  part("saved").textContent = "…";
+  try {
+    mine.found = await alikePixels(asked, x, y, on);
+  } catch (error) {
+    if (wand === mine) wand = null;
+    if (error.status !== 422) throw error;
+    part("saved").textContent = "";
+    return;
+  }
+  if (wand !== mine || editor !== on) return;
+  part("reach").value = Math.round(100 * (1 - mine.found.parting));
+  reach();
+};
+
+const reach = () => {
+  if (!wand?.found) return;
+  if (wand.done) editor.forget();
+  editor.begin();
+  editor.grow(wand.x, wand.y, wand.value, wand.found.data, 255 * (1 - part("reach").value / 100));
+  wand.done = editor.end();
+  paint();
+  later();
+  steps();
 };
 
 const endStroke = () => {
@@ -312,13 +356,14 @@ const again = async (asked) => {
 };
 
 const reload = async () => {
-  mask = editor = null;
+  mask = editor = wand = null;
   layers();
   tell();
   await show();
 };
 
 const back = (move) => {
+  wand = null;
   if (editor?.[move]()) { paint(); later(); }
   steps();
 };
@@ -352,7 +397,7 @@ export const number = (count) => {
 export const key = (event) => {
   const actions = {
     m: () => setMode("mask"), o: () => setMode("outline"), p: () => setMode("map"), n: () => setMode("none"),
-    b: () => pick("brush"), x: () => pick("eraser"), f: () => pick("fill"),
+    b: () => pick("brush"), x: () => pick("eraser"), f: () => pick("fill"), w: () => pick("wand"),
     "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: fit,
     "[": () => resize(0.8), "]": () => resize(1.25), ",": () => stronger(-10), ".": () => stronger(10),
     g: () => part("tags").querySelector("input")?.focus(),
@@ -367,10 +412,11 @@ export const key = (event) => {
 };
 
 const resize = (factor) => {
-  const slider = part("brush-size");
+  const slider = part(tool === "wand" ? "reach" : "brush-size");
   const size = Number(slider.value);
-  slider.value = factor > 1 ? Math.max(size + 1, Math.round(size * factor)) : Math.min(size - 1, Math.round(size * factor));
-  showRing();
+  const by = tool === "wand" ? 3 : Math.max(1, Math.abs(Math.round(size * factor) - size));
+  slider.value = factor > 1 ? size + by : size - by;
+  slider.dispatchEvent(new Event("input"));
 };
 
 const stronger = (by) => {
@@ -436,11 +482,12 @@ export const start = () => {
   for (const button of part("modes").children) button.addEventListener("click", () => setMode(button.dataset.mode));
   part("opacity").addEventListener("input", () => paint());
   part("brush-size").addEventListener("input", showRing);
+  part("reach").addEventListener("input", reach);
   part("kind").addEventListener("change", () => show());
   part("layer").addEventListener("change", async (event) => {
     await flush();
     layer = event.target.value;
-    mask = editor = null;
+    mask = editor = wand = null;
     steps();
     await show();
   });

@@ -112,7 +112,8 @@ export const dropMask = (photo) => inTurn(async () => {
 const pixels = async (path, signal) => {
   const answer = await ask(path, { signal });
   const [width, height] = ["X-Width", "X-Height"].map((name) => Number(answer.headers.get(name)));
-  return { width, height, data: new Uint8Array(await answer.arrayBuffer()) };
+  const parting = Number(answer.headers.get("X-Parting"));
+  return { width, height, parting, data: new Uint8Array(await answer.arrayBuffer()) };
 };
 
 export const layerOf = (photo) => (photo.corrected ? "corrected" : photo.layers[0] ?? "none");
@@ -123,6 +124,9 @@ export const maskPixels = (photo, layer, side, signal) =>
   pixels(address("mask", { id: photo.id, layer, side, v: versionOf(photo, layer) }), signal);
 export const cutPixels = (photo, kind, side, signal) =>
   pixels(address("cut", { id: photo.id, kind, side, v: photo.stamp ?? "" }), signal);
+
+export const alikePixels = (photo, x, y, { width, height }) =>
+  pixels(address("alike", { id: photo.id, x, y, width, height, v: photo.stamp ?? "" }));
 
 export const tagsOf = (photo) => {
   const kept = photo.tags.filter((tag) => photo.changedTags[tag] !== false);
