@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from tag2mask.common.errors import ConfigError, WeightsError
 from tag2mask.networks import ARCHITECTURES, EncoderDecoder, build_segmentation_network
+from tag2mask.networks.segformer import SegformerDecoder
 from tag2mask.networks.weights import find_weights, load_encoder_state
 
 TINY = "resnet10t"
@@ -50,6 +52,27 @@ def test_every_parameter_is_in_one_group_and_learns() -> None:
     assert not {id(p) for p in encoder} & {id(p) for p in new}
     network(torch.randn(2, 3, 64, 64)).square().mean().backward()
     assert all(parameter.grad is not None for parameter in [*encoder, *new])
+
+
+@pytest.mark.parametrize("encoder", ["tu-resnet10t", "tu-convnext_atto"])  # the second has no features at stride 2
+def test_segformer_is_that_of_the_library(encoder: str) -> None:
+    import segmentation_models_pytorch as smp
+
+    torch.manual_seed(0)
+    plain = smp.Segformer(encoder, encoder_weights=None, classes=3, decoder_segmentation_channels=16).eval()
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        features = plain.encoder(images)
+    ours = SegformerDecoder(copy.deepcopy(plain.decoder)).eval()
+    assert ours.state_dict().keys() == plain.decoder.state_dict().keys()
+    expected, found = plain.decoder(features), ours(features)
+    assert found.shape == expected.shape == (2, 16, 16, 24)
+    assert torch.allclose(found, expected, atol=1e-5)
+    weights = torch.randn_like(found)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    for one, other in zip(ours.parameters(), plain.decoder.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_new_follows_the_seed() -> None:

@@ -141,7 +141,7 @@ def test_predict_without_torch(run: Path, tmp_path: Path) -> None:
     assert {name for name, state in manifest["images"].items() if state["status"] == "failed"} == {"broken"}
 
 
-@pytest.mark.parametrize("name", ["fpn", "deeplabv3plus", "deeplabv2"])
+@pytest.mark.parametrize("name", ["fpn", "segformer", "deeplabv3plus", "deeplabv2"])
 def test_fixed_padding_changes_nothing_at_multiples_of_32(name: str) -> None:
     network = build_segmentation_network(name, "efficientnet_lite0", 3, "none", output_stride=16)
     module = AtFullSize(network)

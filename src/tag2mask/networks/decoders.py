@@ -22,6 +22,7 @@ from tag2mask.networks.backbones import (
 )
 from tag2mask.networks.deeplab import DeepLabV2
 from tag2mask.networks.pyramid import PyramidEncoder
+from tag2mask.networks.segformer import SegformerDecoder
 from tag2mask.networks.tag_prior import TagPrior
 from tag2mask.networks.weights import build_backbone, build_pyramid, find_weights, load_encoder_state
 
@@ -39,7 +40,7 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.normalisation = nn.Sequential(*normalisation)
         self.encoder: Any = network.encoder
-        self.decoder: Any = network.decoder
+        self.decoder: Any = lean(network.decoder)
         self.head: Any = network.segmentation_head
         use_group_norm(self.decoder)
         self.prior: TagPrior | None = None  # added by whoever answers photos, not by forward
@@ -70,6 +71,13 @@ class EncoderDecoder(nn.Module):
 
 SegmentationNetwork = DeepLabV2 | EncoderDecoder
 Builder = Callable[..., SegmentationNetwork]
+
+
+def lean(decoder: nn.Module) -> nn.Module:
+    """The same decoder in less time, where there is a way."""
+    from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder as Plain
+
+    return SegformerDecoder(decoder) if isinstance(decoder, Plain) else decoder
 
 
 def use_group_norm(module: nn.Module) -> None:
