@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,18 @@ def make_photos(folder: Path) -> Path:
             seed = np.random.default_rng(hash((name, number)) % 1000 + number)
             Image.fromarray(seed.integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(folder / name / f"{number}.jpg")
     return folder
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_asleep_unless_asked_otherwise(before: str | None, after: str) -> None:
+    code = (
+        "import os, sys; from tag2mask.cli import main; main(['recipes']); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = given | ({} if before is None else {"OMP_WAIT_POLICY": before})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines()[-1] == f"{after} False"
 
 
 def test_data_check_counts_and_lists(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
