@@ -134,3 +134,13 @@ def test_a_folder_with_nothing_but_leftovers_is_empty(tmp_path: Path) -> None:
     (tmp_path / ".manifest.77-a0b1c2.partial.json").write_text("half")
     StageFolder(tmp_path, "refine", config={}, seed=0, inputs={})
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o700, 0o600), (0o775, 0o664)])
+def test_weights_can_be_read_by_whoever_may_read_their_folder(tmp_path: Path, folder: int, file: int) -> None:
+    place = tmp_path / "classifier"
+    place.mkdir()
+    place.chmod(folder)
+    save_module(torch.nn.Linear(2, 2), place / "weights.safetensors")
+    assert (place / "weights.safetensors").stat().st_mode & 0o777 == file

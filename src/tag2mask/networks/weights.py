@@ -343,9 +343,14 @@ def load_classifier_weight(classifier: CAMClassifier, weight: Tensor, source: st
 
 def save_module(module: nn.Module, path: Path) -> None:
     """Save a module's state as safetensors, whole or not at all."""
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    save_tensors({key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}, path)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Save tensors as safetensors, whole or not at all, to be read by whoever may read the folder."""
     with atomic_write(path) as temporary:
-        save_file(state, temporary)
+        save_file(tensors, temporary)  # some versions let nobody but the writer read it
+        temporary.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def load_module(module: nn.Module, path: Path) -> None:

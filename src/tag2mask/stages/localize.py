@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tag2mask.common.errors import DataError
@@ -28,6 +28,7 @@ from tag2mask.engine.images import Grouping, process_count, run_images
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.folding import fold_trunk
 from tag2mask.networks.precision import computing_in
+from tag2mask.networks.weights import save_tensors
 from tag2mask.rib import (
     PartnerGradients,
     RIBConfig,
@@ -394,8 +395,7 @@ def _expect_gradients(
         gradients = class_gradients(network, samples, config.rib)
     if device.type == "cuda":
         torch.cuda.empty_cache()  # for the processes that follow
-    with atomic_write(out / GRADIENTS) as temporary:
-        save_file({"gradients": gradients}, temporary)
+    save_tensors({"gradients": gradients}, out / GRADIENTS)
 
 
 def _calibrated(
