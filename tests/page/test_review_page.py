@@ -422,7 +422,20 @@ def test_the_wand_takes_what_looks_like_the_click(opened: Opened, run: Path) -> 
     page.wait_for_timeout(400)
     assert (read_mask(path) == 1).sum() == less
     page.keyboard.press("Control+y")
-    saved(lambda cat: less < cat.sum() < taken)
+    small = saved(lambda cat: less < cat.sum() < taken)
+    page.keyboard.press("Control+z")
+    saved(lambda cat: cat.sum() == less)
+    page.fill("#reach", str(reach - 10))  # set by hand, it stays
+    click()
+    saved(lambda cat: cat.sum() == small)
+    assert page.input_value("#reach") == str(reach - 10)
+    page.keyboard.press("Control+z")
+    saved(lambda cat: cat.sum() == less)
+    page.keyboard.press("w")
+    page.keyboard.press("w")  # taken up again
+    click()
+    saved(lambda cat: cat.sum() == taken)
+    assert page.input_value("#reach") == str(reach)
 
 
 def test_a_wand_without_its_network_says_so(opened: Opened, run: Path) -> None:

@@ -25,6 +25,7 @@ let editor = null;
 let mode = "mask";
 let tool = "";
 let wand = null; // {x, y, value, found, done} of its last click, until something else is done
+let reaches = false; // whether its reach was set by hand, since it was taken up
 let layer = "none";
 let turn = 0; // of loading, so that a late answer is not shown on another photo
 let saving = 0;
@@ -246,6 +247,7 @@ export const pick = (name) => {
   for (const one of TOOLS) part(one).setAttribute("aria-pressed", String(one === tool));
   stage.classList.toggle("tool", Boolean(tool) && !POINTS.includes(tool));
   stage.classList.toggle("point", POINTS.includes(tool));
+  reaches = false;
   part("reach").parentElement.hidden = tool !== "wand";
   part("brush-size").parentElement.hidden = tool === "wand";
   warm();
@@ -297,7 +299,12 @@ const touch = async (x, y) => {
     return;
   }
   if (wand !== mine || editor !== on) return;
-  part("reach").value = Math.round(100 * (1 - mine.found.parting));
+  if (!reaches) part("reach").value = Math.round(100 * (1 - mine.found.parting));
+  reach();
+};
+
+const setReach = () => {
+  reaches = true;
   reach();
 };
 
@@ -482,7 +489,7 @@ export const start = () => {
   for (const button of part("modes").children) button.addEventListener("click", () => setMode(button.dataset.mode));
   part("opacity").addEventListener("input", () => paint());
   part("brush-size").addEventListener("input", showRing);
-  part("reach").addEventListener("input", reach);
+  part("reach").addEventListener("input", setReach);
   part("kind").addEventListener("change", () => show());
   part("layer").addEventListener("change", async (event) => {
     await flush();
