@@ -11,13 +11,14 @@ import pytest
 from tag2mask import trial
 from tag2mask.chain import open_chain
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import read_json
+from tag2mask.common.files import read_json, write_json
+from tag2mask.data import Dataset, ImageRecord
 from tag2mask.data.images import LongSide
 from tag2mask.data.settings import DataConfig, read_set
 from tag2mask.engine.execution import Execution
 from tag2mask.networks.erasing import SHARES
 from tag2mask.recipe import AUTO, load_recipe, recipe_mapping
-from tag2mask.trial import divided
+from tag2mask.trial import divided, epochs_of
 from tiny_run import write_photos
 
 RECIPE = """
@@ -213,3 +214,11 @@ def test_a_step_that_comes_too_early_is_refused_before_the_trial(recipe: Path, t
         assert not (tmp_path / "out").exists()
     open_chain(load_recipe(recipe), tmp_path / "farm", tmp_path / "out", execution=EXECUTION, step="train-classifier")
     assert (tmp_path / "out" / "run.json").is_file()
+
+
+@pytest.mark.parametrize(("photos", "epochs"), [(160, 3), (107, 5), (53, 10), (1, 24)])
+def test_a_small_set_is_gone_over_more_often(tmp_path: Path, photos: int, epochs: int) -> None:
+    records = tuple(ImageRecord(str(number), tmp_path / f"{number}.jpg", (0,), "train") for number in range(photos))
+    assert epochs_of(Dataset("set", ("spot",), records), tmp_path) == epochs
+    write_json(tmp_path / "manifest.json", {"stage": "train-classifier", "config": {"epochs": 2}})
+    assert epochs_of(Dataset("set", ("spot",), records), tmp_path) == 2  # a trial that was begun goes on
