@@ -44,10 +44,10 @@ def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say
         return recipe
     learned, others = divided(train.worked_on_at((LONG_SIDE, LONG_SIDE)), recipe.seed)
     folder = out / TRIAL / LARGE
+    epochs = epochs_of(learned, folder)
     if not (folder / "manifest.json").is_file():
-        epochs = epochs_of(learned, folder)
         say(f"  trial of variants: {len(learned)} photos, {epochs} epochs, told by {len(others)} others")
-    left = left_by_erasing(recipe.alternatives[LARGE], learned, others, folder, execution)
+    left = left_by_erasing(recipe.alternatives[LARGE], learned, others, folder, epochs, execution)
     chosen = SMALL if left < LEFT else LARGE
     say(
         f"  variant {chosen}: with the strongest twentieth of a photo erased, {100 * left:.0f} % of a tag's score is "
@@ -70,12 +70,14 @@ def divided(train: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     return learned, dataclasses.replace(photos, records=rest or learned.records)
 
 
-def left_by_erasing(recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, execution: Execution) -> float:
+def left_by_erasing(
+    recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, epochs: int, execution: Execution
+) -> float:
     """Train shortly in `folder`; what is left of a tag's score on others, 0..1, 1 where that can't be told."""
     train_classifier(
         learned,
         folder,
-        shortened(recipe.classifier, epochs_of(learned, folder)),
+        shortened(recipe.classifier, epochs),
         seed=recipe.seed,
         execution=execution,
         validation=others,
