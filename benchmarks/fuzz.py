@@ -2,7 +2,8 @@
 
     pip install atheris                       # Linux, not in the project's own requirements
     python benchmarks/fuzz.py json --seconds 300
-    python benchmarks/fuzz.py maps --seconds 300
+    python benchmarks/fuzz.py maps --seconds 300      # the file's bytes
+    python benchmarks/fuzz.py arrays --seconds 300    # whole archives, whose arrays are anything
     python benchmarks/fuzz.py tables --seconds 300
 
 Ends with a traceback and a file crash-... beside where anything else than an error of ours is raised.
@@ -16,6 +17,7 @@ import io
 import json
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,11 +46,46 @@ def _tables(path: Path) -> None:
     read_table(path, Found("fuzz"))
 
 
-TARGETS: dict[str, Callable[[Path], object]] = {"json": _json, "maps": load_maps, "tables": _tables}
+TARGETS: dict[str, Callable[[Path], object]] = {
+    "json": _json,
+    "maps": load_maps,
+    "arrays": load_maps,
+    "tables": _tables,
+}
+TYPES = ("<f2", "<f4", "<f8", "<i2", "<i4", "<i8", "|u1", "|b1", "<c8", "|S3", "<U2", "|O", ">f4", "<M8[s]")
+
+
+def archive_of(data: bytes) -> bytes:
+    """A map file with a true checksum: each of its arrays as it was, another one, any bytes, or not there."""
+    provider = atheris.FuzzedDataProvider(data)
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(seeds("maps")[0])) as whole, zipfile.ZipFile(out, "w") as archive:
+        for name in [*whole.namelist(), "absolute.npy", "whole.npy"]:
+            kind = provider.ConsumeIntInRange(0, 5)  # 0 where the input has ended
+            if kind == 1:
+                archive.writestr(name, provider.ConsumeBytes(provider.ConsumeIntInRange(0, 200)))
+            elif kind in (2, 3):
+                archive.writestr(name, _array(provider))
+            elif kind != 4 and name in whole.namelist():
+                archive.writestr(name, whole.read(name))
+    return out.getvalue()
+
+
+def _array(provider: atheris.FuzzedDataProvider) -> bytes:
+    """A stored array of any type whose header may promise more, or less, than there is."""
+    shape = tuple(provider.ConsumeIntInRange(-1, 5) for _ in range(provider.ConsumeIntInRange(0, 4)))
+    if provider.ConsumeIntInRange(0, 9) == 0:
+        shape = (*shape, provider.ConsumeInt(8))
+    header = {"descr": provider.PickValueInList(list(TYPES)), "fortran_order": provider.ConsumeBool(), "shape": shape}
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, header)
+    return out.getvalue() + provider.ConsumeBytes(provider.ConsumeIntInRange(0, 400))
 
 
 def seeds(target: str) -> list[bytes]:
-    """Whole files to begin with."""
+    """Whole files to begin with; for arrays, what they are made of."""
+    if target == "arrays":
+        return [b"", bytes(range(256)), *(bytes([kind]) * 40 for kind in range(6))]
     if target == "json":
         coco = {"images": [{"id": 1, "file_name": "a"}], "annotations": [], "categories": [{"id": 1, "name": "é"}]}
         return [json.dumps(coco).encode(), b'{"a": [1, 2.5e3, null, true, "\\ud800"]}']
@@ -74,11 +111,12 @@ def main() -> None:
         path, read = Path(name) / "input.npz", TARGETS[options.target]
 
         def one(data: bytes) -> None:
-            path.write_bytes(data)
+            path.write_bytes(archive_of(data) if options.target == "arrays" else data)
             with contextlib.suppress(Tag2MaskError), contextlib.redirect_stderr(io.StringIO()):
                 read(path)
 
         limits = [f"-max_total_time={options.seconds}", f"-max_len={LONGEST}", "-timeout=10", "-rss_limit_mb=2048"]
+        limits += ["-len_control=0"] if options.target == "arrays" else []
         atheris.Setup([sys.argv[0], str(corpus), *limits], one)
         atheris.Fuzz()
 
