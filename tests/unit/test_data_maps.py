@@ -106,7 +106,10 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (tmp_path / f"bits {number}.npz").write_bytes(data[:place] + b"\xff" * 20 + data[place + 20 :])
         with pytest.raises(DataError, match="no whole map file"):
             load_maps(tmp_path / f"bits {number}.npz")
-    for name in ("cut.npz", "zero.npz", "other.npz", "pickle.npz", "gone.npz"):
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as stored:
+        text = {**stored, "classes": np.frombuffer(b"\xff\xff\xff\x7f" * 2, "<U1")}  # no characters at all
+    np.savez(tmp_path / "text.npz", **text)
+    for name in ("cut.npz", "zero.npz", "other.npz", "pickle.npz", "text.npz", "gone.npz"):
         with pytest.raises(DataError, match=f"{name}.*; .*run"):
             load_maps(tmp_path / name)
 

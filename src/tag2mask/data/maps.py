@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,17 +167,25 @@ def load_maps(path: Path | str) -> LocalizationMaps:
     try:
         _refuse_bomb(Path(path))
         with np.load(path, allow_pickle=False) as stored:
-            peak = stored["peak"][:, None, None]
-            scales = tuple(round(float(scale), 6) for scale in stored["scales"])
-            sums = [stored[f"sum_{index}"].astype(np.float32) * peak for index in range(len(scales))]
-            height, width = (int(side) for side in stored["size"])
-            absolute, whole = (name in stored and bool(stored[name]) for name in ("absolute", "whole"))
-            classes = stored["classes"].astype(np.int64)
+            peak = numbers(stored, "peak")[:, None, None]
+            scales = tuple(round(float(scale), 6) for scale in numbers(stored, "scales"))
+            sums = [numbers(stored, f"sum_{index}").astype(np.float32) * peak for index in range(len(scales))]
+            height, width = (int(side) for side in numbers(stored, "size"))
+            absolute, whole = (name in stored and bool(numbers(stored, name)) for name in ("absolute", "whole"))
+            classes = numbers(stored, "classes").astype(np.int64)
             maps = LocalizationMaps(classes, (height, width), scales, sums, absolute, whole)
         _refuse_nonsense(maps)
         return maps
     except _DAMAGED as error:
         raise BadFileError(path, f"is no whole map file ({' '.join(str(error).split())})", _REMAKE) from error
+
+
+def numbers(stored: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """An array of a .npz file; ValueError where it holds text, dates or anything else that is no number."""
+    values = stored[name]
+    if values.dtype.kind not in "biuf":
+        raise ValueError(f"its '{name}' are no numbers but {values.dtype}")
+    return values
 
 
 def _refuse_bomb(path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tag2mask.common.errors import DataError
 from tag2mask.data import decode_image, load_maps, read_mask
+from tag2mask.data.maps import numbers
 from tag2mask.reports import pictures
 from tag2mask.reports.gather import RunFacts
 from tag2mask.reports.look import FINAL, OWN, Look, mask_folders
@@ -310,14 +311,15 @@ def _read_steps(facts: RunFacts, path: Path) -> list[Panel]:
     panels = []
     with np.load(path, allow_pickle=False) as steps:
         if "edge" in steps:
-            uri = pictures.heat_uri(steps["edge"].astype(np.float32), EDGE_SIDE)
+            uri = pictures.heat_uri(numbers(steps, "edge").astype(np.float32), EDGE_SIDE)
             panels.append(Panel("Edges", "heat", [Layer(uri, "Edges by the boundary network")]))
         if "walked" in steps:
-            views = _views(facts.classes, steps["classes"], steps["walked"].astype(np.float32))
+            walked = numbers(steps, "walked").astype(np.float32)
+            views = _views(facts.classes, numbers(steps, "classes"), walked)
             layers = [Layer(pictures.heat_uri(heat), f"Walked map of {name}", view) for view, name, heat in views]
             panels.append(Panel("Random walk", "heat", layers))
         if "saliency" in steps:
-            uri = pictures.heat_uri(steps["saliency"].astype(np.float32))
+            uri = pictures.heat_uri(numbers(steps, "saliency").astype(np.float32))
             panels.append(Panel("Saliency", "heat", [Layer(uri, "Saliency")]))
     return panels
 
@@ -334,7 +336,7 @@ def _steps_panel(facts: RunFacts, image: IndexedImage) -> tuple[Panel, list[dict
 
 def _read_trace(facts: RunFacts, path: Path) -> tuple[list[Layer], list[dict[str, float | int]]]:
     try:
-        classes, stack, numbers = _load_trace(path)
+        classes, stack, by_step = _load_trace(path)
     except READ_ERRORS as error:
         raise DataError(f"{path}: is no whole trace file; run the localization again") from error
     if stack.ndim != 4 or not stack.size or stack.shape[1] != len(classes):
@@ -346,7 +348,7 @@ def _read_trace(facts: RunFacts, path: Path) -> tuple[list[Layer], list[dict[str
         for view, name, heat in _views(facts.classes, classes, stack[step]):
             uri = pictures.heat_uri(heat, pictures.FRAME_SIDE)
             layers.append(Layer(uri, f"RIB map of {name} after step {step}", view, frame))
-        readout = {key: float(values[step]) for key, values in numbers.items() if step < len(values)}
+        readout = {key: float(values[step]) for key, values in by_step.items() if step < len(values)}
         finite = {key: round(value, 4) for key, value in readout.items() if np.isfinite(value)}
         steps.append({"step": step, "last": count - 1, **finite})
     return layers, steps
@@ -355,10 +357,10 @@ def _read_trace(facts: RunFacts, path: Path) -> tuple[list[Layer], list[dict[str
 def _load_trace(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Read classes (n,), the running sum of the maps (S, n, h, w) in 0..1, and numbers per step (S,)."""
     with np.load(path, allow_pickle=False) as trace:
-        stack = trace["accumulated" if "accumulated" in trace else "maps"].astype(np.float32)
+        stack = numbers(trace, "accumulated" if "accumulated" in trace else "maps").astype(np.float32)
         known = [key for key in ("loss", "target_logit", "covered") if key in trace]
-        numbers = {key: trace[key].astype(np.float64).reshape(-1) for key in known}
-        return trace["classes"], stack, numbers
+        by_step = {key: numbers(trace, key).astype(np.float64).reshape(-1) for key in known}
+        return numbers(trace, "classes"), stack, by_step
 
 
 def _mask_panel(
