@@ -24,6 +24,7 @@ from tag2mask.runs.info import describe_run, read_info, refuse_other_run, settle
 from tag2mask.runs.lock import alone_in
 from tag2mask.runs.scores import read_row, store_score, stored_scores
 from tag2mask.stages import all_stages, stage_named
+from tag2mask.stages.evaluate import NothingToScore
 from tag2mask.stages.stage import Context, Planned, Say, has_masks
 from tag2mask.trial import decided
 
@@ -126,6 +127,7 @@ class Chain:
         self.context = with_decisions(context, Effect.of(read_decisions(context.out)))
         self.earlier = with_decisions(context, read_applied(context.out))  # as the folders were made
         self.info = info
+        self.unscored: set[str] = set()  # rows that there turned out to be no true mask for
         self.plan, self.before = plan(self.context), plan(self.earlier)
 
     def run(self) -> dict[str, Any]:
@@ -187,6 +189,10 @@ class Chain:
             if entry.folder in again or not is_finished(self.context.out / entry.folder):
                 entry.stage.check(entry, self.context)
 
+    def check_stage(self, name: str) -> None:
+        """As `check`, for what a stage's command runs."""
+        self.check(self._entries(name, upper_bound=False))
+
     def _run(self, entries: Sequence[Planned], *, score: bool) -> None:
         self.check(entries)
         with alone_in(self.context.out):
@@ -211,7 +217,13 @@ class Chain:
         """Score one finished step, where its images have true masks."""
         if not self._keys(entry):
             return
-        for key, score in entry.stage.score(entry, self.context).items():
+        try:
+            scores = entry.stage.score(entry, self.context)
+        except NothingToScore as error:  # which costs a row, not the run
+            self.context.say(f"! {entry.folder}: not scored: {error}")
+            self.unscored.update(self._keys(entry))
+            return
+        for key, score in scores.items():
             store_score(self.context.out, key, score)
             row = read_row(key, score.row)
             self.context.say(f"  {key}: {row.describe() if row else 'no figure'}")
@@ -226,7 +238,7 @@ class Chain:
         due = [entry for entry in self.plan if not entry.optional or (out / entry.folder).is_dir()]
         finished = all(is_finished(out / entry.folder) for entry in due)
         keys = {key for entry in due for key in self._keys(entry)}
-        self.info |= settle(out, self.info, finished=finished and keys <= set(self.scores()))
+        self.info |= settle(out, self.info, finished=finished and keys - self.unscored <= set(self.scores()))
 
     def _say_failures(self) -> None:
         failures = self.info["failures"]

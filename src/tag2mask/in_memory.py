@@ -16,12 +16,14 @@ from tag2mask.common.errors import ConfigError, DataError, did_you_mean
 from tag2mask.common.seeding import rng_for
 from tag2mask.data import LocalizationMaps, decode_image, image_size, limited_size, random_augment
 from tag2mask.data.images import pixels_of
-from tag2mask.data.records import LongSide
+from tag2mask.data.records import LongSide, Reading
+from tag2mask.data.settings import reading_of_run
 from tag2mask.data.transforms import resize
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.precision import computing_in
 from tag2mask.rib import PartnerBatch, PartnerGradients, RIBConfig, RIBResult, TrunkFeatures, mean_gradient, rib
 from tag2mask.runs.folder import read_manifest
+from tag2mask.runs.info import read_info
 from tag2mask.stages.localize import scaled_views
 from tag2mask.stages.train_classifier import load_classifier
 
@@ -78,14 +80,15 @@ def localize_image(
     config = config or RIBConfig.fast()
     network, names = _network_and_names(classifier, classes)
     present = _numbers(tags, names, network.n_classes)
-    pixels, size = _read(image, long_side)
+    reading = _reading_of(classifier)
+    pixels, size = _read(image, long_side, reading)
     views = scaled_views(pixels, config.scales, network)
     gradient: Tensor | None = None
     batches: Iterable[PartnerBatch] = ()
     if isinstance(partners, PartnerGradients):
         gradient = partners.expected(present)
     elif config.partners != "none":
-        samples = _samples(network, partners, names, config, present, seed)
+        samples = _samples(network, partners, names, config, present, seed, reading)
         if config.partners == "amortised":
             gradient = mean_gradient(network, samples, config)
         else:
@@ -141,10 +144,18 @@ def _number(tag: str | int, names: Sequence[str]) -> int:
     return list(names).index(tag)
 
 
-def _read(image: Picture, long_side: LongSide) -> tuple[np.ndarray, tuple[int, int]]:
+def _reading_of(classifier: CAMClassifier | Path | str) -> Reading:
+    """How files become 8-bit RGB: as those of the run, where it is known."""
+    if isinstance(classifier, CAMClassifier):
+        return Reading()
+    folder = Path(classifier)
+    return reading_of_run(read_info(folder if (folder / "classifier").is_dir() else folder.parent))
+
+
+def _read(image: Picture, long_side: LongSide, reading: Reading) -> tuple[np.ndarray, tuple[int, int]]:
     """Pixels (H', W', 3) uint8 within `long_side`, and the photo's own size (H, W)."""
     if isinstance(image, Path | str):
-        return decode_image(image, long_side=long_side), image_size(image)
+        return decode_image(image, long_side=long_side, reading=reading), image_size(image)
     pixels = pixels_of(image) if isinstance(image, Image.Image) else np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise DataError(f"an image is {pixels.dtype} of shape {pixels.shape}; expected uint8 RGB of shape (H, W, 3)")
@@ -159,6 +170,7 @@ def _samples(
     config: RIBConfig,
     present: Sequence[int],
     seed: int,
+    reading: Reading,
 ) -> list[Sample]:
     """Each partner that may be used, cropped as in training."""
     samples: list[Sample] = []
@@ -167,7 +179,7 @@ def _samples(
         numbers = _numbers(tags, names, network.n_classes)
         if config.partners != "any" and set(numbers) & set(present):
             continue
-        pixels = torch.from_numpy(random_augment(_read(image, None)[0], rng_for(seed, "partner", place)))
+        pixels = torch.from_numpy(random_augment(_read(image, None, reading)[0], rng_for(seed, "partner", place)))
         with computing_in(config.precision, device):
             features = network.trunk_features(pixels[None].to(device))
         labels = torch.zeros(1, network.n_classes, device=device)

@@ -15,7 +15,7 @@ from tag2mask.data import Dataset, ImageRecord
 from tag2mask.data.class_files import write_class_files
 from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.photos import photos_dataset
-from tag2mask.data.records import LongSide
+from tag2mask.data.records import LongSide, Reading
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.runs.folder import parse_manifest, read_manifest
@@ -48,7 +48,7 @@ def predict_photos(
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
     recipe = load_recipe(run_folder / "recipe.yaml")
     dataset = _as_in_run(photos_dataset(photos, classes, tags), recipe, run_folder)
-    config = dataclasses.replace(config or recipe.predict, restrict=tags is not None)
+    config = dataclasses.replace(config or recipe.predict, restrict=tags is not None, negatives=tags is not None)
     predict(dataset, run_folder / "segmenter", out, config, execution=execution)
     write_class_files(out, classes, background=dataset.background)
     return parse_manifest(read_object(out / "manifest.json")).failed
@@ -84,19 +84,28 @@ def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Pari
     manifest = read_manifest(run_folder / "segmenter", "train-segmenter")
     config = build(SegmenterConfig, manifest["config"], source=str(run_folder / "segmenter" / "manifest.json"))
     recipe = load_recipe(run_folder / "recipe.yaml")
-    classes = tuple(manifest["classes"])
+    classes, reading = tuple(manifest["classes"]), recipe.data.reading_again(read_info(run_folder).get("data", {}))
     paths = _own_photos(run_folder) if photos is None else [r.path for r in photos_dataset(photos, classes).records]
     return export_network(
         load_segmenter(run_folder / "segmenter"),
         out,
         classes,
-        _decoded(paths, recipe.data.long_side),
+        _decoded(paths, recipe.data.long_side, reading),
         scales=recipe.predict.scales,
         mirror=recipe.predict.mirror,
         long_side=recipe.data.long_side,
         tagged=recipe.predict.tagged,
+        combine=recipe.predict.combine,
+        background=recipe.data.background,
+        reading=reading,
         about=f"{config.architecture} on {config.backbone}, recipe {recipe.name}",
     )
+
+
+def left_out_of_onnx(run_folder: Path) -> list[str]:
+    """Settings of a run's prediction that an ONNX file doesn't carry."""
+    config = load_recipe(run_folder / "recipe.yaml").predict
+    return [f"predict.{name}" for name, used in (("crf", config.crf), ("tile", config.tile is not None)) if used]
 
 
 def _own_photos(run_folder: Path) -> list[Path]:
@@ -110,6 +119,6 @@ def _own_photos(run_folder: Path) -> list[Path]:
     return turns[:CHECKED_ON]
 
 
-def _decoded(paths: Iterable[Path], long_side: LongSide) -> Iterator[np.ndarray]:
+def _decoded(paths: Iterable[Path], long_side: LongSide, reading: Reading) -> Iterator[np.ndarray]:
     for path in paths:
-        yield decode_image(path, long_side=long_side)
+        yield decode_image(path, long_side=long_side, reading=reading)

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.common.errors import MissingExtraError, WeightsError
-from tag2mask.common.values import as_number
+from tag2mask.common.values import as_dict, as_number
+from tag2mask.data.records import Reading
 
 if TYPE_CHECKING:
     from tag2mask.data.records import LongSide
@@ -39,7 +40,11 @@ class OnnxNetwork:
         notes = self.session.get_modelmeta().custom_metadata_map
         try:
             values = {key: json.loads(notes[key]) for key in ("labels", "mean", "std", "size", "scales", "mirror")}
-            values["tagged"] = json.loads(notes.get("tagged", "0"))  # earlier files say nothing of it
+            # earlier files say nothing of these
+            values["tagged"] = json.loads(notes.get("tagged", "0"))
+            values["combine"] = json.loads(notes.get("combine", '"mean"'))
+            values["background"] = json.loads(notes.get("background", "true"))
+            values["reading"] = json.loads(notes.get("reading", "{}"))
         except (KeyError, ValueError) as error:
             raise WeightsError(
                 f"{path}: says nothing of {error} in its metadata; give a file that 'tag2mask export onnx' wrote"
@@ -52,6 +57,9 @@ class OnnxNetwork:
         self.scales: tuple[float, ...] = tuple(values["scales"])
         self.mirror = bool(values["mirror"])
         self.tagged = as_number(values["tagged"]) or 0.0  # what tags that are given add to their logits
+        self.combine = np.max if values["combine"] == "max" else np.mean  # of logits over scales and mirrors
+        self.background = bool(values["background"])  # False: every pixel gets a class
+        self.reading = Reading.of(as_dict(values["reading"]))  # how pictures become 8-bit RGB
         outputs = [output.name for output in self.session.get_outputs()]
         self._outputs = ["logits", "prior"] if "prior" in outputs else ["logits"]
         self._mean = np.array(values["mean"], np.float32)
@@ -69,7 +77,7 @@ class OnnxNetwork:
         return self.session.run(self._outputs, {"images": prepared})
 
     def logits(self, image: np.ndarray) -> np.ndarray:
-        """Logits (L, H, W) of an image (H, W, 3) uint8 at its size: the mean over the file's scales and mirrors.
+        """Logits (L, H, W) of an image (H, W, 3) uint8 at its size, joined over the file's scales and mirrors.
 
         The tag prior isn't in them.
         """
@@ -82,7 +90,7 @@ class OnnxNetwork:
             if self.mirror:
                 mirrored = self._logits(np.ascontiguousarray(pixels[:, ::-1]))
                 views.append(_resized(mirrored[:, :, ::-1], (width, height)))
-        return np.mean(views, axis=0)
+        return self.combine(views, axis=0)
 
     def prior(self, image: np.ndarray) -> np.ndarray | None:
         """What an image (H, W, 3) uint8 as a whole adds to its logits, (L,); None where the network has no prior."""
@@ -94,15 +102,16 @@ class OnnxNetwork:
             logits = logits - part[:, :, None, None]
         return logits[0, :, : image.shape[0], : image.shape[1]]
 
-    def predict(self, image: np.ndarray, tags: Sequence[str] = ()) -> Prediction:
-        """Labels and confidence of an image (H, W, 3) uint8 RGB, among `tags` (class names) where there are any."""
-        allowed = [self.classes.index(name) + 1 for name in tags] or range(1, len(self.classes) + 1)
-        kept = np.array([0, *sorted(allowed)])
+    def predict(self, image: np.ndarray, tags: Sequence[str] | None = None) -> Prediction:
+        """Labels and confidence of an image (H, W, 3) uint8 RGB, among `tags` (class names); None: of any class."""
+        names = self.classes if tags is None else tags
+        allowed = sorted(self.classes.index(name) + 1 for name in names)
+        kept = np.array([0, *allowed] if self.background or not allowed else allowed)
         logits = self.logits(image)
-        prior = None if tags else self.prior(image)
+        prior = self.prior(image) if tags is None else None
         if prior is not None:
             logits = logits + prior[:, None, None]
-        known = np.float32(self.tagged if tags else 0)
+        known = np.float32(0 if tags is None else self.tagged)
         logits = logits[kept] + known * (kept > 0)[:, None, None]
         shares = np.exp(logits - logits.max(axis=0))
         best = logits.argmax(axis=0)

@@ -47,6 +47,14 @@ def refine_with(run: Path, *overrides: str) -> str:
     return name
 
 
+def test_a_wrong_refinement_leaves_no_trace(run: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["--data", str(run.parent / "farm"), "--set", "refine.method=none"]
+    assert main(["refine", str(run), *options, "--set", "refine.thresholds={cwo: 0.3}"]) == 2
+    assert "no class 'cwo'; did you mean 'cow'" in capsys.readouterr().err
+    assert not (run / "choices.json").exists()
+    assert main(["refine", str(run), *options, "--set", "refine.thresholds={cow: 0.3}"]) == 0
+
+
 def test_another_threshold_lies_beside_the_first_and_can_be_chosen(run: Path, finished_run: Path) -> None:
     first, network = masks_of(run / "pseudo_masks"), (run / "segmenter" / "manifest.json").read_bytes()
     name = refine_with(run, "refine.walk.threshold=0.05", "refine.unsure=0.01")

@@ -13,6 +13,7 @@ from tag2mask.refine.feature_affinity import (
     AffinityConfig,
     affinity,
     descriptors,
+    lowered,
     spread,
     tapped,
     working_size,
@@ -135,6 +136,15 @@ def test_the_floor_takes_off_what_empty_leaf_shows():
     assert found[0, :44].max() == 0
     assert found[0, -4:].min() > 0.3
     assert not found[1].any()
+
+
+def test_the_floor_holds_without_products():
+    maps = torch.zeros(1, 4, 4)
+    maps[0, 0], maps[0, 1] = 1.0, 0.05
+    looks = torch.ones(16, 3)
+    config = AffinityConfig(products=0, floor=0.9, positions=16)
+    assert torch.equal(spread(maps, looks, config), lowered(maps, maps, 0.9))
+    assert not torch.equal(spread(maps, looks, config), maps)
 
 
 def test_a_class_that_is_everywhere_or_nowhere_has_no_floor():

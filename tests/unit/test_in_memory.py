@@ -98,6 +98,12 @@ def test_the_folder_of_a_run_or_of_its_classifier(photo, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"manifest\.json"):
         localize_image(tmp_path, photo, "dog")
 
+    Image.fromarray(photo[:, :, 0].astype(np.uint16) * 8).save(tmp_path / "deep.png")  # read as the run's own were
+    write_json(tmp_path / "run" / "run.json", {"name": "deep", "data": {"value_range": [0.0, 8 * 255.0]}})
+    deep = localize_image(folder, tmp_path / "deep.png", "dog", ALONE)
+    grey = localize_image(folder, Image.fromarray(photo[:, :, 0]), "dog", ALONE)
+    np.testing.assert_allclose(deep.cam.sums[0], grey.cam.sums[0], rtol=1e-3, atol=1e-5)
+
 
 @pytest.mark.parametrize("partners", ["amortised", "disjoint", "any"])
 def test_partners_take_part_by_the_seed_and_leave_the_network_alone(network, photo, partners) -> None:

@@ -18,9 +18,10 @@ def seen(**changes: object) -> Seen:
 
 
 def test_nothing_is_said_of_a_network_that_learned() -> None:
-    assert complaint(FINE, seen(), CLASSES) == ""
-    assert complaint([1.0], seen(), CLASSES) == ""  # one epoch says nothing of how the loss went
-    assert complaint([], seen(in_masks=np.array([8, 1, 0]), answered=np.array([8, 0, 0])), CLASSES) == ""
+    assert complaint(FINE, seen(), CLASSES, balanced=False) == ""
+    assert complaint([1.0], seen(), CLASSES, balanced=False) == ""  # one epoch says nothing of how the loss went
+    once = seen(in_masks=np.array([8, 1, 0]), answered=np.array([8, 0, 0]))
+    assert complaint([], once, CLASSES, balanced=False) == ""
 
 
 @pytest.mark.parametrize(
@@ -30,21 +31,29 @@ def test_nothing_is_said_of_a_network_that_learned() -> None:
         ([1.0, 0.4, 0.9], {}, r"rose from 0\.4 to 0\.9.*a third of segmenter\.learning_rate"),
         (FINE, {"answered": np.array([8, 5, 0])}, r"never answered.*dog \(0 of 4\).*segmenter\.balanced: true"),
         (FINE, {"answer_cover": 0.02}, r"cover 2 % of 8 photos.*masks 30 %; try segmenter\.balanced: true"),
-        (FINE, {"answer_cover": 0.95}, r"cover 95 %.*segmenter\.balanced: false"),
+        (FINE, {"answer_cover": 0.95}, r"cover 95 %.*; try more segmenter\.epochs$"),
     ],
 )
 def test_what_went_wrong_is_said_in_one_line(losses: list[float], changes: dict, said: str) -> None:
     import re
 
-    text = complaint(losses, seen(**changes), CLASSES)
+    text = complaint(losses, seen(**changes), CLASSES, balanced=False)
     assert re.search(said, text), text
     assert "\n" not in text
+
+
+def test_a_setting_that_is_in_force_is_no_remedy() -> None:
+    assert complaint(FINE, seen(answer_cover=0.95), CLASSES, balanced=True).endswith(
+        "try segmenter.balanced: false, or more segmenter.epochs"
+    )
+    for changes in ({"answer_cover": 0.02}, {"answered": np.array([8, 5, 0])}):
+        assert "balanced" not in complaint(FINE, seen(**changes), CLASSES, balanced=True)
 
 
 def test_many_absent_classes_are_counted() -> None:
     names = ("a", "b", "c", "d", "e")
     none = seen(in_masks=np.full(6, 4), answered=np.array([4, 0, 0, 0, 0, 0]))
-    text = complaint(FINE, none, names)
+    text = complaint(FINE, none, names, balanced=False)
     assert "a (0 of 4), b (0 of 4), c (0 of 4) and 2 more" in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,43 @@ def test_the_file_says_how_it_is_to_be_used(run: Path) -> None:
     assert "fpn on resnet10t, recipe tiny" in json.loads(notes["about"])
     names = [value.name for value in (*network.session.get_inputs(), *network.session.get_outputs())]
     assert names == ["images", "logits"]
+
+
+def test_what_decides_an_answer_goes_along(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Another way of joining views, no background, deep pictures; what can't go along is said."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    data = "data: {long_side: 96, background: false}"
+    predict = "predict: {scales: [1.0, 1.5], mirror: true, combine: max, tile: 128}"
+    (copy / "recipe.yaml").write_text(f"name: tiny\n{data}\n{predict}\n", encoding="utf-8")
+    write_json(copy / "run.json", {"name": "tiny", "data": {"value_range": [0.0, 900.0]}})
+    assert main(["export", "onnx", str(copy)]) == 0
+    assert "predict.tile isn't in the file" in capsys.readouterr().err
+    exported, network = OnnxNetwork(copy / "segmenter" / "network.onnx"), load_segmenter(run / "segmenter")
+    assert exported.reading.value_range == (0.0, 900.0)
+    config = PredictConfig(scales=(1.0, 1.5), mirror=True, combine="max")
+    for image in images_of(run):
+        expected = predict_answer(network, image, config, background=False)
+        found = exported.predict(image)
+        assert found.labels.min() > 0
+        assert (found.labels == expected.labels).mean() > 0.98
+    assert not exported.predict(images_of(run)[0], []).labels.any()  # none of the classes
+
+    deep = np.random.default_rng(0).integers(0, 900, (40, 64)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    read: list[np.ndarray] = []
+    answer = OnnxNetwork.predict
+
+    def seen(network: OnnxNetwork, image: np.ndarray, tags: object) -> object:
+        read.append(image)
+        return answer(network, image)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnnxNetwork, "predict", seen)
+        options = ["--images", str(tmp_path / "deep.png"), "--masks", str(tmp_path / "m")]
+        assert main(["predict", "--onnx", str(copy / "segmenter" / "network.onnx"), *options]) == 0
+    assert read[0].max() > 240
+    assert "background" not in (tmp_path / "m" / "labelmap.txt").read_text("utf-8")
 
 
 def test_prediction_is_that_of_torch(run: Path) -> None:
@@ -209,6 +247,6 @@ def test_a_tag_prior_goes_along(tmp_path: Path) -> None:
         found = exported.run(exported.prepared(image))[0][0, :, : image.shape[0], : image.shape[1]]
         assert np.allclose(found, expected.numpy(), atol=1e-3)
         plain = PredictConfig(scales=(1.0, 1.5), mirror=True, tagged=0.3)
-        for tags, classes in (((), None), (CLASSES, (0, 1))):
+        for tags, classes in ((None, None), (CLASSES, (0, 1))):
             labels = predict_answer(network, image, plain, classes).labels
             assert (exported.predict(image, tags).labels == labels).mean() > 0.97

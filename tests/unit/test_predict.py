@@ -20,12 +20,18 @@ from tag2mask.engine.execution import Execution
 from tag2mask.inference import predict_photos
 from tag2mask.networks import save_module
 from tag2mask.stages import predict as stage
+from tag2mask.stages.answer import Answer
 from tag2mask.stages.predict import PredictConfig, check, predict
 from tag2mask.stages.train_segmenter import SegmenterConfig, build_segmenter
 
 CONFIG = PredictConfig(scales=(1.0,), mirror=False)
 SEGMENTER = SegmenterConfig(backbone="efficientnet_lite0", weights="none", output_stride=16)
 CLASSES = ("cat", "dog")
+
+
+def nothing(image: np.ndarray) -> Answer:
+    """All background."""
+    return Answer(np.zeros(image.shape[:2], np.uint8), np.zeros(image.shape[:2], np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,38 @@ def test_a_photo_replaced_under_its_name_is_told(run: Path, tmp_path: Path) -> N
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     with pytest.raises(ConfigError, match="an earlier state of this photo"):
         predict_photos(path, run, tmp_path / "m", CONFIG)
+
+
+def test_other_tags_of_a_photo_are_told(run: Path, tmp_path: Path) -> None:
+    photos, masks = [photo(tmp_path / "photos" / f"{number}.png", seed=number) for number in range(3)], tmp_path / "m"
+
+    def predicted(rows: str) -> list[list[int]]:
+        (tmp_path / "tags.csv").write_text("image,labels\n" + rows, encoding="utf-8")
+        predict_photos(tmp_path / "photos", run, masks, CONFIG, tags=tmp_path / "tags.csv")
+        return [np.unique(read_mask(masks / "masks" / path.name)).tolist() for path in photos]
+
+    first = predicted("0.png,cat\n1.png,\n")
+    assert set(first[0]) <= {0, 1}
+    assert first[1] == [0]  # it is known to show none of the classes; of the third nothing is known
+    assert predicted("0.png,cat\n1.png,\n") == first
+    with pytest.raises(ConfigError, match=r"0\.png was made from this photo with other tags; nothing is overwritten"):
+        predicted("0.png,dog\n1.png,\n")
+    with pytest.raises(ConfigError, match="this photo with other tags"):
+        predicted("0.png,cat\n1.png,\n2.png,dog\n")
+
+
+def test_tiles_are_of_the_photo_at_its_own_size(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        stage, "predict_answer", lambda network, image, *_: seen.append(image.shape) or nothing(image)
+    )
+    large, small = photo(tmp_path / "large.png", (300, 200)), photo(tmp_path / "small.png", (30, 20))
+    for long_side in (64, (64, 128)):
+        dataset = Dataset("photos", CLASSES, (ImageRecord("large", large, ()), ImageRecord("small", small, ())))
+        dataset = dataset.worked_on_at(long_side)
+        out, network = tmp_path / f"masks {long_side}", run / "segmenter"
+        predict(dataset, network, out, dataclasses.replace(CONFIG, tile=128), execution=Execution("cpu", processes=1))
+    assert seen == [(200, 300, 3), (20, 30, 3), (200, 300, 3), (43, 64, 3)]  # the least size still holds
 
 
 def test_added_photos_are_done_in_addition(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

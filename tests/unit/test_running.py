@@ -13,7 +13,7 @@ import torch
 from refine_world import make_world
 
 from tag2mask.chain import Chain, open_chain
-from tag2mask.common.errors import ConfigError, MissingExtraError, WeightsError
+from tag2mask.common.errors import ConfigError, DataError, MissingExtraError, WeightsError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
@@ -135,6 +135,38 @@ def test_scores_name_the_settings_that_made_the_masks(world: tuple[Dataset, Path
     other = dataclasses.replace(RECIPE, refine=RefineConfig(method="irn", walk=WalkConfig(threshold=0.3)))
     row = Chain(Context(other, dataset, None, out, HERE, [].append), {}).evaluate()["pseudo_mask"]
     assert (row["threshold"], row["threshold_chosen_on"], row["title"]) == (0.45, "a guess", "RIB+threshold")
+
+
+def test_masks_of_which_none_can_be_scored_cost_a_row(
+    world: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, out = world
+    records = [
+        dataclasses.replace(r, mask_path=r.mask_path if r is dataset.records[-1] else None) for r in dataset.records
+    ]
+    masked = dataclasses.replace(dataset, records=tuple(records))  # only the photo that can't be read has one
+    monkeypatch.setattr("tag2mask.recipe.read_dataset", lambda *_, **__: masked)
+    said: list[str] = []
+    chain = opened(out, said=said)
+    chain._score(next(entry for entry in chain.plan if entry.folder == "pseudo_masks"))
+    assert any(line.startswith("! pseudo_masks: not scored: ") for line in said)
+    assert chain.unscored == {"pseudo_mask"}
+    assert chain.scores() == {}
+
+
+def test_photos_without_any_tag_teach_nothing(world: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    records = tuple(dataclasses.replace(record, labels=()) for record in world[0].records)
+    untagged = dataclasses.replace(world[0], records=records)
+    monkeypatch.setattr("tag2mask.recipe.read_dataset", lambda *_, **__: untagged)
+    with pytest.raises(DataError, match="none of the 6 training photos has a tag; give each photo the names"):
+        opened(world[1])
+
+
+def test_scores_of_unknown_classes_are_refused_before_anything_is_trained(world: tuple[Dataset, Path]) -> None:
+    shutil.rmtree(world[1] / "pseudo_masks")
+    chain = opened(world[1], changed(refine={"thresholds": {"gren": 0.3}}))
+    with pytest.raises(ConfigError, match="no class 'gren'; did you mean 'green'"):
+        chain.check()
 
 
 def test_a_folder_keeps_its_limit(world: tuple[Dataset, Path], tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ def test_chance_is_met_by_one_in_twenty_sets() -> None:
     assert not at_chance(np.where(tagged, 1.0, 0.0), tagged)
 
 
+@pytest.mark.parametrize(("with_it", "without"), [(1, 5), (1, 18), (2, 2)])
+def test_too_few_photos_tell_nothing_of_chance(with_it: int, without: int) -> None:
+    tagged = np.arange(with_it + without) < with_it
+    assert not at_chance(np.where(tagged, 1.0, 0.0), tagged)  # each before every other
+    assert not at_chance(np.where(tagged, 0.0, 1.0), tagged)
+
+
 def test_a_class_that_its_backdrop_tells_is_told() -> None:
     (found,) = warnings_of(CLASSES, labels((0, 40), (30, 70), (60, 90)), border={"ant": 0.3, "bee": 2.06})
     assert found.startswith("class 'bee': maps are 2.1 times as strong along the photos' border")

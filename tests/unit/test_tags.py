@@ -38,6 +38,22 @@ def test_photos_are_found_by_path_name_or_stem(photos: Path, tmp_path: Path) -> 
     assert all(not record.labels for record in photos_dataset(photos, CLASSES).records)
 
 
+def test_a_photo_listed_without_a_tag_is_told_and_one_that_is_not_listed_is_not(photos: Path, tmp_path: Path) -> None:
+    dataset = photos_dataset(photos, CLASSES, tags(tmp_path, "a/one.jpg,\nthree.jpg,background\n"))
+    told = {record.path.relative_to(photos).as_posix(): (record.labels, record.told) for record in dataset.records}
+    assert told == {
+        "a/one.jpg": ((), True),
+        "a/two.jpg": ((), False),
+        "b/two.jpg": ((), False),
+        "three.jpg": ((), True),
+    }
+
+
+def test_rows_of_one_photo_are_joined(photos: Path, tmp_path: Path) -> None:
+    dataset = photos_dataset(photos, CLASSES, tags(tmp_path, "three.jpg,cat\nthree.jpg,dog\n"))
+    assert [record.labels for record in dataset.records if record.told] == [(0, 2)]
+
+
 def test_a_column_for_each_class(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "tags.csv").write_text("image,cat,dog\nthree.jpg,1,0\na/one.jpg,1,1\n", encoding="utf-8")
     dataset = photos_dataset(photos, CLASSES, tmp_path / "tags.csv")

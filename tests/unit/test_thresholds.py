@@ -56,6 +56,18 @@ def test_the_labels_are_those_of_cam(world, tmp_path: Path) -> None:
     assert "carried_over" not in read_json(tmp_path / "cam" / "manifest.json")
 
 
+def test_an_unsure_band_fits_the_score_that_was_found(world, tmp_path: Path) -> None:
+    dataset, localization = world
+    config = RefineConfig(maps="cam", method="none", threshold="auto", unsure=0.45)
+    refine(dataset, localization, tmp_path / "out", config, execution=HERE)
+    made = read_json(tmp_path / "out" / "manifest.json")
+    room = min(made["threshold"], 1 - made["threshold"])
+    assert made["unsure"] == pytest.approx(min(0.45, 0.9 * room), abs=1e-3)
+    assert made["unsure"] < room < 0.5
+    labels = {int(v) for path in (tmp_path / "out" / "masks").glob("*.png") for v in np.unique(read_mask(path))}
+    assert {0, 255} < labels
+
+
 def test_damaged_maps_are_left_out_and_nothing_left_is_an_error(world) -> None:
     dataset, localization = world
     ids = [record.id for record in dataset.records]

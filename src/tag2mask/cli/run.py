@@ -99,6 +99,7 @@ def _another(options: argparse.Namespace, run: Path) -> int:
     name, choices = another(run, options.set, options.name)
     recipe = choices.over(load_recipe(run / "recipe.yaml"))
     chain = open_chain(recipe, data, run, limit=options.limit, execution=execution_of(options))
+    chain.check_stage("refine")  # before the run knows of it: it would stand in every later call's way
     choices.save(run)
     chain.run_stage("refine", score=True)
     print_compared(run)
@@ -132,11 +133,11 @@ def _predict_onnx(options: argparse.Namespace) -> dict[str, str]:
     if options.masks is None:
         raise ConfigError("predict --onnx needs --images PHOTOS and --masks DIR (for the masks)")
     network = OnnxNetwork(options.onnx, threads=options.processes)
-    dataset = photos_dataset(options.images, network.classes, options.tags)
+    dataset = photos_dataset(options.images, network.classes, options.tags).read_as(network.reading)
     failures = predict_onnx(
         dataset, network, options.masks, restrict=options.tags is not None, confidence=options.confidence
     )
-    write_class_files(options.masks, network.classes)
+    write_class_files(options.masks, network.classes, background=network.background)
     return failures
 
 

@@ -72,6 +72,10 @@ def before_training(train: Dataset, val: Dataset | None, *, prepared: bool = Fal
     """
     whole = train if val is None else replace(train, records=(*train.records, *val.records))
     problems = [*train.problems, *of_set(train), *ranges.said(whole)]
+    if not any(record.labels for record in train.records):
+        message = f"none of the {len(train.records)} training photos has a tag"
+        remedy = "give each photo the names of what it shows; only photos that show none of them go without"
+        problems.append(Problem("no-label", train.name, "", message, remedy, fatal=True))
     if not prepared:
         problems += check_masks(whole)
     compared = agreement.compare(whole)

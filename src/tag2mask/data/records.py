@@ -70,15 +70,24 @@ class Reading:
     # values that become black and white where a file has more than 8 bits; None = each file's own type
     value_range: tuple[float, float] | None = None
 
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Reading:
+        """Take up what `facts` told."""
+        bands, values = facts.get("bands"), facts.get("value_range")
+        return cls(bands=bands and tuple(bands), value_range=values and (float(values[0]), float(values[1])))
+
     def facts(self) -> dict[str, Any]:
         """Return what decides the pixels, without what is as usual: {} for most sets."""
         found: dict[str, Any] = {} if self.bands is None else {"bands": list(self.bands)}
         return found if self.value_range is None else found | {"value_range": list(self.value_range)}
 
 
+AS_USUAL = Reading()
+
 # Pixels of the longer side that pictures are worked on at: at most so many; (least, most), so that smaller ones are
 # enlarged; or None, all at their own size.
 LongSide = int | tuple[int, ...] | None
+MAX_SIDE = 10**9  # pixels: longer than any picture
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class ImageRecord:
     long_side: LongSide = None  # the size that the picture is read at
     group: str = ""  # images of one patient, slide, part or video stay on one side of a split; "" = alone
     reading: Reading = Reading()
+    told: bool = True  # False: a photo to segment of whose labels nothing is known
 
 
 @dataclass(frozen=True)
@@ -245,6 +255,14 @@ class Dataset:
     def reading(self) -> Reading:
         """How the set's pictures are read."""
         return self.records[0].reading if self.records else Reading()
+
+    def not_reduced(self) -> Dataset:
+        """The same set, whose pictures are read at their own size, however large; small ones enlarged as before."""
+        records = (
+            replace(r, long_side=(r.long_side[0], MAX_SIDE) if isinstance(r.long_side, tuple) else None)
+            for r in self.records
+        )
+        return replace(self, records=tuple(records))
 
     def worked_on_at(self, long_side: LongSide) -> Dataset:
         """The same set, whose pictures are resized as they are read where the longer side lies beyond `long_side`."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from tag2mask.config import Free, Range, SettingError, Settings
+from tag2mask.common.values import as_dict
+from tag2mask.config import Free, Range, SettingError, Settings, build
 from tag2mask.data import ranges
 from tag2mask.data.readers import read_dataset
 from tag2mask.data.records import MAX_PIXELS, Dataset, Reading
@@ -84,6 +85,12 @@ class DataConfig(Settings):
             found = ranges.value_range(dataset)
             dataset = dataset if found is None else dataset.read_as(replace(dataset.reading, value_range=found))
         return with_held_out(dataset, self.val_fraction, seed)
+
+
+def reading_of_run(info: Mapping[str, Any]) -> Reading:
+    """How the pictures of a run were read, from its run.json; ConfigError where its settings can't be read."""
+    config = build(DataConfig, as_dict(as_dict(info.get("recipe")).get("data")), source="run.json", place=("data",))
+    return config.reading_again(as_dict(info.get("data")))
 
 
 def read_set(root: Path | str, config: DataConfig, seed: int = 0) -> Dataset:

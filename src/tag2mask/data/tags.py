@@ -11,7 +11,7 @@ from tag2mask.data.readers.found import Found
 from tag2mask.data.readers.labels import split_labels
 from tag2mask.data.readers.tables import Entry, read_table
 from tag2mask.data.records import BadFileError, Dataset
-from tag2mask.data.words import nfc
+from tag2mask.data.words import is_negative, nfc
 
 Tags = Mapping[str, tuple[int, ...]]  # sorted class indices by what the file calls the image
 
@@ -25,10 +25,12 @@ def read_tags(path: Path, classes: Sequence[str]) -> Tags:
     for entry in read_table(path, Found(path.name))[1]:
         names = _names(entry, position)
         for name in names:
-            if name not in position:
+            if name not in position and not is_negative(name):
                 near = did_you_mean(name, position)
                 raise DataError(f"{path.name} {entry.place}: the network knows no class '{name}'{near}")
-        tags[nfc(entry.image.replace("\\", "/"))] = tuple(sorted({position[name] for name in names}))
+        image = nfc(entry.image.replace("\\", "/"))
+        found = {position[name] for name in names if name in position}
+        tags[image] = tuple(sorted(found | set(tags.get(image, ()))))
     return tags
 
 
@@ -42,20 +44,21 @@ def with_tags(photos: Dataset, root: Path, tags: Tags, source: str) -> Dataset:
     """Return the photos, which lie below `root`, with their tags; DataError where none of them is in the file.
 
     A photo is looked up by its path below `root`, with and without suffix, then by its name alone. One that isn't
-    listed keeps no tags, and may then have any label.
+    listed isn't `told`, and may then have any label; one that is listed without a tag shows none of the classes.
     """
     base = root.parent if root.is_file() else root
+    found = [_looked_up(PurePosixPath(record.path.relative_to(base).as_posix()), tags) for record in photos.records]
     records = [
-        replace(record, labels=_looked_up(PurePosixPath(record.path.relative_to(base).as_posix()), tags))
-        for record in photos.records
+        replace(record, labels=labels or (), told=labels is not None)
+        for record, labels in zip(photos.records, found, strict=True)
     ]
-    if not any(record.labels for record in records):
+    if not any(record.told for record in records):
         raise DataError(f"{source}: lists none of the {len(records)} photos in {root}, e.g. {records[0].path.name}")
     return replace(photos, records=tuple(records))
 
 
-def _looked_up(path: PurePosixPath, tags: Tags) -> tuple[int, ...]:
+def _looked_up(path: PurePosixPath, tags: Tags) -> tuple[int, ...] | None:
     for name in (str(path), str(path.with_suffix("")), path.name, path.stem):
         if nfc(name) in tags:
             return tags[nfc(name)]
-    return ()
+    return None

@@ -13,6 +13,7 @@ from tag2mask.common.files import atomic_folder
 from tag2mask.data.class_files import write_class_files, write_value_table
 from tag2mask.data.images import decode_image
 from tag2mask.data.masks import palette_picture, voc_palette
+from tag2mask.data.records import Reading
 from tag2mask.exports.source import Photo, Source, add_source_options, out_of, source_of
 
 KINDS = ("grey", "palette", "overlay")
@@ -55,15 +56,17 @@ def write_masks(source: Source, out: Path, kind: str = "grey") -> None:
             path = folder / place.format(photo.stem)
             path.parent.mkdir(parents=True, exist_ok=True)
             # without subsampling a JPEG's colours are as sharp as its brightness; a PNG knows neither
-            _picture(photo, mask, kind).save(path, quality=_QUALITY, subsampling=0)
+            _picture(photo, mask, kind, source.reading).save(path, quality=_QUALITY, subsampling=0)
         write_class_files(folder, source.classes)
         write_value_table(folder / "classes.csv", source.classes)
 
 
-def _picture(photo: Photo, mask: np.ndarray, kind: str) -> Image.Image:
+def _picture(photo: Photo, mask: np.ndarray, kind: str, reading: Reading) -> Image.Image:
     if kind == "grey":
         return Image.fromarray(mask)
-    return palette_picture(mask) if kind == "palette" else Image.fromarray(overlay(decode_image(photo.path), mask))
+    if kind == "palette":
+        return palette_picture(mask)
+    return Image.fromarray(overlay(decode_image(photo.path, reading=reading), mask))
 
 
 def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import argparse
 import copy
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from tag2mask.common.errors import DataError, MissingExtraError, WeightsError
 from tag2mask.common.files import atomic_write
-from tag2mask.data.records import LongSide
+from tag2mask.data.records import LongSide, Reading
 from tag2mask.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tag2mask.networks.backbones import SIDE_MULTIPLE
 from tag2mask.networks.decoders import EncoderDecoder, SegmentationNetwork
@@ -41,7 +42,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """Write the file and say how it compares with torch."""
-    from tag2mask.inference import export_onnx  # which imports this module
+    from tag2mask.inference import export_onnx, left_out_of_onnx  # which imports this module
 
     out = options.to or options.run / "segmenter" / "network.onnx"
     parity = export_onnx(options.run, out, options.images)
@@ -49,6 +50,8 @@ def export(options: argparse.Namespace) -> int:
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; against torch on {parity.images} photos: largest difference of "
         f"logits {parity.largest:.1e}, labels equal on {100 * parity.equal:.3f} % of the pixels"
     )
+    for setting in left_out_of_onnx(options.run):
+        print(f"! {setting} isn't in the file: what 'predict --onnx' answers lacks it", file=sys.stderr)
     return 0
 
 
@@ -94,19 +97,33 @@ def export_network(
     mirror: bool = False,
     long_side: LongSide = None,
     tagged: float = 0.0,
+    combine: str = "mean",
+    background: bool = True,
+    reading: Reading | None = None,
     about: str = "",
 ) -> Parity:
     """Write `network` to `out` as ONNX with free height and width; return how it compares on the given images.
 
     `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes. `scales`,
-    `mirror`, `long_side` (larger photos are made smaller first; of two numbers, smaller ones larger) and `tagged`,
-    what is added to the logits of a photo's tags where they are given, go into the file as its way of prediction. It
-    is kept only where labels agree on 99.9 % of the pixels. Raises MissingExtraError, DataError without images,
+    `mirror`, `long_side` (larger photos are made smaller first; of two numbers, smaller ones larger), `tagged`,
+    what is added to the logits of a photo's tags where they are given, `combine` ("mean" or "max" over scales and
+    mirrors), `background` (False: every pixel has a class) and `reading` go into the file as its way of prediction.
+    It is kept only where labels agree on 99.9 % of the pixels. Raises MissingExtraError, DataError without images,
     WeightsError where onnxruntime's answers differ from torch's.
     """
     _check_extra()
     module = AtFullSize(fixed_padding(copy.deepcopy(network).cpu().eval()))
-    notes = metadata(classes, scales=scales, mirror=mirror, long_side=long_side, tagged=tagged, about=about)
+    notes = metadata(
+        classes,
+        scales=scales,
+        mirror=mirror,
+        long_side=long_side,
+        tagged=tagged,
+        combine=combine,
+        background=background,
+        reading=reading,
+        about=about,
+    )
     with atomic_write(out) as temporary:
         _write(module, temporary, notes)
         parity = compare(network, OnnxNetwork(temporary), checked_on)
@@ -126,6 +143,9 @@ def metadata(
     mirror: bool,
     long_side: LongSide = None,
     tagged: float = 0.0,
+    combine: str = "mean",
+    background: bool = True,
+    reading: Reading | None = None,
     about: str = "",
 ) -> dict[str, str]:
     """What a reader of the file needs to know, each as JSON text under a key of its own."""
@@ -142,6 +162,9 @@ def metadata(
         "scales": list(scales),
         "mirror": mirror,
         "tagged": tagged,
+        "combine": combine,
+        "background": background,
+        "reading": (reading or Reading()).facts(),
         "about": about,
     }
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}

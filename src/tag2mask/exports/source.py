@@ -20,7 +20,8 @@ from tag2mask.common.values import as_dict, as_text
 from tag2mask.data.classes import read_list
 from tag2mask.data.images import image_size
 from tag2mask.data.masks import read_mask
-from tag2mask.data.records import IGNORED, BadFileError, printable
+from tag2mask.data.records import AS_USUAL, IGNORED, BadFileError, Reading, printable
+from tag2mask.data.settings import reading_of_run
 from tag2mask.runs.decisions import mask_path, read_decisions
 from tag2mask.runs.index import parse_index
 
@@ -56,6 +57,7 @@ class Source:
     photos: list[Photo]
     failed: list[str]  # ids of photos that have no mask
     reviewed: str = ""  # what a review changed, in words
+    reading: Reading = AS_USUAL  # how the photos become 8-bit RGB
     empty: int = 0  # photos without any object, so far
     unsure: dict[str, int] = field(default_factory=dict)  # pixels by id, so far
     missing: list[Path] = field(default_factory=list)  # photos that are not where they were, so far
@@ -186,7 +188,8 @@ def open_source(
         for i, (path, name) in zip(done, placed, strict=True)
     ]
     title = f"tag2mask {__version__}: {printable(run)}" + (f", {masks.name}" if info else "")
-    source = Source(masks, title, classes, found, [i for i in states if states[i] != "done"])
+    failed = [i for i in states if states[i] != "done"]
+    source = Source(masks, title, classes, found, failed, reading=reading_of_run(info))
     return _as_reviewed(source, folder) if info and reviewed else source
 
 

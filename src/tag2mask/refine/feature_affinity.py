@@ -111,13 +111,11 @@ def spread(maps: Tensor, looks: Tensor, config: AffinityConfig) -> Tensor:
             f"affinity of {len(looks)} positions for maps of {tuple(maps.shape)}; they must have one position each, "
             f"at most affinity.positions, {config.positions}"
         )
-    if not config.products:
-        return maps
-    takes = affinity(looks, config.temperature)
-    values = maps.flatten(1)  # (n, h * w)
-    for _ in range(config.products):
-        values = values @ takes.T
-    values = values.view_as(maps)
+    values = maps
+    if config.products:
+        takes = affinity(looks, config.temperature)
+        for _ in range(config.products):
+            values = (values.flatten(1) @ takes.T).view_as(maps)
     return lowered(values, maps, config.floor) if config.floor else values
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -261,7 +262,7 @@ def _start(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card
     if path is None:
         facts.notes.broken.append(f"photo of {image.id}: not listed in index.json")
     else:
-        pixels = facts.notes.attempt(f"photo of {image.id}", path, decode_image)
+        pixels = facts.notes.attempt(f"photo of {image.id}", path, partial(decode_image, reading=facts.reading))
         if pixels is not None:
             aspect = pixels.shape[1] / pixels.shape[0]
             photo = pictures.photo_uri(pixels)

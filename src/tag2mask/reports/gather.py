@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tag2mask.common.errors import ConfigError
 from tag2mask.common.values import as_dict, as_numbers, as_text
+from tag2mask.data.records import AS_USUAL, Reading
+from tag2mask.data.settings import reading_of_run
 from tag2mask.reports.notes import Notes, without_folders
 from tag2mask.runs.folder import Manifest, parse_manifest
 from tag2mask.runs.index import Index, parse_index
@@ -54,6 +57,7 @@ class RunFacts:
     notes: Notes
     labels_from: str = ""  # folder of the confident labels behind the pseudo-masks
     chosen: str = "first"  # name of the pseudo-masks that later stages follow
+    reading: Reading = AS_USUAL  # how the photos become 8-bit RGB
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,7 +89,17 @@ def gather(run: Path) -> RunFacts:
         notes,
         _labels_from(stages),
         as_text(as_dict(notes.json(run, "choices.json")).get("chosen")) or "first",
+        _reading(run, notes),
     )
+
+
+def _reading(run: Path, notes: Notes) -> Reading:
+    """How the run's pictures were read; as usual where that isn't known."""
+    try:
+        return reading_of_run(as_dict(notes.json(run, "run.json")))
+    except ConfigError as error:
+        notes.broken.append(f"run.json: {error}")
+        return AS_USUAL
 
 
 def _stages(run: Path, info: RunInfo, index: Index, notes: Notes) -> Iterable[StageFacts]:

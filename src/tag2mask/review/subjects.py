@@ -12,11 +12,10 @@ import numpy as np
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.files import read_json
 from tag2mask.common.values import as_dict, as_number, as_numbers, as_text
-from tag2mask.config import build
 from tag2mask.data.images import decode_image
 from tag2mask.data.maps import LocalizationMaps, load_maps
 from tag2mask.data.records import Reading
-from tag2mask.data.settings import DataConfig
+from tag2mask.data.settings import reading_of_run
 from tag2mask.runs.decisions import mask_path
 from tag2mask.runs.index import IndexedImage, parse_index
 from tag2mask.runs.tags import tag_figures
@@ -106,8 +105,7 @@ def open_subjects(run: Path) -> Subjects:
     photos = {image.id: _subject(image, masks, kinds) for image in index.images.values() if _usable(image)}
     if not any(subject.layers or subject.kinds for subject in photos.values()):
         raise ConfigError(f"{run}: has neither masks nor maps to look at yet; run it until localize is done")
-    config = build(DataConfig, as_dict(recipe.get("data")), source=str(run / "run.json"), place=("data",))
-    reading = config.reading_again(as_dict(info.get("data")))
+    reading = reading_of_run(info)
     name = as_text(info.get("name")) or run.name
     doubted = _doubted(run)
     cut = _cut(made, settings, kinds)

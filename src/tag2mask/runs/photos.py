@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,45 @@ from tag2mask.data.records import ImageRecord, printable
 from tag2mask.runs.folder import StageFolder
 
 
-def note_photos(folder: StageFolder, records: Sequence[ImageRecord]) -> None:
-    """Note in the manifest which photos the masks are of; ConfigError where a mask that is there is of another."""
+def note_photos(folder: StageFolder, records: Sequence[ImageRecord], *, tagged: bool = False) -> None:
+    """Note in the manifest which photos the masks are of; ConfigError where a mask that is there is of another.
+
+    `tagged`: labels are restricted to the photos' tags, which then belong to what a mask was made from.
+    """
     known: dict[str, Any] = folder.manifest.get("photos", {})
-    given = {record.id: _stamp(record.path) for record in records}
+    given = {record.id: _stamp(record.path) | (_tags(record) if tagged else {}) for record in records}
     others = [
         record
         for record in records
-        if known.get(record.id) != given[record.id] and (folder.path / "masks" / f"{record.id}.png").is_file()
+        if _differs(known.get(record.id), given[record.id]) and (folder.path / "masks" / f"{record.id}.png").is_file()
     ]
     if others:
-        first, old = others[0], (known.get(others[0].id) or {}).get("path", "one that was not noted")
-        of = "an earlier state of this photo" if old == given[first.id]["path"] else f"another photo ({old})"
+        first = others[0]
+        of = _before(known.get(first.id) or {}, given[first.id])
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise ConfigError(
             f"{printable(first.path)}{more}: {folder.path / 'masks' / first.id}.png was made from {of}; nothing is "
             "overwritten: choose another folder for the masks, or delete that mask to have it made again"
         )
     folder.save(finished=False, photos=known | given)  # before any mask is written
+
+
+def _tags(record: ImageRecord) -> dict[str, Any]:
+    return {"labels": list(record.labels) if record.told else None}
+
+
+def _differs(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
+    """Whether a photo isn't the one that was noted; earlier versions noted no tags."""
+    return old is None or any(old.get(key, value if key == "labels" else None) != value for key, value in new.items())
+
+
+def _before(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What a mask was made from, in words."""
+    if not _differs(old, {key: value for key, value in new.items() if key != "labels"}):
+        return "this photo with other tags"
+    if old.get("path") == new["path"]:
+        return "an earlier state of this photo"
+    return f"another photo ({old.get('path', 'one that was not noted')})"
 
 
 def _stamp(path: Path) -> dict[str, Any]:

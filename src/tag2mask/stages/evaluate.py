@@ -100,13 +100,17 @@ def score_masks(
     )
 
 
+class NothingToScore(DataError):
+    """No image has both an answer and a true mask that can be read: there is no figure, and nothing is wrong."""
+
+
 def _scored(dataset: Dataset, folder: Path, suffix: str) -> list[ImageRecord]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; run the stage that writes it first")
     there = {path.name for path in folder.iterdir()}
     records = [r for r in dataset.records if has_truth(r) and f"{r.id}{suffix}" in there]
     if not records:
-        raise ConfigError(f"{folder}: none of its files belongs to an image with a true mask in '{dataset.name}'")
+        raise NothingToScore(f"{folder}: none of its files belongs to an image with a true mask in '{dataset.name}'")
     return records
 
 
@@ -278,7 +282,7 @@ def _score(
         whole.skipped |= part.skipped
     if not whole.pixels[1]:
         reason = next(iter(whole.skipped.values()), "all pixels of the true masks are 255, that is, ignored")
-        raise DataError(f"{dataset.name}: none of the {len(records)} images could be scored: {reason}")
+        raise NothingToScore(f"{dataset.name}: none of the {len(records)} images could be scored: {reason}")
     row = whole.score.compute(dataset.classes, background=truth.background).as_dict() | {
         "split": split,
         "threshold": chosen[0],

@@ -56,15 +56,15 @@ def look(pairs: Iterable[tuple[np.ndarray, np.ndarray]], n_labels: int) -> Seen:
     return Seen(photos, in_masks, answered, mask_pixels / known_pixels, answer_pixels / known_pixels)
 
 
-def complaint(losses: Sequence[float], seen: Seen, classes: Sequence[str]) -> str:
+def complaint(losses: Sequence[float], seen: Seen, classes: Sequence[str], *, balanced: bool) -> str:
     """One line on what went wrong and what to change, "" where nothing did.
 
-    `losses` are the epochs' means; what weighs most is said first, and alone.
+    `losses` are the epochs' means, `balanced` the segmenter's setting; what weighs most is said first, and alone.
     """
     checks: tuple[Callable[[], str], ...] = (
         lambda: _of_losses(losses),
-        lambda: _of_classes(seen, classes),
-        lambda: _of_cover(seen),
+        lambda: _of_classes(seen, classes, balanced),
+        lambda: _of_cover(seen, balanced),
     )
     return next(filter(None, (check() for check in checks)), "")
 
@@ -86,7 +86,7 @@ def _of_losses(losses: Sequence[float]) -> str:
     return ""
 
 
-def _of_classes(seen: Seen, classes: Sequence[str]) -> str:
+def _of_classes(seen: Seen, classes: Sequence[str], balanced: bool) -> str:
     never = [
         f"{name} (0 of {seen.in_masks[label]})"
         for label, name in enumerate(classes, start=1)
@@ -95,20 +95,22 @@ def _of_classes(seen: Seen, classes: Sequence[str]) -> str:
     if not never:
         return ""
     more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
+    remedy = "" if balanced else "segmenter.balanced: true, "
     return (
         f"never answered on photos that it was trained on: {', '.join(never[:NAMED])}{more}; try "
-        "segmenter.balanced: true, more segmenter.epochs, and more photos of these classes"
+        f"{remedy}more segmenter.epochs, and more photos of these classes"
     )
 
 
-def _of_cover(seen: Seen) -> str:
+def _of_cover(seen: Seen, balanced: bool) -> str:
     if not seen.photos or not seen.mask_cover:
         return ""
     ratio = seen.answer_cover / seen.mask_cover
     if TOO_LITTLE <= ratio <= TOO_MUCH:
         return ""
-    remedy = "segmenter.balanced: true" if ratio < 1 else "segmenter.balanced: false"
+    wanted = ratio < 1  # so that things count as much as what surrounds them
+    remedy = "" if balanced == wanted else f"segmenter.balanced: {str(wanted).lower()}, or "
     return (
         f"its answers cover {100 * seen.answer_cover:.0f} % of {seen.photos} photos that it was trained on, their "
-        f"masks {100 * seen.mask_cover:.0f} %; try {remedy}, or more segmenter.epochs"
+        f"masks {100 * seen.mask_cover:.0f} %; try {remedy}more segmenter.epochs"
     )

@@ -90,9 +90,13 @@ def _at_the_border(border: Mapping[str, float]) -> Iterator[str]:
 
 
 def at_chance(scores: npt.NDArray, tagged: npt.NDArray[np.bool_]) -> bool:
-    """Whether the share of pairs (tagged, not tagged) in right order, (N,) scores, is within chance of a half."""
+    """Whether the share of pairs (tagged, not tagged) in right order, (N,) scores, is within chance of a half.
+
+    Never where so few photos have the class, or lack it, that even the right order could be chance.
+    """
     positives, negatives = int(tagged.sum()), int((~tagged).sum())
     above = scores[tagged][:, None] - scores[~tagged][None, :]
     ordered = float(np.mean((above > 0) + 0.5 * (above == 0)))  # the area under the ROC curve
     deviation = math.sqrt((positives + negatives + 1) / (12 * positives * negatives))
-    return ordered <= 0.5 + ONE_SIDED * deviation
+    limit = 0.5 + ONE_SIDED * deviation
+    return limit < 1 and ordered <= limit

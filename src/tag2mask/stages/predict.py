@@ -77,6 +77,8 @@ def predict(
     of the same name is kept and raises ConfigError. Raises ConfigError, MissingExtraError.
     """
     check(config)
+    if config.tile is not None:
+        dataset = dataset.not_reduced()
     execution = execution or Execution()
     read_manifest(segmenter, "train-segmenter")
     inputs = {"weights": digest_file(segmenter / "weights.safetensors")}
@@ -90,7 +92,7 @@ def predict(
     folder = STAGE.open(out, config, seed=0, inputs=inputs, absent_inputs=absent)
     records = {record.id: record for record in dataset.records}
     if photos:
-        note_photos(folder, dataset.records)
+        note_photos(folder, dataset.records, tagged=config.restrict)
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
@@ -155,7 +157,7 @@ def with_every_tag(labels: np.ndarray, record: ImageRecord, pseudo_mask: np.ndar
 
 def _allowed(record: ImageRecord, config: PredictConfig) -> tuple[int, ...] | None:
     """The classes that an image's answer is restricted to; None for no restriction."""
-    return record.labels if config.restrict and (record.labels or config.negatives) else None
+    return record.labels if config.restrict and record.told and (record.labels or config.negatives) else None
 
 
 def predict_answer(

@@ -23,14 +23,14 @@ def predict_onnx(
 ) -> dict[str, str]:
     """Write `out`/masks/ID.png for every photo; return what could not be used, by name.
 
-    `restrict` allows a photo only the labels of its own tags, where it has any; `confidence` also writes
+    `restrict` allows a photo only the labels of its own tags, where they are told; `confidence` also writes
     `out`/confidence/ID.png. Resumes, and takes further photos, as `predict` does. Raises ConfigError.
     """
     config = {"onnx": True, "restrict": restrict, "confidence": confidence}
     inputs = {"weights": digest_file(network.path)}
     folder = StageFolder(out, "predict", config=config, seed=0, inputs=inputs)
     records = {record.id: record for record in dataset.worked_on_at(network.long_side).records}
-    note_photos(folder, dataset.records)
+    note_photos(folder, dataset.records, tagged=restrict)
     todo = folder.left(records, "masks/{}.png")
     for image_id in track(todo, total=len(records), description="predict", done=len(records) - len(todo)):
         try:
@@ -45,7 +45,7 @@ def predict_onnx(
 
 def _predict(record: ImageRecord, network: OnnxNetwork, out: Path, *, restrict: bool, confidence: bool) -> None:
     image, size = read_image(record), image_size(record.path)
-    tags = [network.classes[index] for index in record.labels] if restrict else []
+    tags = [network.classes[index] for index in record.labels] if restrict and record.told else None
     answer = network.predict(image, tags)
     if confidence:  # before the mask, which says that the photo is done
         write_confidence(out / "confidence" / f"{record.id}.png", answer.confidence, size)

@@ -51,6 +51,9 @@ from tag2mask.stages.walk import WalkConfig, walked
 WALKED = "irn+"  # before a name in METHODS: the walk's maps, joined with those by affinity, refined by that
 
 
+WIDEST_BAND = 0.9  # of the way from a score that was found to 0 or 1: how far `unsure` reaches at most
+
+
 @dataclass(frozen=True)
 class RefineConfig(Settings):
     """How maps become pseudo-masks."""
@@ -132,8 +135,9 @@ def resolve_method(config: RefineConfig) -> RefineConfig:
     return dataclasses.replace(config, method=method_named(config.method, "refine.method"))
 
 
-def check(config: RefineConfig) -> None:
-    """Raise MissingExtraError or ConfigError for what this installation lacks, before any work is done."""
+def check(config: RefineConfig, classes: Sequence[str]) -> None:
+    """Raise MissingExtraError or ConfigError for what this installation or the set lacks, before any work is done."""
+    class_thresholds(config, classes)
     resolve_method(config)
     method_named(config.along_edges, "refine.method")
     if config.by_irn:
@@ -232,9 +236,11 @@ def _with_threshold(
         ids = [image_id for image_id, record in records.items() if record.labels]
         lowered = bool(read_manifest(maps.parent, "localize", "affinity", "walk")["config"].get("floor"))
         score, found = automatic_threshold(cam, maps, ids, seed, lowered=lowered)
-        folder.save(threshold=score, threshold_found=found)
+        unsure = min(config.unsure, WIDEST_BAND * min(score, 1 - score))
+        folder.save(threshold=score, threshold_found=found, unsure=round(unsure, 4))
     score, found = background_of(folder.manifest)
-    return dataclasses.replace(config, threshold=score, threshold_chosen_on=found)
+    unsure = folder.manifest.get("unsure", config.unsure)
+    return dataclasses.replace(config, threshold=score, threshold_chosen_on=found, unsure=unsure)
 
 
 def _inputs(dataset: Dataset, localization: Path, boundary: Path | None, config: RefineConfig) -> dict[str, str]:
@@ -376,19 +382,31 @@ def _run(entry: Planned, context: Context) -> None:
     )
     write_class_files(out, context.train.classes, background=context.train.background)
     made = read_object(out / "manifest.json")
-    for line in _tags_without_pixels(made, context.train.classes):
+    narrowed = made.get("unsure", entry.config.unsure)
+    if narrowed < entry.config.unsure:
+        context.say(
+            f"! {entry.heading}: unsure is {narrowed:g} here, not {entry.config.unsure:g}: around the score that was "
+            f"found, {made['threshold']:g}, more would leave nothing decided"
+        )
+    for line in _tags_without_pixels(made, context.train.classes, _lower_cut(entry.config, context.train.background)):
         context.say(f"! {entry.heading}: {line}")
     lacking = made.get("without_saliency")
     if lacking:
         context.say(f"! {entry.heading}: {len(lacking)} images without a saliency map, e.g. {lacking[0]}")
 
 
-def _tags_without_pixels(made: Mapping[str, Any], classes: Sequence[str]) -> Iterable[str]:
+def _lower_cut(config: RefineConfig, background: bool) -> str:
+    """What to do where masks leave out tags; without background every pixel is a tag's, and there is no cut."""
+    name = "refine.walk.threshold" if config.method == "irn" else "refine.threshold"
+    return f"; a lower {name} keeps more" if background else ""
+
+
+def _tags_without_pixels(made: Mapping[str, Any], classes: Sequence[str], remedy: str) -> Iterable[str]:
     """One line on the tags that have no pixel in their image's mask, by class; none where all have some."""
     lost = {name: made.get("tags_without_pixels", {}).get(name, 0) for name in classes}
     if any(lost.values()):
         named = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
-        yield f"{sum(lost.values())} tags have no pixel in their mask ({named}); a lower refine.threshold keeps more"
+        yield f"{sum(lost.values())} tags have no pixel in their mask ({named}){remedy}"
 
 
 def _score(entry: Planned, context: Context) -> dict[str, Score]:
@@ -423,7 +441,7 @@ STAGE = Stage(
     config=RefineConfig,
     entries=_entries,
     run=_run,
-    check=lambda entry, context: check(entry.config),
+    check=lambda entry, context: check(entry.config, context.train.classes),
     score_keys=lambda entry, context: [entry.score],
     score=_score,
     used=RefineConfig.used,

@@ -99,7 +99,7 @@ def left_out(context: Context) -> Iterable[str]:
     """Which comparisons can't run on this machine, and why."""
     for one in _asked(context):
         if _is_left_out(one, context):
-            yield f"comparison {one.title} is left out: {_lacking(one)}"
+            yield f"comparison {one.title} is left out: {_lacking(one, context)}"
 
 
 def networks_of(recipe: Recipe) -> dict[str, tuple[str | None, ...]]:
@@ -116,12 +116,12 @@ def _asked(context: Context) -> list[Refinement]:
 
 
 def _is_left_out(one: Refinement, context: Context) -> bool:
-    return bool(one.name and _lacking(one)) and not (context.out / one.folder).is_dir()
+    return bool(one.name and _lacking(one, context)) and not (context.out / one.folder).is_dir()
 
 
-def _lacking(one: Refinement) -> str:
+def _lacking(one: Refinement, context: Context) -> str:
     try:
-        check(one.config)
+        check(one.config, context.train.classes)
     except MissingExtraError as error:
         return str(error)
     return ""

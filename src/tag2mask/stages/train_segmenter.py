@@ -203,7 +203,7 @@ def train_segmenter(
     save_module(network, out / "weights.safetensors")
     done = [name for name in names if name not in folder.failures]
     seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
-    warning = complaint(_losses(out), seen, dataset.classes)
+    warning = complaint(_losses(out), seen, dataset.classes, balanced=config.balanced)
     known = {"classes": list(dataset.classes), "class_source": dataset.class_source}
     folder.finish(done, **known, **told, trained_on=source, warning=warning)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
