@@ -119,6 +119,28 @@ def test_yolo_without_yaml_and_with_wrong_files(write: Write) -> None:
     assert [p.fatal for p in read_dataset(root).problems] == [True]
 
 
+@pytest.mark.parametrize(
+    "names",
+    ["[background, cat, dog]", "[__ignore__, cat, dog]", "{0: void, 1: cat, 2: dog}", "{1: cat, 2: dog}"],
+)
+def test_yolo_numbers_are_those_of_the_list_as_it_is_written(write: Write, names: str) -> None:
+    files = {f"images/{stem}.jpg": None for stem in "abc"}
+    files |= {"labels/a.txt": f"1 {BOX}\n", "labels/b.txt": f"2 {BOX}\n", "labels/c.txt": ""}
+    dataset = read_dataset(write({"data.yaml": f"train: images\nnames: {names}\n", **files}))
+    assert dataset.classes == ("cat", "dog")
+    assert list(labels(dataset).values()) == [["cat"], ["dog"], []]
+    assert problems(dataset) == []
+
+
+def test_yolo_background_is_none_of_the_classes_and_a_list_named_twice_counts_once(write: Write) -> None:
+    files = {"images/a.jpg": None, "images/b.jpg": None, "labels/a.txt": f"0 {BOX}\n", "labels/b.txt": f"1 {BOX}\n"}
+    yaml = "train: images\nval: images\nnames: [background, cat]\n"  # validation is on what is learned from
+    dataset = read_dataset(write({"data.yaml": yaml, **files}))
+    assert list(labels(dataset).values()) == [[], ["cat"]]
+    assert splits(dataset) == ["train", "train"]
+    assert problems(dataset) == []
+
+
 def test_yolo_never_leaves_its_folder(write: Write, tmp_path: Path) -> None:
     root = write(
         {
@@ -320,6 +342,54 @@ def test_xml_for_each_image(write: Write, place: str) -> None:
     dataset = read_dataset(root)
     assert dataset.classes == ("cat", "dog")
     assert list(labels(dataset).values()) == [["cat", "dog"], []]
+
+
+def test_xml_below_folders_and_images_without_any(write: Write) -> None:
+    files: dict[str, str | None] = {f"images/day{day}/1.jpg": None for day in (1, 2, 3)} | {"images/x/2.jpg": None}
+    files |= {f"annotations/day{day}/1.xml": xml(f"c{day}") for day in (1, 2)} | {"annotations/2.xml": xml("c2")}
+    dataset = read_dataset(write(files))
+    assert list(labels(dataset).values()) == [["c1"], ["c2"], ["c2"]]
+    assert problems(dataset) == ["no-label"]  # a bare name would be that of three photos
+    assert "images/day3/1.jpg" in str(dataset.problems[0])
+
+
+def test_masks_in_a_class_folder_are_no_photos(write: Write) -> None:
+    files: dict[str, str | None] = {}
+    for name in ("COVID", "Normal", "masks of dogs"):
+        files |= {f"{name}/{place}/{n}.png": None for place in ("images", "masks") for n in (1, 2)}
+    files |= {"COVID/annotations/other.png": None}  # is called as none of its photos, so it is one
+    dataset = read_dataset(write(files))
+    assert len(dataset) == 3 * 2 + 1
+    assert not any("masks__" in record.id for record in dataset.records)
+    assert problems(dataset) == ["masks"] * 3
+
+
+def test_labels_called_background_are_none_of_the_classes(write: Write) -> None:
+    text = (
+        CVAT.format(extra="")
+        .replace("<name>dog</name>", "<name>_background_</name>")
+        .replace('"dog"', '"_background_"')
+    )
+    root = write({"annotations.xml": text, "a.jpg": None, "sub/b.jpg": None, "c.jpg": None})
+    dataset = read_dataset(root)
+    assert dataset.classes == ("cat & co",)
+    assert list(labels(dataset).values()) == [["cat & co"], [], []]
+
+
+def test_coco_of_any_order_and_length(write: Write) -> None:
+    """Label Studio writes categories between many images and many annotations, and perhaps one for the background."""
+    images = [{"id": n, "file_name": f"{n}.jpg", "note": "x" * 700} for n in range(150)]
+    annotations = [
+        {"id": n, "image_id": n, "category_id": n % 2, "bbox": [1, 1, 2, 2], "note": "x" * 700} for n in range(150)
+    ]
+    categories = [{"id": 0, "name": "background"}, {"id": 1, "name": "cat"}]
+    values = {"images": images, "categories": categories, "annotations": annotations, "info": {}}
+    root = write({f"images/{n}.jpg": None for n in range(150)})
+    (root / "result.json").write_text(json.dumps(values), encoding="utf-8")
+    dataset = read_dataset(root)
+    assert dataset.classes == ("cat",)
+    assert sum(record.labels == (0,) for record in dataset.records) == 75
+    assert len(dataset) == 150
 
 
 def test_voc_annotation_without_objects_is_a_negative(write: Write) -> None:

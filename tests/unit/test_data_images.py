@@ -14,6 +14,7 @@ from PIL import Image
 from tag2mask.common.errors import DataError
 from tag2mask.data import decode_image, image_size, limited_size
 from tag2mask.data.images import at_most
+from tag2mask.data.records import Reading
 
 
 @pytest.fixture
@@ -29,15 +30,20 @@ def close(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
     )
 
 
+def png_of(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:
+    """A PNG of `rows`, whatever its header says of size and depth; kind 2: RGB, 4: grey with transparency."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
 def claims_size(path: Path, width: int, height: int) -> None:
     """Write a PNG of a few bytes whose header claims any size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    path.write_bytes(png_of(width, height, 8, 2, b"\0" * 64))
 
 
 def test_rgb_png_is_exact(tmp_path: Path, photo: np.ndarray) -> None:
@@ -80,6 +86,41 @@ def test_float_tiff(tmp_path: Path) -> None:
     values = np.array([[0.0, 0.5], [1.0, np.nan]], dtype=np.float32)
     Image.fromarray(values).save(tmp_path / "f.tiff")
     assert decode_image(tmp_path / "f.tiff")[..., 0].tolist() == [[0, 128], [255, 0]]
+
+
+def test_deep_grey_with_transparency(tmp_path: Path) -> None:
+    grey = np.tile(np.linspace(0, 65535, 64), (48, 1)).astype(np.uint16)
+    rows = np.stack([grey, np.full_like(grey, 65535)], axis=2).astype(">u2")
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    (tmp_path / "a.png").write_bytes(png_of(64, 48, 16, 4, data))
+    for reading in (Reading(), Reading(value_range=(0.0, 65535.0))):
+        found = decode_image(tmp_path / "a.png", reading=reading)[..., 0]
+        assert np.abs(found.astype(int) - (grey >> 8)).max() <= 1
+
+
+def test_the_size_of_a_png_takes_no_decoding(
+    tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    turn = Image.Exif()
+    turn[0x0112] = 6
+    Image.fromarray(photo).save(tmp_path / "before.png", exif=turn)
+    data = (tmp_path / "before.png").read_bytes()
+    at = data.index(b"eXIf") - 4
+    chunk = data[at : at + 12 + int.from_bytes(data[at : at + 4], "big")]
+    rest = data.replace(chunk, b"")
+    (tmp_path / "behind.png").write_bytes(rest.replace(rest[-12:], chunk + rest[-12:]))  # before IEND
+    height, width = photo.shape[:2]
+    for name in ("before", "behind"):
+        assert (
+            image_size(tmp_path / f"{name}.png")
+            == (width, height)
+            == decode_image(tmp_path / f"{name}.png").shape[:2]
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("was decoded"))
+        assert image_size(tmp_path / "a.png") == (height, width)
+        assert image_size(tmp_path / "before.png") == (width, height)
 
 
 def test_palette(tmp_path: Path, photo: np.ndarray) -> None:

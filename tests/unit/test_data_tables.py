@@ -171,6 +171,16 @@ def test_one_hot_beside_other_columns(folder: Write) -> None:
     assert "column(s) age hold more than yes and no" in str(dataset.problems[0])
 
 
+@pytest.mark.parametrize("name", ["mask", "slide", "set", "Part"])
+def test_a_class_that_is_called_like_another_column(folder: Write, name: str) -> None:
+    root = folder(f"filename,{name},no-mask,notes\na.png,1,0,\nb.png,0,1,\nc.png,0,0,\n", "a.png", "b.png", "c.png")
+    dataset = read_dataset(root)
+    assert dataset.classes == (name, "no-mask")  # an empty column is no class
+    assert labels(dataset) == {"a": [name], "b": ["no-mask"], "c": []}
+    assert any(f"column(s) {name} hold yes and no" in str(problem) for problem in dataset.problems)
+    assert all(not record.split and not record.group for record in dataset.records)
+
+
 def test_uncertain_answers_are_not_taken_for_classes(folder: Write) -> None:
     with pytest.raises(DataError, match="no column 'labels'"):
         read_dataset(folder("image,edema\na.png,1\nb.png,-1\n", "a.png", "b.png"), reader="csv")
@@ -318,6 +328,35 @@ def test_exports_of_label_studio_as_csv(folder: Write) -> None:
     assert labels(dataset) == {"a": ["cat"], "b": ["cat", "dog"], "c": []}
 
 
+def test_short_exports_of_label_studio_as_json(folder: Write) -> None:
+    root = folder("", "a.png", "b.png", "c.png")
+
+    def written(key: str, **more: object) -> Path:
+        rows = [("a", "cat"), ("b", {"choices": ["cat", "dog"]}), ("c", None)]
+        tasks = [
+            {
+                "image": f"/data/upload/1/{n}.png",
+                key: value,
+                "id": 7,
+                "annotator": 1,
+                "annotation_id": 3,
+                "lead_time": 9.5,
+            }
+            for n, value in rows
+        ]
+        (root / "export.json").write_text(json.dumps([task | more for task in tasks]), encoding="utf-8")
+        return root
+
+    for key in ("choice", "animal"):  # whatever the control is called
+        assert labels(read_dataset(written(key))) == {"a": ["cat"], "b": ["cat", "dog"], "c": []}
+    dataset_problems = read_dataset(written("choice", rating=4)).problems
+    assert not any("4" in str(problem) for problem in dataset_problems)
+    with pytest.raises(
+        DataError, match="task 0 has the keys animal, mood, of which one holds tags; call that one 'label'"
+    ):
+        read_dataset(written("animal", mood="calm"))
+
+
 def test_groups_of_copies(folder: Write) -> None:
     names = ("a_jpg.rf.1f0e.jpg", "a_jpg.rf.2b3c.jpg", "b_png.rf.77.jpg", "c.jpg")
     text = "image,labels\n" + "".join(f"{name},cat\n" for name in names)
@@ -335,7 +374,8 @@ def test_json_of_choices(folder: Write) -> None:
         result = [{"type": "choices", "from_name": "c", "to_name": "pic", "value": value}] if names else []
         return {"was_cancelled": cancelled, "result": result}
 
-    box = {"result": [{"type": "rectanglelabels", "value": {"x": 1, "rectanglelabels": ["dog"]}}]}
+    more = [{"type": "rating", "value": {"rating": 4}}, {"type": "number", "value": {"number": 12}}]
+    box = {"result": [*more, {"type": "rectanglelabels", "value": {"x": 1, "rectanglelabels": ["dog"]}}]}
     tasks = [
         task("a.png", answer("cat"), answer("cat", "dog"), answer("cow", cancelled=True)),
         task("b.png", answer()),

@@ -364,6 +364,29 @@ def test_yolo_polygons_give_the_same_pixels(world: World) -> None:
         np.testing.assert_array_equal(mask, world.expected(image_id))
 
 
+def test_yolo_finds_the_labels_of_photos_below_a_folder_images(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    records = []
+    for name in ("train/images/a.png", "train/images/images/b.png", "c.png"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), (len(records) * 40, 9, 9)).save(path)
+        records.append(path)
+    folder = StageFolder(tmp_path / "masks", "predict", config={}, seed=0, inputs={})
+    dataset = photos_dataset(root, CLASSES)
+    note_photos(folder, dataset.records)
+    for record in dataset.records:
+        write_mask(tmp_path / "masks" / "masks" / f"{record.id}.png", np.full((6, 8), 1, np.uint8))
+    folder.finish([record.id for record in dataset.records])
+    write_class_files(tmp_path / "masks", CLASSES)
+    out = tmp_path / "out"
+    assert main(["export", "yolo", str(tmp_path / "masks"), "--out", str(out)]) == 0
+    for path in (out / "images").rglob("*.png"):  # as Ultralytics looks for them
+        text = "/labels/".join(str(path).rsplit("/images/", 1)).removesuffix(".png") + ".txt"
+        assert Path(text).read_text("utf-8").startswith("0 ")
+    assert sorted(len(record.labels) for record in read_dataset(out).records) == [1, 1, 1]
+
+
 def test_yolo_is_read_by_our_reader(world: World) -> None:
     out = export(world, "yolo")
     dataset = read_dataset(out)

@@ -37,6 +37,8 @@ class ClassList:
     # of a mask value: its class, "background" or "ignored"
     values: Mapping[int, str] = field(default_factory=dict)
     colours: Mapping[Colour, int] = field(default_factory=dict)  # colour in a mask -> its value
+    # as label files count the names: from 0, or as the file numbers them, with background and what is ignored
+    numbered: Mapping[int, str] = field(default_factory=dict)
 
 
 def lut_of(values: Mapping[int, str], classes: Iterable[str], *, background: bool = True) -> list[int]:
@@ -97,26 +99,25 @@ def read_list(path: Path) -> ClassList | None:
     numbers = [int(match[1]) for match in numbered if match]
     if len(numbers) == len(lines) and numbers[0] in (0, 1) and numbers == sorted(set(numbers)):
         return _of_numbers(path, {int(match[1]): match[2].strip() for match in numbered if match})
-    if is_ignored(lines[0]):  # labelme's list begins with __ignore__ and _background_
-        lines = lines[1:]
-    return of_names(path.name, lines, path)
+    return of_names(path.name, dict(enumerate(lines)), path)
 
 
-def of_names(source: str, names: Iterable[str], path: Path) -> ClassList:
+def of_names(source: str, numbered: Mapping[int, str], path: Path) -> ClassList:
     """Return the list of classes whose masks hold 1..C in this order."""
-    kept = [name for name in names if not is_background(name) and not is_ignored(name)]
-    return ClassList(_checked(path, kept), source, dict(enumerate(kept, start=1)))
+    kept = [name for name in numbered.values() if not is_background(name) and not is_ignored(name)]
+    return ClassList(_checked(path, kept), source, dict(enumerate(kept, start=1)), numbered=numbered)
 
 
 def _of_numbers(path: Path, names: Mapping[int, str]) -> ClassList:
     """Numbers are mask values where they leave 0 to the background; else they count from 0 and masks from 1."""
     if 0 in names and not any(map(is_background, names.values())):
-        return of_names(path.name, names.values(), path)
+        return of_names(path.name, names, path)
     if max(names) > IGNORED:
         raise BadFileError(path, f"has the value {max(names)}", "masks hold 0..255")
     values = {number: _meaning(name) for number, name in names.items()}
     kept = [name for name in values.values() if name not in _MEANINGS]
-    return ClassList(_checked(path, kept), path.name, values)
+    numbered = names if 0 in names else dict(enumerate(names.values()))
+    return ClassList(_checked(path, kept), path.name, values, numbered=numbered)
 
 
 def _meaning(name: str) -> str:
@@ -202,7 +203,7 @@ def of_yaml(path: Path, names: object) -> ClassList:
     ordered = sorted((int(key), nfc(str(name).strip())) for key, name in by_number.items())
     if any(is_background(name) for _, name in ordered):
         return _of_numbers(path, dict(ordered))
-    return of_names(path.name, [name for _, name in ordered], path)
+    return of_names(path.name, dict(ordered), path)
 
 
 def load_yaml_mapping(path: Path) -> dict[str, object]:

@@ -28,6 +28,8 @@ _SMALL_FILES_PIXELS = 80_000_000  # so many take less than a gigabyte
 _STRIP = 4_000_000  # pixels that are converted at once
 _AS_IT_IS = Reading()
 _DEEP = "tag2mask: 16 bits a band"
+_DEEP_COLOURS = re.compile(r"RGBA?;16")  # of grey with transparency Pillow gives the upper byte only
+_EXIF_IN_PNG = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt"})  # chunks that may hold it
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".mpo"}
 )
@@ -235,7 +237,7 @@ def _open_header(path: Path, max_pixels: int) -> Image.Image:
         try:
             picture = Image.open(path, formats=_FORMATS)
             tiles = getattr(picture, "tile", None) or [("", (), 0, "")]
-            picture.info[_DEEP] = ";16" in str(tiles[0][3])  # it is gone once decoded
+            picture.info[_DEEP] = _DEEP_COLOURS.match(str(tiles[0][3])) is not None  # it is gone once decoded
             return picture
         finally:
             Image.MAX_IMAGE_PIXELS = before
@@ -260,10 +262,31 @@ def _head(path: Path) -> str:
 
 
 def _orientation(picture: Image.Image) -> int:
+    if picture.format == "PNG" and not _may_hold_exif(picture):
+        return 1  # Pillow would decode all of it to look behind the pixels
     try:
         return int(picture.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # a broken EXIF block must not cost a picture that decodes
         return 1
+
+
+def _may_hold_exif(picture: Image.Image) -> bool:
+    """Whether a PNG holds, before or behind its pixels, what may be EXIF; its chunks' heads are looked at alone."""
+    if {"exif", "Raw profile type exif"} & picture.info.keys():
+        return True
+    stream = getattr(picture, "fp", None)
+    if stream is None:  # decoded before
+        return True
+    before = stream.tell()
+    try:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            if head[4:] in _EXIF_IN_PNG and stream.tell() > before:
+                return True
+            stream.seek(int.from_bytes(head[:4], "big") + 4, 1)
+        return False
+    finally:
+        stream.seek(before)
 
 
 def _lies(path: Path, picture: Image.Image) -> bool:

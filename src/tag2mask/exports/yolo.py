@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -37,10 +37,17 @@ def write_yolo(source: Source, out: Path, *, val: float = 0.0, link: bool = Fals
         for photo, mask in source:
             split = splits[photo.id]
             place_photo(photo, folder / "images" / split, link=link)
-            path = folder / "labels" / split / f"{photo.stem}.txt"
+            path = _label_path(folder / "images" / split, photo.stem)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(_lines(mask)), encoding="utf-8")
         write_yaml(folder, splits, dict(enumerate(source.classes)))
+
+
+def _label_path(photos: Path, stem: str) -> Path:
+    """Where YOLO looks for a photo's labels: with the last folder `images` of its path replaced by `labels`."""
+    parts = [*photos.parts, *PurePosixPath(f"{stem}.txt").parts]
+    last = len(parts) - 2 - parts[-2::-1].index("images")
+    return Path(*parts[:last], "labels", *parts[last + 1 :])
 
 
 def _lines(mask: np.ndarray) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.common.files import digest_file
-from tag2mask.data.readers.found import MASK_FOLDERS, Folders, Found, Query, Row
+from tag2mask.data.readers.found import MASK_FOLDERS, MASK_PLACES, Folders, Found, Query, Row
 from tag2mask.data.readers.ids import decoded
 from tag2mask.data.readers.mask_files import give_masks, is_mask_beside
 from tag2mask.data.readers.tree import is_picture, subfolders, visible_folders, walk, written_by_run
@@ -145,7 +145,14 @@ def _holds_picture(folder: Path) -> bool:
 def _read_class(found: Found, root: Path, folder: Path, label: str, split: str) -> list[Row]:
     rows = []
     strange: Counter[str] = Counter()
+    masks = _masks_inside(folder)
+    for place in masks:
+        message = f"its pictures are called as those of {_relative(root, folder)}/, so they are taken for their masks"
+        remedy = "left out; to be scored, masks of all classes lie in a folder 'masks' beside the classes'"
+        found.report("masks", _relative(root, place) + "/", "", message, remedy)
     for parent, names in walk(folder):
+        if any(parent.is_relative_to(place) for place in masks):
+            continue
         for name in names:
             if is_mask_beside(name, names):
                 continue
@@ -159,6 +166,18 @@ def _read_class(found: Found, root: Path, folder: Path, label: str, split: str) 
         message = f"{count} file(s) that are not pictures by their name ({suffix})"
         found.report("not-an-image", _relative(root, folder) + "/", "", message, remedy)
     return rows
+
+
+def _masks_inside(folder: Path) -> list[Path]:
+    """The folders below a class's that are called as one of masks and hold pictures of its photos' names."""
+    stems: dict[Path, set[str]] = {}  # by folder of masks; the folder itself stands for all photos outside of them
+    for parent, names in walk(folder):
+        parts = parent.relative_to(folder).parts
+        at = next((number for number, part in enumerate(parts, 1) if part in MASK_PLACES), 0)
+        place = folder.joinpath(*parts[:at])
+        stems.setdefault(place, set()).update(os.path.splitext(name)[0] for name in names if is_picture(name))
+    photos = stems.pop(folder, set())
+    return [place for place, masks in stems.items() if masks and 2 * len(masks & photos) > len(masks)]
 
 
 def _relative(root: Path, path: Path) -> str:

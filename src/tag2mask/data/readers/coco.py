@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.data.coco_index import CocoIndex, Id, scan_instances
@@ -18,6 +19,7 @@ from tag2mask.data.words import nfc, split_name
 LOOKS_FOR = "annotations/instances_*.json (such as instances_train2014.json), or such a file in each split's folder"
 _YEARS = ("2014", "2017")
 _SNIFFED = 1 << 16  # bytes at either end of a JSON file
+_AT_ONCE = 1 << 22  # bytes, where a key is looked for in all of it
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,29 @@ def matches(root: Path) -> bool:
 
 
 def is_coco(path: Path) -> bool:
-    """Tell by its beginning and end whether a JSON file lists images, annotations and categories."""
+    """Tell, mostly by its beginning and end, whether a JSON file lists images, annotations and categories."""
     try:
         with path.open("rb") as stream:
             head = stream.read(_SNIFFED)
             stream.seek(max(0, path.stat().st_size - _SNIFFED))
-            both = head + stream.read(_SNIFFED)
+            ends = head + stream.read(_SNIFFED)
+            there = [f'"{key}"'.encode() in ends for key in ("images", "categories")]
+            if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or not any(there):
+                return False
+            return all(there) or _holds(stream, b'"images"' if there[1] else b'"categories"')
     except OSError:
         return False
-    keys = all(f'"{key}"'.encode() in both for key in ("images", "categories"))
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and keys
+
+
+def _holds(stream: BinaryIO, key: bytes) -> bool:
+    """Whether a file holds a key anywhere: some tools write categories between images and annotations."""
+    stream.seek(0)
+    before = b""
+    while part := stream.read(_AT_ONCE):
+        if key in before + part:
+            return True
+        before = part[-len(key) :]
+    return False
 
 
 def read(root: Path, query: Query) -> Found:
@@ -67,7 +82,7 @@ def read(root: Path, query: Query) -> Found:
     _leave_out_root(found, categories, indices)
     for source, index in zip(files, indices, strict=True):
         _read_one(found, folders, source, index)
-    found.known = ordered_classes(categories)
+    found.known = tuple(name for name in ordered_classes(categories) if not query.means_none(name))
     found.known_from = f"the categories of {files[0].path.name}"
     check_complete(found, files[0].path.name)
     for name in query.classes or ():

@@ -40,7 +40,9 @@ def read(root: Path, query: Query) -> Found:
     listed = parse(path)
     home = path.parent
     found = Found(
-        home.name, known=tuple(dict.fromkeys(listed.labels)) or None, known_from=f"the labels of {path.name}"
+        home.name,
+        known=tuple(name for name in dict.fromkeys(listed.labels) if not query.means_none(name)) or None,
+        known_from=f"the labels of {path.name}",
     )
     folders = Folders(home)
     located = Located.find(folders, (name for name, _, _ in listed.images), IMAGE_FOLDERS)

@@ -13,13 +13,18 @@ from tag2mask.data.readers.found import IMAGE_FOLDERS, Folders, Found, Query, Ro
 from tag2mask.data.readers.labels import LabelError, split_labels
 from tag2mask.data.readers.located import Located
 from tag2mask.data.readers.mask_files import give_masks
-from tag2mask.data.readers.tables import COLUMNS
+from tag2mask.data.readers.tables import COLUMNS, TOOLS_OWN
 from tag2mask.data.readers.tree import is_picture
 from tag2mask.data.records import BadFileError
 
 LOOKS_FOR = "a JSON export of Label Studio"
 _SNIFFED = 1 << 16  # bytes
 _SHORT = ("annotation_id", "lead_time")  # keys of the short form (JSON-MIN)
+_TAGGING = ("choices", "taxonomy", "labels")
+
+
+class AmbiguousError(LabelError):
+    """Of several answers of a task it isn't known which holds the tags."""
 
 
 def matches(root: Path) -> bool:
@@ -58,6 +63,8 @@ def read(root: Path, query: Query) -> Found:
             continue
         try:
             labels = _labels(task, query)
+        except AmbiguousError as error:
+            raise BadFileError(path, f"{place} {error}", "call that one 'label' and export it again") from error
         except LabelError as error:
             found.report("bad-annotation", path.name, place, f"'{name}' {error}", "left out; export it again")
             continue
@@ -108,12 +115,21 @@ def _labels(task: Mapping[str, Any], query: Query) -> list[str] | None:
         value = region.get("value") if isinstance(region, dict) else None
         if isinstance(value, dict) and region.get("type") != "relation":
             kind = str(region.get("type", ""))
+            if kind not in _TAGGING and not kind.endswith("labels"):
+                continue  # ratings, numbers, dates and texts are no tags
             labels += split_labels(json.dumps(value[kind]), query.known()) if kind in value else []
     return list(dict.fromkeys(labels))
 
 
+def _names_image(key: str, value: Any) -> bool:
+    return key.casefold() in COLUMNS["image"] or (isinstance(value, str) and _is_address(value))
+
+
 def _of_short(task: Mapping[str, Any], query: Query) -> list[str]:
-    keys = [key for key in task if key.casefold() in COLUMNS["labels"]]
+    own = [key for key in task if key.casefold() not in TOOLS_OWN and not _names_image(key, task[key])]
+    keys = [key for key in own if key.casefold() in COLUMNS["labels"]] or own
+    if len(keys) > 1 and not any(key.casefold() in COLUMNS["labels"] for key in keys):
+        raise AmbiguousError(f"has the keys {', '.join(keys[:6])}, of which one holds tags")
     cells = [task[key] for key in keys]
     return list(
         dict.fromkeys(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,9 +81,11 @@ COLUMNS = {
     ),
 }
 _NO_CLASS = frozenset({*COLUMNS["image"], "is_train", "is_test", "is_training"})
+_ALSO_CLASSES = frozenset({"set", "mask", "masks", "group", "slide", "part", "video", "patient", "subject"})
 _HELD_OUT = ("is_valid", "is_val", "is_validation")
 _TOOL = frozenset({"annotation_id", "annotator", "lead_time"})  # Label Studio's, whatever the others are called
 _TOOL_MORE = frozenset({"created_at", "updated_at", "id", "agreement", "task_id", "project", "completed_by"})
+TOOLS_OWN = _TOOL | _TOOL_MORE
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Columns:
     last_counts: bool = False  # of several rows of an image only the last, not all
     left_out: list[str] = field(default_factory=list)  # columns that aren't read
     counted: list[str] = field(default_factory=list)  # those of them that hold 0 and larger numbers
+    taken_for_classes: list[str] = field(default_factory=list)  # although they are called otherwise
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,9 @@ def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
         shown = ", ".join(columns.left_out[:6])
         message = f"column(s) {shown} hold more than yes and no, so they are no classes"
         found.report("header", path.name, "", message, "write 0 or 1 in columns that are classes", note=True)
+    if columns.taken_for_classes:
+        message = f"column(s) {', '.join(columns.taken_for_classes)} hold yes and no, so they are read as classes"
+        found.report("header", path.name, "", message, "rename those that aren't", note=True)
     if columns.counted:
         message = f"column(s) {', '.join(columns.counted[:6])} hold 0 and larger numbers: if they count objects,"
         remedy = "images with these would be taken for negatives; write 1 for every number above 0"
@@ -193,9 +199,14 @@ def _columns(path: Path, header: list[str], rows: list[list[str]]) -> Columns:
     if place["labels"] >= 0 and place["labels"] != image:
         columns.labels = [place["labels"]]
         return columns
+    for what in ("split", "mask", "group"):  # in a table of classes these may be classes too
+        at = getattr(columns, what)
+        if at >= 0 and heads[at] in _ALSO_CLASSES and _says_yes_and_no(row[at] for row in rows):
+            setattr(columns, what, -1)
+            columns.taken_for_classes.append(header[at])
     taken = {image, columns.split, columns.held_out, columns.mask, columns.group}
     for at in (at for at in range(len(header)) if at not in taken):
-        if header[at] and heads[at] not in _NO_CLASS and all(binary(row[at]) is not None for row in rows):
+        if header[at] and heads[at] not in _NO_CLASS and _says_yes_and_no(row[at] for row in rows):
             columns.one_hot[at] = header[at]
         elif header[at]:
             columns.left_out.append(header[at])
@@ -207,13 +218,19 @@ def _columns(path: Path, header: list[str], rows: list[list[str]]) -> Columns:
     return columns
 
 
+def _says_yes_and_no(cells: Iterable[str]) -> bool:
+    """Whether a column is one of a class: yes or no in every cell, and not all of them empty."""
+    found = list(cells)
+    return all(binary(cell) is not None for cell in found) and not all(map(is_empty, found))
+
+
 def _is_count(cell: str) -> bool:
     return cell.isdecimal() or is_empty(cell)
 
 
 def _of_tool(path: Path, header: list[str], heads: list[str], rows: list[list[str]]) -> Columns:
     """Columns of Label Studio's export: the image and the tags bear names that the user chose."""
-    rest = [at for at, head in enumerate(heads) if head not in _TOOL | _TOOL_MORE]
+    rest = [at for at, head in enumerate(heads) if head not in TOOLS_OWN]
     image = next((at for at in rest if heads[at] in COLUMNS["image"]), _column_of_pictures(rows))
     rest = [at for at in rest if at != image]
     labels = [at for at in rest if heads[at] in COLUMNS["labels"]] or rest

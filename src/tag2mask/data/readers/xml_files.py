@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tag2mask.data.readers.found import MASK_PLACES, Folders, Found, Query, Row
+from tag2mask.data.readers.found import MASK_PLACES, Folders, Found, Query, Row, names_of
 from tag2mask.data.readers.mask_files import give_masks, is_mask_beside
 from tag2mask.data.readers.tree import is_picture, walk
 from tag2mask.data.readers.voc import object_names
@@ -19,31 +19,50 @@ _FOLDERS = ("annotations", "Annotations", "xmls", "labels")
 
 def matches(root: Path) -> bool:
     """Tell whether XML files lie beside images or in a folder of annotations."""
-    return root.is_dir() and next(_annotated(root), None) is not None
+    return root.is_dir() and any(path is not None for _, path in _annotated(root))
 
 
-def _annotated(root: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield (image, its XML file)."""
-    folders = {name: {p.stem: p for p in (root / name).glob("*.xml")} for name in _FOLDERS if (root / name).is_dir()}
+def _annotated(root: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield (image, its XML file, if it has one)."""
+    listed = _files_by_name(root)
+    images = list(_images(root))
+    alone = Counter(image.stem for image in images)  # a file of a bare name is that of the only image called so
+    for image in images:
+        beside = image.with_suffix(".xml")
+        whole, below, name = names_of(image.relative_to(root).as_posix())
+        tried = (whole, below, *([name] if alone[name] == 1 else []))
+        yield image, beside if beside.is_file() else next((listed[one] for one in tried if one in listed), None)
+
+
+def _files_by_name(root: Path) -> dict[str, Path]:
+    """The XML files in folders of annotations by their path there without suffix; by name alone where it is one's."""
+    found: dict[str, Path] = {}
+    for folder in (root / name for name in reversed(_FOLDERS) if (root / name).is_dir()):
+        paths = sorted(folder.rglob("*.xml"))
+        alone = Counter(path.stem for path in paths)
+        found |= {path.stem: path for path in paths if alone[path.stem] == 1}
+        found |= {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    return found
+
+
+def _images(root: Path) -> Iterator[Path]:
     for parent, names in walk(root):
         if any(part in MASK_PLACES for part in parent.relative_to(root).parts):
             continue
-        there = set(names)
-        for name in names:
-            stem = os.path.splitext(name)[0]
-            if not is_picture(name) or is_mask_beside(name, names):
-                continue
-            own = parent / f"{stem}.xml" if f"{stem}.xml" in there else None
-            path = own or next((files[stem] for files in folders.values() if stem in files), None)
-            if path is not None:
-                yield parent / name, path
+        yield from (parent / name for name in names if is_picture(name) and not is_mask_beside(name, names))
 
 
 def read(root: Path, query: Query) -> Found:
     """Read the names of the objects of every image that has a file; one without objects is a negative."""
     found = Found(root.name, ids_by_path=True, known_from="the annotations' names, sorted")
     for image, path in _annotated(root):
-        relative, shown = (p.relative_to(root).as_posix() for p in (image, path))
+        relative = image.relative_to(root).as_posix()
+        if path is None:
+            message = f"image '{relative}' has no XML file"
+            remedy = "the image is left out; write one, without objects where it shows none"
+            found.report("no-label", relative, "", message, remedy)
+            continue
+        shown = path.relative_to(root).as_posix()
         split = next((name for part in Path(relative).parts[:-1] if (name := split_name(part))), "")
         try:
             names = object_names(path)

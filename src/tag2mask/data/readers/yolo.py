@@ -13,7 +13,7 @@ from tag2mask.data.readers.found import Folders, Found, Query, Row, inside
 from tag2mask.data.readers.mask_files import give_masks
 from tag2mask.data.readers.tree import is_picture, walk
 from tag2mask.data.records import BadFileError
-from tag2mask.data.words import split_name
+from tag2mask.data.words import is_background, split_name
 
 LOOKS_FOR = "data.yaml (or classes.txt) with folders images and labels, a text file for each image"
 _YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
@@ -57,10 +57,12 @@ def read(root: Path, query: Query) -> Found:
     missing: Counter[str] = Counter()
     seen: set[str] = set()
     for split, relative in images:
+        if relative in seen:  # where a set has no val, data.yaml names train twice
+            continue
         row = Row(home / relative, relative, [], split, None, relative)
         labels = _labels_of(home, relative)
         if labels is None:
-            missing[split] += relative not in seen
+            missing[split] += 1
             row.negative = True
         elif not _fill(found, row, home / labels, labels, listed):
             continue
@@ -143,13 +145,15 @@ def _fill(found: Found, row: Row, path: Path, shown: str, listed: ClassList) -> 
     except (ValueError, OverflowError) as error:
         found.report("bad-annotation", shown, "", f"is no label file ({error})", "left out; export it again")
         return False
-    outside = sorted(number for number in numbers if not 0 <= number < len(listed.names))
+    named = listed.numbered or dict(enumerate(listed.names))
+    outside = sorted(numbers - named.keys())
     if outside:
-        message = f"class {outside[0]} is not one of the {len(listed.names)} in {listed.source}"
+        message = f"class {outside[0]} is not one of the {len(named)} in {listed.source}"
         found.report("unknown-class", shown, "", message, "the image is left out; add the class", fatal=True)
         return False
-    row.names = [listed.names[number] for number in sorted(numbers)]
-    row.negative, row.label_file = not numbers, shown
+    names = [named[number] for number in sorted(numbers)]
+    row.names = [name for name in names if name in listed.names]
+    row.negative, row.label_file = all(map(is_background, names)), shown
     return True
 
 
