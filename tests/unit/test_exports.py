@@ -21,6 +21,7 @@ from PIL import Image
 from exports_world import CLASSES, NAMES, UNSURE, World, make_world, speckled, write_step
 from tag2mask.cli import main
 from tag2mask.common.errors import GoneError
+from tag2mask.common.files import read_json, write_json
 from tag2mask.data import image_size, read_dataset, read_mask, voc_palette
 from tag2mask.data.class_files import write_class_files
 from tag2mask.data.classes import find_class_list
@@ -539,6 +540,15 @@ def test_masks_are_read_by_our_reader(tmp_path: Path, kind: str) -> None:
     shutil.copytree(world.photos, out / "images")
     dataset = read_dataset(out)
     assert (dataset.classes, len(dataset)) == (classes, 4)
+
+
+def test_overlays_show_deep_photos_as_the_run_saw_them(world: World) -> None:
+    values = read_json(world.run / "run.json")
+    write_json(world.run / "run.json", values | {"data": values["data"] | {"value_range": [0.0, 900.0]}})
+    rows, columns = world.masks["day2__empty"].shape
+    Image.fromarray(np.full((rows, columns), 890, np.uint16)).save(world.photos / NAMES["day2__empty"])
+    out = export(world, "masks", "--as", "overlay")
+    assert decode_image(out / "overlays" / "day2" / "empty.jpg").min() > 240
 
 
 def test_overlays_lie_over_the_upright_photo(world: World) -> None:

@@ -349,6 +349,19 @@ def test_images_with_recorded_steps_come_first_and_others_have_no_empty_panel(ru
     assert "images with recorded steps first" in page.text
 
 
+def test_deep_photos_are_shown_as_the_run_saw_them(run: Path) -> None:
+    edit(run / "run.json", lambda info: info["data"].update(value_range=[0.0, 900.0]))
+    facts = gather(run)
+    assert facts.reading.value_range == (0.0, 900.0)
+    Image.fromarray(np.full((48, 64), 890, np.uint16)).save(run.parent / "farm" / f"{PHOTO}.png")
+    card = gallery._start(facts, facts.index.images[PHOTO], {})
+    shown = Image.open(io.BytesIO(base64.b64decode(card.photo.partition(",")[2])))
+    assert np.asarray(shown.convert("L")).min() > 240
+    edit(run / "run.json", lambda info: info["recipe"]["data"].update(bands="all"))
+    assert gather(run).reading.value_range is None  # what can't be read is noted, and the rest is shown
+    assert any("bands" in note for note in gather(run).notes.broken)
+
+
 def test_an_unfinished_stage_is_marked(run: Path) -> None:
     edit(run / "localization" / "manifest.json", lambda made: made | {"finished": False})
     _, page = page_of(run, examples=0)
