@@ -183,6 +183,31 @@ def test_a_killed_run_goes_on(
     assert (out / "weights.safetensors").read_bytes() == (trained / "weights.safetensors").read_bytes()
 
 
+def test_the_edges_are_the_same_without_a_displacement(
+    world: tuple[Dataset, Path], labelled: Path, trained: Path, tmp_path: Path
+) -> None:
+    alone = dataclasses.replace(SMALL, displacement=False)
+    network = train_boundary(world[0], labelled, tmp_path / "edges", alone, execution=HERE)
+    whole, again = load_boundary(trained), load_boundary(tmp_path / "edges")
+    views = with_mirror(decode_image(world[0].records[0].path), "cpu")
+    edge, displacement = whole.infer(views)
+    assert displacement is not None
+    for found in (network.infer(views), again.infer(views)):
+        assert torch.equal(found[0], edge)
+        assert found[1] is None
+    assert {name for name, _ in again.named_parameters()} == {
+        name for name, _ in whole.named_parameters() if not name.startswith("fc_dp")
+    }
+    assert not any(name.startswith("fc_dp") for name in again.state_dict())
+
+
+def test_a_number_of_updates_ends_the_training(world: tuple[Dataset, Path], labelled: Path, tmp_path: Path) -> None:
+    few = dataclasses.replace(SMALL, iterations=3)
+    train_boundary(world[0], labelled, tmp_path / "few", few, execution=HERE)
+    rows = [json.loads(line) for line in (tmp_path / "few" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 3
+
+
 def test_without_a_backbone_or_labels(world: tuple[Dataset, Path], labelled: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="backbone is not set"):
         train_boundary(world[0], labelled, tmp_path / "a", BoundaryConfig(), execution=HERE)

@@ -30,9 +30,12 @@ class BoundaryNetwork(nn.Module):
     Works on any `StagedBackbone` of strides up to (4, 4, 8, 16, 16): a first tap that is finer than stride 4
     (EfficientNet's, 2) is brought there by the max-pooling that ResNet's stem has anyway. Group norm sees the whole
     input, padding included, so sizes matter a little: see `infer`.
+
+    Without `displacement`, which only instance masks need, there is the edge branch alone: the same edges for a third
+    of the arithmetic.
     """
 
-    def __init__(self, backbone: StagedBackbone) -> None:
+    def __init__(self, backbone: StagedBackbone, *, displacement: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
         one, two, three, four, five = backbone.channels
@@ -43,6 +46,10 @@ class BoundaryNetwork(nn.Module):
         self.fc_edge4 = _reduce(four, EDGE_WIDTH, groups=4, up=up[3])
         self.fc_edge5 = _reduce(five, EDGE_WIDTH, groups=4, up=up[4])
         self.fc_edge6 = nn.Conv2d(5 * EDGE_WIDTH, 1, 1)
+        self.train(False)
+        self.displaces = displacement
+        if not displacement:
+            return
         self.fc_dp1 = _reduce(one, 64, groups=8)
         self.fc_dp2 = _reduce(two, 128, groups=16)
         self.fc_dp3 = _reduce(three, 256, groups=16)
@@ -54,13 +61,15 @@ class BoundaryNetwork(nn.Module):
         self.mean_shift: Tensor
         self.train(False)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Edge logits (B, 1, h, w) and displacement (B, 2, h, w) in stride-4 pixels (dy, dx), h = ceil(H / 4).
 
         `images` are ImageNet-normalised (B, 3, H, W). In evaluation mode `mean_shift`, the displacement's mean over
         the training set, is subtracted: only differences between pixels are trained.
         """
         taps = self._taps(images)
+        if not self.displaces:
+            return self._edge(taps), None
         displacement = self._displacement(taps)
         if not self.training:
             displacement = displacement - self.mean_shift.view(1, 2, 1, 1)
@@ -73,8 +82,8 @@ class BoundaryNetwork(nn.Module):
         return edge, [p for name, p in named if name.startswith("fc_dp")]
 
     @torch.no_grad()
-    def infer(self, images: Tensor, *, pad_to: int | None = None) -> tuple[Tensor, Tensor]:
-        """Edge (h, w) in 0..1, logits averaged over image and mirror, and the image's displacement (2, h, w).
+    def infer(self, images: Tensor, *, pad_to: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Edge (h, w) in 0..1, logits averaged over image and mirror, and the image's displacement (2, h, w), if any.
 
         `images` (2, 3, H, W): an ImageNet-normalised image and its mirror, of any size; h = ceil(H / 4). With
         `pad_to`, smaller sides are first padded to it with zeros, right and below, and the outputs cropped back.
@@ -90,7 +99,7 @@ class BoundaryNetwork(nn.Module):
         rows, columns = -(-height // STRIDE), -(-width // STRIDE)
         logits = logits[:, 0, :rows, :columns]
         edge = torch.sigmoid(logits[0] / 2 + logits[1].flip(-1) / 2)
-        return edge, displacement[0, :, :rows, :columns]
+        return edge, None if displacement is None else displacement[0, :, :rows, :columns]
 
     def _taps(self, images: Tensor) -> list[Tensor]:
         taps = self.backbone(images)
@@ -134,14 +143,17 @@ class BoundaryLosses(NamedTuple):
     total: Tensor
 
 
-def boundary_loss(edge_logits: Tensor, displacement: Tensor, labels: Tensor, radius: int = 10) -> BoundaryLosses:
+def boundary_loss(
+    edge_logits: Tensor, displacement: Tensor | None, labels: Tensor, radius: int = 10
+) -> BoundaryLosses:
     """IRN's losses over all pixel pairs nearer than `radius` (stride-4 pixels); IRN, section 4.
 
     `edge_logits` (B, 1, h, w), `displacement` (B, 2, h, w), `labels` (B, h, w) integers: 0 background, 1..C classes,
     255 in no pair. Affinity of a pair = 1 - the largest edge on its path. `positive` is the mean of the negative
     log-likelihood over background pairs and over pairs of one class, halved each; `negative` that of pairs of two
     labels; `displacement_foreground` the L1 distance between displacement difference and offset within a class,
-    `displacement_background` that to 0. `total` = half the sum. Every one can be differentiated.
+    `displacement_background` that to 0. `total` = half the sum. Every one can be differentiated. Without a
+    displacement (None) its losses are 0.
 
     Pairs whose source has a neighbour outside the map are left out, as in the reference. Works through one offset
     at a time, value and gradient together: about 200 bytes a pixel of the batch at once, 100 MB for 32 maps of
@@ -151,7 +163,7 @@ def boundary_loss(edge_logits: Tensor, displacement: Tensor, labels: Tensor, rad
         raise ConfigError(
             f"edges {tuple(edge_logits.shape)} don't fit labels {tuple(labels.shape)}: (B, 1, h, w) and (B, h, w)"
         )
-    if displacement.shape != (len(labels), 2, *labels.shape[1:]):
+    if displacement is not None and displacement.shape != (len(labels), 2, *labels.shape[1:]):
         raise ConfigError(
             f"displacement {tuple(displacement.shape)} doesn't fit labels {tuple(labels.shape)}: (B, 2, h, w)"
         )
@@ -159,7 +171,9 @@ def boundary_loss(edge_logits: Tensor, displacement: Tensor, labels: Tensor, rad
     edge = torch.sigmoid(edge_logits[:, 0].float())
     pairs = _Pairs(labels, radius)
     positive, negative = _AffinityLosses.apply(edge, pairs)
-    foreground, background = _DisplacementLosses.apply(displacement.float(), pairs)
+    foreground = background = edge.new_zeros(())
+    if displacement is not None:
+        foreground, background = _DisplacementLosses.apply(displacement.float(), pairs)
     total = (positive + negative) / 2 + (foreground + background) / 2
     return BoundaryLosses(positive, negative, foreground, background, total)
 

@@ -84,16 +84,19 @@ def build_backbone(
         return split_network(network, name)
 
 
-def build_boundary_network(name: str, weights: str | None = "auto", *, seed: int = 0) -> BoundaryNetwork:
+def build_boundary_network(
+    name: str, weights: str | None = "auto", *, seed: int = 0, displacement: bool = True
+) -> BoundaryNetwork:
     """Build IRN's boundary network on the frozen features of backbone `name` (stride 16, undilated).
 
-    `weights` are the backbone's, as for `build_classifier`; the branches begin random, from `seed`.
-    Raises ConfigError for an unknown backbone, WeightsError when weights are missing or don't fit.
+    `weights` are the backbone's, as for `build_classifier`; branches begin random, from `seed`, the edges' the same
+    with and without `displacement`. Raises ConfigError for an unknown backbone, WeightsError when weights are missing
+    or don't fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, _ = _network_and_state(name, weights)
-        return BoundaryNetwork(stage_network(network, name))
+        return BoundaryNetwork(stage_network(network, name), displacement=displacement)
 
 
 def build_stages(name: str, weights: str | None = "auto") -> StagedBackbone:

@@ -39,9 +39,13 @@ class BoundaryConfig(Settings):
     # "auto", "none" or a file's path; null = what the classifier started from
     weights: Annotated[str | None, Free("a path; loaded once before anything is computed")] = None
     epochs: Annotated[int, Range(ge=0, le=100_000)] = 3  # reference
+    # stop after so many updates, instead of after `epochs`: the same minutes for few photos and many
+    iterations: Annotated[int | None, Range(ge=1, le=1_000_000_000)] = None
     batch_size: Annotated[int, Range(ge=1, le=8192)] = 32  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Range(gt=0, le=1000)] = 0.1  # of the edge branch (reference)
+    # also learn the displacement, which instance masks need and pseudo-masks don't: twice to thrice the time
+    displacement: bool = True  # reference
     # the displacement branch learns at 1.0 (reference)
     displacement_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0
     weight_decay: Annotated[float, Range(ge=0, le=1000)] = 1e-4  # reference
@@ -114,14 +118,17 @@ def train_boundary(
             folder.fail(record.id, NO_LABELS)
     folder.save(without=sorted(folder.failures))
     records = [record for record in dataset.records if record.id in paths]
-    network = build_boundary_network(backbone, config.weights, seed=seed)
+    network = build_boundary_network(backbone, config.weights, seed=seed, displacement=config.displacement)
     network = network.to(memory_format=torch.channels_last)
     load = Samples(tuple(records), paths, config, seed)
     loss_of = partial(total_loss, radius=config.radius)
     settings = FitSettings.of(config, new_layers_multiplier=config.displacement_multiplier)
     names = [record.id for record in records]
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
-    _store_mean_shift(network, records, folder, execution)
+    if config.displacement:
+        _store_mean_shift(network, records, folder, execution)
+    else:
+        save_module(network, out / "weights.safetensors")
     folder.finish((name for name in names if name not in folder.failures), classes=list(dataset.classes))
     (out / "checkpoint.pt").unlink(missing_ok=True)
     return network
@@ -159,7 +166,8 @@ class Samples:
 def load_boundary(folder: Path, *, unfinished: bool = False) -> BoundaryNetwork:
     """Load the network that `train_boundary` wrote to `folder`; `unfinished`: before its mean shift is known."""
     manifest = read_manifest(folder, "train-boundary", unfinished=unfinished)
-    network = build_boundary_network(manifest["config"]["backbone"], "none")
+    config = manifest["config"]
+    network = build_boundary_network(config["backbone"], "none", displacement=config.get("displacement", True))
     load_module(network, folder / "weights.safetensors")
     return network.to(memory_format=torch.channels_last)
 
@@ -215,6 +223,7 @@ def make_displacement(records: dict[str, ImageRecord], boundary: Path, parts: Pa
     def work(image_id: str) -> None:
         views = with_mirror(read_image(records[image_id]), device)
         _, displacement = network.infer(views, pad_to=crop_size)  # (2, h, w)
+        assert displacement is not None
         sums = displacement.double().sum(dim=(1, 2)).cpu().numpy()
         count = displacement.shape[1] * displacement.shape[2]
         with atomic_write(parts / f"{image_id}.npy") as temporary:
