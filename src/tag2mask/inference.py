@@ -96,6 +96,7 @@ def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Pari
         long_side=recipe.data.long_side,
         tagged=recipe.predict.tagged,
         combine=recipe.predict.combine,
+        edges=recipe.predict.edges,
         background=recipe.data.background,
         reading=reading,
         about=f"{config.architecture} on {config.backbone}, recipe {recipe.name}",

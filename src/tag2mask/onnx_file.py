@@ -13,6 +13,7 @@ from PIL import Image
 from tag2mask.common.errors import MissingExtraError, WeightsError
 from tag2mask.common.values import as_dict, as_number
 from tag2mask.data.records import Reading
+from tag2mask.refine.methods import WITHOUT_TORCH, method_named, sharpened
 
 if TYPE_CHECKING:
     from tag2mask.data.records import LongSide
@@ -45,6 +46,7 @@ class OnnxNetwork:
             values["combine"] = json.loads(notes.get("combine", '"mean"'))
             values["background"] = json.loads(notes.get("background", "true"))
             values["reading"] = json.loads(notes.get("reading", "{}"))
+            values["edges"] = json.loads(notes.get("edges", '"none"'))
         except (KeyError, ValueError) as error:
             raise WeightsError(
                 f"{path}: says nothing of {error} in its metadata; give a file that 'tag2mask export onnx' wrote"
@@ -58,6 +60,7 @@ class OnnxNetwork:
         self.mirror = bool(values["mirror"])
         self.tagged = as_number(values["tagged"]) or 0.0  # what tags that are given add to their logits
         self.combine = np.max if values["combine"] == "max" else np.mean  # of logits over scales and mirrors
+        self.edges = str(values["edges"])  # how probabilities follow the photo's edges, checked where it is used
         self.background = bool(values["background"])  # False: every pixel gets a class
         self.reading = Reading.of(as_dict(values["reading"]))  # how pictures become 8-bit RGB
         outputs = [output.name for output in self.session.get_outputs()]
@@ -114,8 +117,10 @@ class OnnxNetwork:
         known = np.float32(0 if tags is None else self.tagged)
         logits = logits[kept] + known * (kept > 0)[:, None, None]
         shares = np.exp(logits - logits.max(axis=0))
-        best = logits.argmax(axis=0)
-        sure = 1 / shares.sum(axis=0)  # the best one's share is exp(0)
+        shares /= shares.sum(axis=0)
+        method = method_named(self.edges, "predict.edges")
+        best = sharpened(image, shares.astype(np.float32), method, WITHOUT_TORCH).argmax(axis=0)
+        sure = np.take_along_axis(shares, best[None], axis=0)[0]
         return Prediction(kept[best].astype(np.uint8), np.rint(255 * sure).astype(np.uint8))
 
 

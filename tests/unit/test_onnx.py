@@ -100,14 +100,14 @@ def test_what_decides_an_answer_goes_along(run: Path, tmp_path: Path, capsys: py
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     data = "data: {long_side: 96, background: false}"
-    predict = "predict: {scales: [1.0, 1.5], mirror: true, combine: max, tile: 128}"
+    predict = "predict: {scales: [1.0, 1.5], mirror: true, combine: max, tile: 128, edges: pamr}"
     (copy / "recipe.yaml").write_text(f"name: tiny\n{data}\n{predict}\n", encoding="utf-8")
     write_json(copy / "run.json", {"name": "tiny", "data": {"value_range": [0.0, 900.0]}})
     assert main(["export", "onnx", str(copy)]) == 0
     assert "predict.tile isn't in the file" in capsys.readouterr().err
     exported, network = OnnxNetwork(copy / "segmenter" / "network.onnx"), load_segmenter(run / "segmenter")
     assert exported.reading.value_range == (0.0, 900.0)
-    config = PredictConfig(scales=(1.0, 1.5), mirror=True, combine="max")
+    config = PredictConfig(scales=(1.0, 1.5), mirror=True, combine="max", edges="pamr")
     for image in images_of(run):
         expected = predict_answer(network, image, config, background=False)
         found = exported.predict(image)

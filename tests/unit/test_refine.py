@@ -13,7 +13,9 @@ import torch
 
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
 from tag2mask.refine import crf
+from tag2mask.refine.methods import sharpened
 from tag2mask.refine.pamr import DEFAULTS, PAMRParameters, pamr
+from tag2mask.refine.pamr_numpy import pamr_numpy
 from tag2mask.refine.threshold import COVER_STEPS, cover_by_score, labels_from_maps, score_of_equal_cover
 
 needs_crf = pytest.mark.skipif(not crf.crf_available(), reason="the extra 'crf' is not installed")
@@ -205,6 +207,37 @@ def test_pamr_equals_its_definition() -> None:
         pamr_by_loops(image, probabilities, parameters),
         atol=2e-5,
     )
+
+
+@pytest.mark.parametrize("kept_pixels", [0, 1_500_000])
+def test_pamr_by_numpy_alone_is_the_same(kept_pixels: int) -> None:
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (30, 41, 3), np.uint8)
+    probabilities = rng.dirichlet(np.ones(3), (30, 41)).transpose(2, 0, 1).astype(np.float32)
+    parameters = PAMRParameters(dilations=(1, 2, 4), iterations=4, kept_pixels=kept_pixels)
+    expected = pamr(image, probabilities, parameters=parameters)
+    np.testing.assert_allclose(pamr_numpy(image, probabilities, parameters=parameters), expected, atol=2e-6)
+    with pytest.raises(DataError, match="give them as"):
+        pamr_numpy(image, probabilities[:, 1:])
+
+
+@pytest.mark.parametrize("method", ["pamr", pytest.param("crf", marks=needs_crf)])
+def test_probabilities_of_a_network_follow_edges(method: str) -> None:
+    """A square that lies two pixels beside the thing is put right; labels that are nowhere likely stay."""
+    image = np.full((40, 48, 3), 40, np.uint8)
+    image[10:30, 12:36] = (220, 180, 60)
+    truth = (image[..., 0] > 100).astype(int)
+    inside = 0.1 + 0.8 * np.roll(truth, (2, -2), (0, 1)).astype(np.float32)
+    rare = np.full_like(inside, 0.001)
+    probabilities = np.stack([1 - inside - 2 * rare, inside, rare, rare]).astype(np.float32)
+    refined = sharpened(image, probabilities, method)
+    assert np.mean(probabilities.argmax(axis=0) == truth) < 0.92
+    assert np.mean(refined.argmax(axis=0) == truth) > 0.97
+    assert np.array_equal(refined[2:], probabilities[2:])
+    np.testing.assert_allclose(refined.sum(axis=0), 1, atol=1e-5)
+    assert np.array_equal(sharpened(image, probabilities, "none"), probabilities)
+    few = np.stack([1 - rare, rare])
+    assert np.array_equal(sharpened(image, few, method), few)  # nothing to decide
 
 
 def test_pamr_pulls_labels_to_the_edge_and_stays_a_distribution() -> None:

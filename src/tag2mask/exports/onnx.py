@@ -98,18 +98,19 @@ def export_network(
     long_side: LongSide = None,
     tagged: float = 0.0,
     combine: str = "mean",
+    edges: str = "none",
     background: bool = True,
     reading: Reading | None = None,
     about: str = "",
 ) -> Parity:
     """Write `network` to `out` as ONNX with free height and width; return how it compares on the given images.
 
-    `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes. `scales`,
-    `mirror`, `long_side` (larger photos are made smaller first; of two numbers, smaller ones larger), `tagged`,
-    what is added to the logits of a photo's tags where they are given, `combine` ("mean" or "max" over scales and
-    mirrors), `background` (False: every pixel has a class) and `reading` go into the file as its way of prediction.
-    It is kept only where labels agree on 99.9 % of the pixels. Raises MissingExtraError, DataError without images,
-    WeightsError where onnxruntime's answers differ from torch's.
+    `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes. The others go
+    into the file as its way of prediction: `scales` and `mirror`; `long_side` (larger photos are made smaller first;
+    of two numbers, smaller ones larger); `tagged`, what is added to the logits of tags that are given;
+    `combine` ("mean" or "max" over scales and mirrors); `edges` (a name in refine.METHODS, or "auto"); `background`
+    (False: every pixel has a class) and `reading`. The file is kept only where labels agree on 99.9 % of the pixels.
+    Raises MissingExtraError, DataError without images, WeightsError where onnxruntime's answers differ from torch's.
     """
     _check_extra()
     module = AtFullSize(fixed_padding(copy.deepcopy(network).cpu().eval()))
@@ -120,6 +121,7 @@ def export_network(
         long_side=long_side,
         tagged=tagged,
         combine=combine,
+        edges=edges,
         background=background,
         reading=reading,
         about=about,
@@ -144,6 +146,7 @@ def metadata(
     long_side: LongSide = None,
     tagged: float = 0.0,
     combine: str = "mean",
+    edges: str = "none",
     background: bool = True,
     reading: Reading | None = None,
     about: str = "",
@@ -163,6 +166,7 @@ def metadata(
         "mirror": mirror,
         "tagged": tagged,
         "combine": combine,
+        "edges": edges,
         "background": background,
         "reading": (reading or Reading()).facts(),
         "about": about,

@@ -9,13 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from tag2mask.common.errors import ConfigError, MissingExtraError, did_you_mean
-from tag2mask.refine.crf import crf_available, crf_labels, map_probabilities
-from tag2mask.refine.pamr import pamr
+from tag2mask.refine.crf import crf_available, crf_labels, crf_probabilities, map_probabilities
+from tag2mask.refine.pamr_numpy import pamr_numpy
 from tag2mask.refine.threshold import Labels, Threshold, labels_from_maps
 
 # image (H, W, 3) uint8 RGB, maps (n, H, W) in 0..1, classes (n,) 0-based, background score 0..1, one for
 # all or (H, W); and device=, where it is `on_device` -> labels (H, W) uint8: 0 background, else class index + 1
 Refine = Callable[..., Labels]
+# image (H, W, 3) uint8 RGB, a network's probabilities (L, H, W), summing to 1; device= as above -> the same refined
+Sharpen = Callable[..., npt.NDArray[np.float32]]
+WITHOUT_TORCH = "numpy"  # in place of a torch device
+SEEN = 0.02  # a label whose probability is below this everywhere is left out of what costs time by label
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Method:
 
     refine: Refine
     title: str
+    sharpen: Sharpen | None = None  # the same of a network's probabilities; None: they stay as they are
     package: str = ""  # that it needs, and the extra that brings it; "" = nothing
     extra: str = ""
     available: Callable[[], bool] = lambda: True
@@ -41,7 +46,7 @@ def by_pamr(
     image: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, threshold: Threshold, device: str = "cpu"
 ) -> Labels:
     """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020) of the maps' probabilities."""
-    return _values(classes)[pamr(image, map_probabilities(maps, threshold), device=device).argmax(axis=0)]
+    return _values(classes)[_pamr(image, map_probabilities(maps, threshold), device=device).argmax(axis=0)]
 
 
 def by_threshold(
@@ -51,9 +56,17 @@ def by_threshold(
     return labels_from_maps(maps, classes, threshold)
 
 
+def _pamr(image: npt.NDArray[np.uint8], probabilities: npt.NDArray, device: str = "cpu") -> npt.NDArray[np.float32]:
+    if device == WITHOUT_TORCH:
+        return pamr_numpy(image, probabilities)
+    from tag2mask.refine.pamr import pamr  # here, as not everything that follows edges has torch
+
+    return pamr(image, probabilities, device=device)
+
+
 METHODS = {
-    "crf": Method(by_crf, "CRF", "pydensecrf2", "crf", lambda: crf_available()),
-    "pamr": Method(by_pamr, "PAMR", on_device=True),
+    "crf": Method(by_crf, "CRF", crf_probabilities, "pydensecrf2", "crf", lambda: crf_available()),
+    "pamr": Method(by_pamr, "PAMR", _pamr, on_device=True),
     "none": Method(by_threshold, "threshold"),
 }
 AUTOMATIC = ("crf", "pamr")  # "auto" is the first of these that is there
@@ -72,6 +85,25 @@ def method_named(name: str, setting: str) -> str:
     if not method.available():
         raise MissingExtraError(method.package, method.extra, f"{setting}: {name}")
     return name
+
+
+def sharpened(
+    image: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32], method: str, device: str = "cpu"
+) -> npt.NDArray[np.float32]:
+    """A network's probabilities (L, H, W), made to follow the image's edges by a method of this name.
+
+    Labels that are nowhere likely keep what they have, so that the cost doesn't grow with the number of classes.
+    """
+    chosen = METHODS[method]
+    seen = np.flatnonzero(probabilities.max(axis=(1, 2)) >= SEEN)
+    if chosen.sharpen is None or len(seen) < 2:
+        return probabilities
+    part = probabilities[seen]
+    share = part.sum(axis=0)
+    more = {"device": device} if chosen.on_device else {}
+    result = probabilities.copy()
+    result[seen] = share * chosen.sharpen(image, part / share, **more)
+    return result
 
 
 def _values(classes: npt.NDArray) -> Labels:

@@ -7,37 +7,13 @@ torch, so it needs no compiler and runs on a GPU; the refinement where the dense
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from tag2mask.common.errors import DataError
-from tag2mask.config import Range, Settings
-
-OFFSETS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
-FLAT = 1e-6  # grey levels of 0..1; keeps a patch without any contrast from dividing 0 by 0
-
-
-@dataclass(frozen=True)
-class PAMRParameters(Settings):
-    """Neighbourhood and iterations; the defaults are the paper's."""
-
-    # distances of the 8 neighbours
-    dilations: Annotated[tuple[int, ...], Range(ge=1, le=1000, note="pixels", items=(1, 100))] = (1, 2, 4, 8, 12, 24)
-    iterations: Annotated[int, Range(ge=0, le=10_000)] = 10  # averaging steps
-    # Share of the local standard deviation at which affinity falls by e. The paper's equation has no such
-    # factor; 0.1 is the value its experiments used, and smaller is sharper.
-    sharpness: Annotated[float, Range(gt=0, le=1000)] = 0.1
-    # Pixels up to which all affinities (8 maps a dilation) are kept between iterations: 1.5 million are
-    # 290 MB. Above it they are computed again in every iteration, which is slower but holds one at a time.
-    kept_pixels: Annotated[int, Range(ge=0)] = 1_500_000
-
-
-DEFAULTS = PAMRParameters()
+from tag2mask.refine.pamr_numpy import DEFAULTS, FLAT, OFFSETS, PAMRParameters, check_sizes
 
 
 @torch.inference_mode()
@@ -54,7 +30,7 @@ def pamr(
     summed to 1 over C, they still do. For maps use `crf.map_probabilities` first, then the argmax.
     Raises DataError on sizes that don't fit.
     """
-    _check_sizes(image, probabilities)
+    check_sizes(image, probabilities)
     photo = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1).float().div_(255)  # (3, H, W)
     current = torch.from_numpy(np.nan_to_num(probabilities.astype(np.float32), nan=0.0)).to(device)
     return refine_probabilities(photo, current, parameters).cpu().numpy()
@@ -115,13 +91,3 @@ def _weights(image: torch.Tensor, inverse_width: torch.Tensor, parameters: PAMRP
     """Yield the affinity (H, W) to every neighbour in turn, not yet divided by their sum."""
     for shifted in _neighbours(image, parameters):
         yield (shifted - image).abs_().mul_(inverse_width).mean(dim=0).neg_().exp_()
-
-
-def _check_sizes(image: npt.NDArray, probabilities: npt.NDArray) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise DataError(f"the image has shape {tuple(image.shape)} and type {image.dtype}; give (H, W, 3) uint8 RGB")
-    if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[:2]:
-        raise DataError(
-            f"the image is {image.shape[0]}x{image.shape[1]} (height x width) but the probabilities have "
-            f"shape {tuple(probabilities.shape)}; give them as (C, H, W) at the size of the image"
-        )

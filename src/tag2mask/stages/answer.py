@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from tag2mask.data.transforms import rescale, to_tensor
 from tag2mask.networks.decoders import SegmentationNetwork
-from tag2mask.refine.crf import DEEPLAB_CRF, crf_probabilities
 
 TILE_MARGIN = 8  # a tile's share, 1 / 8 of its side, that only serves as surroundings
 
@@ -79,23 +78,23 @@ def answer_of_logits(
     logits: Tensor,
     classes: Sequence[int] | None = None,
     *,
-    crf_image: np.ndarray | None = None,
+    sharpen: Callable[[np.ndarray], np.ndarray] | None = None,
     background: bool = True,
     tagged: float = 0.0,
 ) -> Answer:
     """Turn logits (L, H, W) into labels and confidence, among the image's tags where `classes` are given.
 
-    These are known to be there, which the network had to guess: `tagged` is added to their logits. With `crf_image`
-    (H, W, 3) uint8 the probabilities are refined along its edges by a dense CRF.
+    These are known to be there, which the network had to guess: `tagged` is added to their logits. `sharpen` makes
+    the probabilities (K, H, W) follow the image's edges; confidence is the network's own, of what comes out.
     """
     kept = kept_labels(len(logits), classes, background)
     logits = logits[kept]  # (K, H, W)
     if classes is not None:
         logits = logits + tagged * (torch.tensor(kept) > 0)[:, None, None]
     probabilities = logits.softmax(dim=0)
-    if crf_image is not None:
-        probabilities = torch.from_numpy(crf_probabilities(crf_image, probabilities.numpy(), DEEPLAB_CRF))
-    sure, best = probabilities.max(dim=0)
+    refined = probabilities if sharpen is None else torch.from_numpy(sharpen(probabilities.numpy()))
+    best = refined.argmax(dim=0)
+    sure = probabilities.gather(0, best[None])[0]
     labels = torch.tensor(kept, dtype=torch.uint8)[best]
     return Answer(labels.numpy(), (255 * sure).round().to(torch.uint8).numpy())
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,17 +13,19 @@ import numpy as np
 
 from tag2mask.common.errors import MissingExtraError
 from tag2mask.common.files import digest_file, digest_value
-from tag2mask.config import Range, Settings
+from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, read_image, read_mask, resize_labels, write_mask
 from tag2mask.data.class_files import write_class_files
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.images import Work, process_count, run_images
 from tag2mask.networks.decoders import SegmentationNetwork
-from tag2mask.refine.crf import crf_available
+from tag2mask.refine.crf import crf_available, crf_probabilities
+from tag2mask.refine.methods import METHODS, method_named, sharpened
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.photos import done_before, note_photos
 from tag2mask.runs.scores import Score
 from tag2mask.stages.answer import Answer, Place, answer_of_logits, by_tiles, combined_logits, joined, prior_of
+from tag2mask.stages.confident import as_made
 from tag2mask.stages.evaluate import score_masks
 from tag2mask.stages.predict_onnx import write_confidence
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks
@@ -38,7 +41,9 @@ class PredictConfig(Settings):
     scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (0.5, 0.75, 1.0, 1.25, 1.5)
     mirror: bool = True
     combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
-    crf: bool = False  # dense CRF on the probabilities (extra 'crf')
+    crf: bool = False  # dense CRF on the probabilities (extra 'crf'), of all labels: the paper's line of work
+    # how probabilities are made to follow the photo's edges: none, crf, pamr, or auto: crf where installed, else pamr
+    edges: Annotated[str, Free("a name in METHODS or auto, checked below")] = "none"
     restrict: bool = False  # labels of an image's own tags only; an image without tags may have any
     negatives: bool = False  # where labels are restricted, an image without tags is all background
     # added to the logits of an image's tags where labels are restricted to them: they are known to be there
@@ -49,11 +54,24 @@ class PredictConfig(Settings):
     tile: Annotated[int | None, Range(ge=SMALLEST_TILE, le=65_536, note="pixels")] = None
     confidence: bool = False  # also write confidence/ID.png: 0..255 for a probability of 0..1
 
+    def check_relations(self) -> None:
+        """Raise ConfigError for an unknown way of following edges, and for two at once."""
+        if self.edges not in ("auto", *METHODS):
+            raise SettingError(self, ("edges",), f"one of auto, {', '.join(METHODS)}")
+        if self.crf and self.edges != "none":
+            raise SettingError(self, ("edges", "crf"), "none where crf is true")
+
+    @property
+    def by_crf(self) -> bool:
+        """Whether a dense CRF is used, whose C++ may end the process."""
+        return self.crf or self.edges == "crf"
+
 
 def check(config: PredictConfig) -> None:
     """Raise MissingExtraError for settings that can't work here, before any work is done."""
     if config.crf and not crf_available():
         raise MissingExtraError("pydensecrf2", "crf", "predict.crf: true")
+    method_named(config.edges, "predict.edges")
 
 
 def predict(
@@ -76,6 +94,7 @@ def predict(
     path, size and time: further ones may be added to a folder of masks, while a mask that was made from another photo
     of the same name is kept and raises ConfigError. Raises ConfigError, MissingExtraError.
     """
+    config = dataclasses.replace(config, edges=as_made(out, "edges", config.edges))
     check(config)
     if config.tile is not None:
         dataset = dataset.not_reduced()
@@ -108,7 +127,7 @@ def predict(
             total=len(records),
             description="predict",
             cluster=execution.cluster(device),
-            apart=config.crf and device.type == "cpu",
+            apart=config.by_crf and device.type == "cpu",
             here_first=not execution.processes and device.type == "cpu",
         )
     done = [i for i in records if i not in folder.failures]
@@ -182,22 +201,35 @@ def predict_answer(
         logits = combined_logits(network, part, config.scales, mirror=config.mirror, combine=config.combine)
         logits = logits if prior is None else logits + prior
         logits = logits if mask is None else joined(logits, mask[place], config.joined)
-        crf_image = part if config.crf else None
-        return answer_of_logits(logits, classes, crf_image=crf_image, background=background, tagged=config.tagged)
+        sharpen = _sharpening(config, part, str(next(network.parameters()).device))
+        return answer_of_logits(logits, classes, sharpen=sharpen, background=background, tagged=config.tagged)
 
     whole = (slice(0, size[0]), slice(0, size[1]))
     return of_part(whole) if config.tile is None else by_tiles(of_part, size, config.tile)
 
 
+def _sharpening(config: PredictConfig, image: np.ndarray, device: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """How the probabilities of an image are made to follow its edges, if they are."""
+    if config.crf:
+        return partial(crf_probabilities, image)
+    method = method_named(config.edges, "predict.edges")
+    return None if method == "none" else partial(sharpened, image, method=method, device=device)
+
+
 def _entries(context: Context) -> Iterable[Planned]:
-    config = context.recipe.predict
     rounds = context.recipe.rounds
-    within_tags = dataclasses.replace(config, restrict=True, negatives=True)
+
+    def made(folder: str, *, within_tags: bool = False) -> PredictConfig:
+        """The settings with what "auto" means in a folder of the run."""
+        edges = as_made(context.out / folder, "edges", context.recipe.predict.edges)
+        config = dataclasses.replace(context.recipe.predict, edges=edges)
+        return dataclasses.replace(config, restrict=True, negatives=True) if within_tags else config
+
     for number in range(rounds):
         yield Planned(
             STAGE,
             f"masks_round{number}",
-            within_tags,
+            made(f"masks_round{number}", within_tags=True),
             {"network": f"segmenter_round{number}", "masks": "pseudo_masks"},
             score=f"round_mask_{number}",
             seed=0,
@@ -209,7 +241,7 @@ def _entries(context: Context) -> Iterable[Planned]:
         yield Planned(
             STAGE,
             "masks",
-            within_tags,
+            made("masks", within_tags=True),
             {"network": "segmenter", "masks": "pseudo_masks"},
             score="final_mask",
             seed=0,
@@ -222,7 +254,7 @@ def _entries(context: Context) -> Iterable[Planned]:
     yield Planned(
         STAGE,
         "predictions",
-        config,
+        made("predictions"),
         {"network": "segmenter"},
         on="val",
         score="segmentation_val",
@@ -234,7 +266,7 @@ def _entries(context: Context) -> Iterable[Planned]:
         yield Planned(
             STAGE,
             "supervised_predictions",
-            config,
+            made("supervised_predictions"),
             {"network": "supervised"},
             on="val",
             score="supervised_val",
