@@ -10,6 +10,7 @@ import torch
 
 from tag2mask.choices import as_chosen
 from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.values import as_list
 from tag2mask.common.workers import refuse_while_starting
 from tag2mask.data import Problem
 from tag2mask.data.findings import before_training, grouped
@@ -127,7 +128,7 @@ class Chain:
         self.context = with_decisions(context, Effect.of(read_decisions(context.out)))
         self.earlier = with_decisions(context, read_applied(context.out))  # as the folders were made
         self.info = info
-        self.unscored: set[str] = set()  # rows that there turned out to be no true mask for
+        self.unscored = set(as_list(info.get("unscored")))  # rows that there turned out to be no true mask for
         self.plan, self.before = plan(self.context), plan(self.earlier)
 
     def run(self) -> dict[str, Any]:
@@ -223,6 +224,7 @@ class Chain:
             self.context.say(f"! {entry.folder}: not scored: {error}")
             self.unscored.update(self._keys(entry))
             return
+        self.unscored -= scores.keys()
         for key, score in scores.items():
             store_score(self.context.out, key, score)
             row = read_row(key, score.row)
@@ -238,6 +240,7 @@ class Chain:
         due = [entry for entry in self.plan if not entry.optional or (out / entry.folder).is_dir()]
         finished = all(is_finished(out / entry.folder) for entry in due)
         keys = {key for entry in due for key in self._keys(entry)}
+        self.info["unscored"] = sorted(self.unscored)
         self.info |= settle(out, self.info, finished=finished and keys - self.unscored <= set(self.scores()))
 
     def _say_failures(self) -> None:

@@ -47,10 +47,17 @@ def refine_with(run: Path, *overrides: str) -> str:
     return name
 
 
-def test_a_wrong_refinement_leaves_no_trace(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_wrong_refinement_leaves_no_trace(
+    run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = ["--data", str(run.parent / "farm"), "--set", "refine.method=none"]
     assert main(["refine", str(run), *options, "--set", "refine.thresholds={cwo: 0.3}"]) == 2
     assert "no class 'cwo'; did you mean 'cow'" in capsys.readouterr().err
+    assert not (run / "choices.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("tag2mask.refine.methods.crf_available", lambda: False)
+        assert main(["refine", str(run), *options[:2], "--set", "refine.method=crf"]) == 2
+    assert "tag2mask[crf]" in capsys.readouterr().err
     assert not (run / "choices.json").exists()
     assert main(["refine", str(run), *options, "--set", "refine.thresholds={cow: 0.3}"]) == 0
 

@@ -376,6 +376,18 @@ def test_labels_called_background_are_none_of_the_classes(write: Write) -> None:
     assert list(labels(dataset).values()) == [["cat & co"], [], []]
 
 
+def test_masks_count_labels_as_they_are_listed_whatever_is_a_negative(write: Write) -> None:
+    text = CVAT.format(extra="").replace(
+        "<label><name>cat &amp; co</name></label>",
+        "<label><name>healthy</name></label><label><name>cat &amp; co</name></label>",
+    )
+    root = write({"annotations.xml": text, "a.jpg": None, "sub/b.jpg": None, "c.jpg": None})
+    for name in ("a", "b"):
+        write_mask(root / "masks" / f"{name}.png", np.array([[1, 2, 3, 3]]).repeat(6, 0).repeat(2, 1))
+    dataset = read_dataset(root, negatives=["healthy"])
+    assert dataset.mask_lut[[1, 3]].tolist() == [1, dataset.classes.index("cat & co") + 1]
+
+
 def test_coco_of_any_order_and_length(write: Write) -> None:
     """Label Studio writes categories between many images and many annotations, and perhaps one for the background."""
     images = [{"id": n, "file_name": f"{n}.jpg", "note": "x" * 700} for n in range(150)]

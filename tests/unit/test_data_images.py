@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tag2mask.common.errors import DataError
 from tag2mask.data import decode_image, image_size, limited_size
@@ -22,6 +23,13 @@ def photo() -> np.ndarray:
     """(40, 60, 3) uint8, smooth, every corner different."""
     y, x = np.mgrid[0:40, 0:60]
     return np.stack([x * 4, y * 6, (x + y) * 2], axis=-1).astype(np.uint8)
+
+
+def with_text(key: str, text: str) -> PngInfo:
+    """What a PNG says of itself."""
+    info = PngInfo()
+    info.add_itxt(key, text)
+    return info
 
 
 def close(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
@@ -110,7 +118,12 @@ def test_the_size_of_a_png_takes_no_decoding(
     chunk = data[at : at + 12 + int.from_bytes(data[at : at + 4], "big")]
     rest = data.replace(chunk, b"")
     (tmp_path / "behind.png").write_bytes(rest.replace(rest[-12:], chunk + rest[-12:]))  # before IEND
+    xmp = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    Image.fromarray(photo).save(tmp_path / "xmp.png", pnginfo=with_text("XML:com.adobe.xmp", xmp.decode()))
     height, width = photo.shape[:2]
+    assert decode_image(tmp_path / "xmp.png", long_side=30).shape[:2] == limited_size(
+        image_size(tmp_path / "xmp.png"), 30
+    )
     for name in ("before", "behind"):
         assert (
             image_size(tmp_path / f"{name}.png")

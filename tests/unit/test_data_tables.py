@@ -171,13 +171,21 @@ def test_one_hot_beside_other_columns(folder: Write) -> None:
     assert "column(s) age hold more than yes and no" in str(dataset.problems[0])
 
 
-@pytest.mark.parametrize("name", ["mask", "slide", "set", "Part"])
+def test_a_group_of_yes_and_no_is_a_group_but_in_a_table_of_classes_alone(folder: Write) -> None:
+    text = "filename,patient,cat\na.png,0,1\nb.png,1,0\n"
+    assert [record.group for record in read_dataset(folder(text, "a.png", "b.png")).records] == ["0", "1"]
+    (folder(name="other.txt") / "labels.csv").unlink()
+    assert read_dataset(folder(text, name="_classes.csv")).classes == ("patient", "cat")
+
+
+@pytest.mark.parametrize("name", ["mask", "set"])
 def test_a_class_that_is_called_like_another_column(folder: Write, name: str) -> None:
     root = folder(f"filename,{name},no-mask,notes\na.png,1,0,\nb.png,0,1,\nc.png,0,0,\n", "a.png", "b.png", "c.png")
     dataset = read_dataset(root)
     assert dataset.classes == (name, "no-mask")  # an empty column is no class
     assert labels(dataset) == {"a": [name], "b": ["no-mask"], "c": []}
     assert any(f"column(s) {name} hold yes and no" in str(problem) for problem in dataset.problems)
+    assert any("column(s) notes are empty" in str(problem) for problem in dataset.problems)
     assert all(not record.split and not record.group for record in dataset.records)
 
 
@@ -347,13 +355,16 @@ def test_short_exports_of_label_studio_as_json(folder: Write) -> None:
         (root / "export.json").write_text(json.dumps([task | more for task in tasks]), encoding="utf-8")
         return root
 
-    for key in ("choice", "animal"):  # whatever the control is called
+    for key in ("choice", "animal"):  # whatever the control is called; a task without answer lacks the key
+        tasks = json.loads(written(key).joinpath("export.json").read_text("utf-8"))
+        more = {} if key == "animal" else {"source": "cam one", "comment": "nothing there"}
+        answered = [{k: v for k, v in task.items() if v is not None} | more for task in tasks]
+        (root / "export.json").write_text(json.dumps(answered), encoding="utf-8")
+        assert labels(read_dataset(root)) == {"a": ["cat"], "b": ["cat", "dog"], "c": []}
         assert labels(read_dataset(written(key))) == {"a": ["cat"], "b": ["cat", "dog"], "c": []}
     dataset_problems = read_dataset(written("choice", rating=4)).problems
     assert not any("4" in str(problem) for problem in dataset_problems)
-    with pytest.raises(
-        DataError, match="task 0 has the keys animal, mood, of which one holds tags; call that one 'label'"
-    ):
+    with pytest.raises(DataError, match="has the keys animal, mood, of which one holds tags; call that one 'label'"):
         read_dataset(written("animal", mood="calm"))
 
 

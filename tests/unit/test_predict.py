@@ -101,6 +101,24 @@ def test_other_tags_of_a_photo_are_told(run: Path, tmp_path: Path) -> None:
         predicted("0.png,cat\n1.png,\n2.png,dog\n")
 
 
+def test_tags_of_a_folder_that_an_earlier_version_began(run: Path, tmp_path: Path) -> None:
+    """It noted no tags: only photos that are told to show no class may have another mask by now."""
+    photo(tmp_path / "photos" / "0.png"), photo(tmp_path / "photos" / "1.png")
+    (tmp_path / "tags.csv").write_text("image,labels\n0.png,cat\n1.png,dog\n", encoding="utf-8")
+    masks = tmp_path / "m"
+    predict_photos(tmp_path / "photos", run, masks, CONFIG, tags=tmp_path / "tags.csv")
+    made = read_json(masks / "manifest.json")
+    made["config"]["negatives"] = False
+    for noted in made["photos"].values():
+        del noted["labels"]
+    write_json(masks / "manifest.json", made)
+    predict_photos(tmp_path / "photos", run, masks, CONFIG, tags=tmp_path / "tags.csv")
+    write_json(masks / "manifest.json", made)
+    (tmp_path / "tags.csv").write_text("image,labels\n0.png,cat\n1.png,\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"1\.png was made from this photo with other tags"):
+        predict_photos(tmp_path / "photos", run, masks, CONFIG, tags=tmp_path / "tags.csv")
+
+
 def test_tiles_are_of_the_photo_at_its_own_size(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr(

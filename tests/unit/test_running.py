@@ -152,6 +152,8 @@ def test_masks_of_which_none_can_be_scored_cost_a_row(
     assert any(line.startswith("! pseudo_masks: not scored: ") for line in said)
     assert chain.unscored == {"pseudo_mask"}
     assert chain.scores() == {}
+    chain._settle()
+    assert opened(out).unscored == {"pseudo_mask"}  # a later call still knows
 
 
 def test_photos_without_any_tag_teach_nothing(world: tuple[Dataset, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,12 @@ def test_a_column_for_each_class(photos: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_column_of_yes_and_no_that_is_no_class(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "tags.csv").write_text("image,cat,set\nthree.jpg,1,1\na/one.jpg,0,1\n", encoding="utf-8")
+    dataset = photos_dataset(photos, CLASSES, tmp_path / "tags.csv")
+    assert [record.labels for record in dataset.records if record.told] == [(), (0,)]
+
+
 def test_one_photo(photos: Path, tmp_path: Path) -> None:
     dataset = photos_dataset(photos / "three.jpg", CLASSES, tags(tmp_path, "three,dog\n"))
     assert [record.labels for record in dataset.records] == [(2,)]

@@ -94,12 +94,16 @@ def _another(options: argparse.Namespace, run: Path) -> int:
     from tag2mask.choices import another
     from tag2mask.recipe import load_recipe
     from tag2mask.reports import write_report
+    from tag2mask.stages.refine import check
 
     data = data_of(options, run)
     name, choices = another(run, options.set, options.name)
     recipe = choices.over(load_recipe(run / "recipe.yaml"))
     chain = open_chain(recipe, data, run, limit=options.limit, execution=execution_of(options))
-    chain.check_stage("refine")  # before the run knows of it: it would stand in every later call's way
+    # before the run knows of it, where it would stand in every later call's way
+    if name in choices.refinements:
+        check(choices.refinements[name], chain.context.train.classes)
+    chain.check_stage("refine")
     choices.save(run)
     chain.run_stage("refine", score=True)
     print_compared(run)

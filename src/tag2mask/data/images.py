@@ -272,7 +272,7 @@ def _orientation(picture: Image.Image) -> int:
 
 def _may_hold_exif(picture: Image.Image) -> bool:
     """Whether a PNG holds, before or behind its pixels, what may be EXIF; its chunks' heads are looked at alone."""
-    if {"exif", "Raw profile type exif"} & picture.info.keys():
+    if {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"} & picture.info.keys():
         return True
     stream = getattr(picture, "fp", None)
     if stream is None:  # decoded before

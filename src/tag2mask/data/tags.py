@@ -22,8 +22,11 @@ def read_tags(path: Path, classes: Sequence[str]) -> Tags:
         raise BadFileError(path, "does not exist", "make it, with the columns image,labels")
     tags: dict[str, tuple[int, ...]] = {}
     position = {nfc(name): index for index, name in enumerate(classes)}
-    for entry in read_table(path, Found(path.name))[1]:
-        names = _names(entry, position)
+    columns, entries = read_table(path, Found(path.name))
+    for entry in entries:
+        names = [
+            name for name in _names(entry, position) if name in position or name not in columns.taken_for_classes
+        ]
         for name in names:
             if name not in position and not is_negative(name):
                 near = did_you_mean(name, position)

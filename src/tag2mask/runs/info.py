@@ -21,7 +21,15 @@ from tag2mask.runs.folder import parse_manifest, versions
 from tag2mask.runs.index import index_of
 
 TRIAL = "trial"  # folder of what is tried before the run itself is begun
-KEPT = ("versions", "machine", "record", "started", "seconds", "failures")  # of an earlier call, until done again
+KEPT = (
+    "versions",
+    "machine",
+    "record",
+    "started",
+    "seconds",
+    "failures",
+    "unscored",
+)  # of an earlier call, until done again
 
 
 def read_info(out: Path) -> dict[str, Any]:

@@ -40,8 +40,14 @@ def _tags(record: ImageRecord) -> dict[str, Any]:
 
 
 def _differs(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> bool:
-    """Whether a photo isn't the one that was noted; earlier versions noted no tags."""
-    return old is None or any(old.get(key, value if key == "labels" else None) != value for key, value in new.items())
+    """Whether a photo isn't the one that was noted.
+
+    Earlier versions noted no tags, and took a photo that is told to show no class for one that may show any.
+    """
+    if old is None:
+        return True
+    before = old if "labels" in old or new.get("labels") == [] else {**old, "labels": new.get("labels")}
+    return any(before.get(key) != value for key, value in new.items())
 
 
 def _before(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -43,6 +43,7 @@ class PredictConfig(Settings):
     combine: Literal["mean", "max"] = "mean"  # of the logits over scales and mirrors
     crf: bool = False  # dense CRF on the probabilities (extra 'crf'), of all labels: the paper's line of work
     # how probabilities are made to follow the photo's edges: none, crf, pamr, or auto: crf where installed, else pamr
+    # not used where crf is true
     edges: Annotated[str, Free("a name in METHODS or auto, checked below")] = "none"
     restrict: bool = False  # labels of an image's own tags only; an image without tags may have any
     negatives: bool = False  # where labels are restricted, an image without tags is all background
@@ -55,11 +56,9 @@ class PredictConfig(Settings):
     confidence: bool = False  # also write confidence/ID.png: 0..255 for a probability of 0..1
 
     def check_relations(self) -> None:
-        """Raise ConfigError for an unknown way of following edges, and for two at once."""
+        """Raise ConfigError for an unknown way of following edges."""
         if self.edges not in ("auto", *METHODS):
             raise SettingError(self, ("edges",), f"one of auto, {', '.join(METHODS)}")
-        if self.crf and self.edges != "none":
-            raise SettingError(self, ("edges", "crf"), "none where crf is true")
 
     @property
     def by_crf(self) -> bool:
@@ -71,7 +70,8 @@ def check(config: PredictConfig) -> None:
     """Raise MissingExtraError for settings that can't work here, before any work is done."""
     if config.crf and not crf_available():
         raise MissingExtraError("pydensecrf2", "crf", "predict.crf: true")
-    method_named(config.edges, "predict.edges")
+    if not config.crf:
+        method_named(config.edges, "predict.edges")
 
 
 def predict(
@@ -310,4 +310,5 @@ STAGE = Stage(
     score_keys=lambda entry, context: [entry.score],
     score=_score,
     idle="no held-out images to predict",
+    free=("negatives",),  # what it decides for a photo is noted with the photo's tags
 )

@@ -82,7 +82,7 @@ def read(root: Path, query: Query) -> Found:
     _leave_out_root(found, categories, indices)
     for source, index in zip(files, indices, strict=True):
         _read_one(found, folders, source, index)
-    found.known = tuple(name for name in ordered_classes(categories) if not query.means_none(name))
+    found.known = ordered_classes(categories)
     found.known_from = f"the categories of {files[0].path.name}"
     check_complete(found, files[0].path.name)
     for name in query.classes or ():

@@ -41,7 +41,7 @@ def read(root: Path, query: Query) -> Found:
     home = path.parent
     found = Found(
         home.name,
-        known=tuple(name for name in dict.fromkeys(listed.labels) if not query.means_none(name)) or None,
+        known=tuple(dict.fromkeys(listed.labels)) or None,
         known_from=f"the labels of {path.name}",
     )
     folders = Folders(home)

@@ -17,7 +17,7 @@ from tag2mask.data.images import IMAGE_SUFFIXES
 from tag2mask.data.readers.ids import unique_ids
 from tag2mask.data.readers.tree import not_listed
 from tag2mask.data.records import MAX_CLASSES, VOC_CLASSES, Dataset, ImageRecord, Problem, printable
-from tag2mask.data.words import BACKGROUND, is_negative, is_unlabelled, natural, nfc, plain
+from tag2mask.data.words import BACKGROUND, is_background, is_negative, is_unlabelled, natural, nfc, plain
 
 BINARY = "(the one class)"  # stands for it among the values of a mask
 _COPY = re.compile(r"(.+_(?:jpe?g|png|bmp|tiff?|webp))\.rf\.[0-9A-Za-z]+\.\w+", re.IGNORECASE)
@@ -226,8 +226,11 @@ def _classes(found: Found, query: Query) -> tuple[Sequence[str], str]:
         return query.classes, "the recipe's data.classes"
     if query.listed is not None:
         return query.listed.names, query.listed.source
-    if found.known:
-        return found.known, found.known_from
+    classes = tuple(
+        name for name in found.known or () if not is_background(name)
+    )  # which masks may count all the same
+    if classes:
+        return classes, found.known_from
     return natural({name for row in found.rows for name in row.names}), "the names, sorted"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,10 +21,6 @@ LOOKS_FOR = "a JSON export of Label Studio"
 _SNIFFED = 1 << 16  # bytes
 _SHORT = ("annotation_id", "lead_time")  # keys of the short form (JSON-MIN)
 _TAGGING = ("choices", "taxonomy", "labels")
-
-
-class AmbiguousError(LabelError):
-    """Of several answers of a task it isn't known which holds the tags."""
 
 
 def matches(root: Path) -> bool:
@@ -52,7 +48,7 @@ def read(root: Path, query: Query) -> Found:
     tasks = _tasks(path)
     found = Found(path.parent.name)
     folders = Folders(path.parent)
-    names = [_image(task) for task in tasks]
+    names, keys = [_image(task) for task in tasks], _keys_of_tags(path, tasks)
     located = Located.find(folders, names, (*IMAGE_FOLDERS, "upload", "media/upload"))
     located.say(found, path.name)
     for number, (task, name) in enumerate(zip(tasks, names, strict=True)):
@@ -62,9 +58,7 @@ def read(root: Path, query: Query) -> Found:
             found.report("missing-image", path.name, place, message, "add the file to the folder")
             continue
         try:
-            labels = _labels(task, query)
-        except AmbiguousError as error:
-            raise BadFileError(path, f"{place} {error}", "call that one 'label' and export it again") from error
+            labels = _labels(task, keys, query)
         except LabelError as error:
             found.report("bad-annotation", path.name, place, f"'{name}' {error}", "left out; export it again")
             continue
@@ -102,10 +96,32 @@ def _is_address(text: str) -> bool:
     return is_picture(parts.path) or is_picture(parts.query)
 
 
-def _labels(task: Mapping[str, Any], query: Query) -> list[str] | None:
+def _is_short(task: Mapping[str, Any]) -> bool:
+    return any(key in task for key in _SHORT) and "annotations" not in task
+
+
+def _keys_of_tags(path: Path, tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Under which keys tasks of the short form have their tags: whatever the project calls them, the same in all.
+
+    A task without an answer lacks the key. BadFileError where several could be meant.
+    """
+    own = dict.fromkeys(key for task in filter(_is_short, tasks) for key in task if _may_be_tags(key, task[key]))
+    named = [key for key in own if key.casefold() in COLUMNS["labels"]]
+    if not named and len(own) > 1:
+        message = f"has the keys {', '.join(list(own)[:6])}, of which one holds tags"
+        raise BadFileError(path, message, "call that one 'label' and export it again")
+    return named or list(own)
+
+
+def _may_be_tags(key: str, value: Any) -> bool:
+    names_image = key.casefold() in COLUMNS["image"] or (isinstance(value, str) and _is_address(value))
+    return key.casefold() not in TOOLS_OWN and not names_image
+
+
+def _labels(task: Mapping[str, Any], keys: Sequence[str], query: Query) -> list[str] | None:
     """Return a task's labels, None where nobody has answered; LabelError for values that aren't labels."""
-    if any(key in task for key in _SHORT) and "annotations" not in task:
-        return _of_short(task, query)
+    if _is_short(task):
+        return _of_short(task, keys, query)
     answers = as_list(task.get("annotations") or task.get("completions"))
     kept = [answer for answer in answers if isinstance(answer, dict) and not answer.get("was_cancelled")]
     if not kept:
@@ -121,16 +137,8 @@ def _labels(task: Mapping[str, Any], query: Query) -> list[str] | None:
     return list(dict.fromkeys(labels))
 
 
-def _names_image(key: str, value: Any) -> bool:
-    return key.casefold() in COLUMNS["image"] or (isinstance(value, str) and _is_address(value))
-
-
-def _of_short(task: Mapping[str, Any], query: Query) -> list[str]:
-    own = [key for key in task if key.casefold() not in TOOLS_OWN and not _names_image(key, task[key])]
-    keys = [key for key in own if key.casefold() in COLUMNS["labels"]] or own
-    if len(keys) > 1 and not any(key.casefold() in COLUMNS["labels"] for key in keys):
-        raise AmbiguousError(f"has the keys {', '.join(keys[:6])}, of which one holds tags")
-    cells = [task[key] for key in keys]
+def _of_short(task: Mapping[str, Any], keys: Sequence[str], query: Query) -> list[str]:
+    cells = [task[key] for key in keys if key in task]
     return list(
         dict.fromkeys(
             name

@@ -81,7 +81,10 @@ COLUMNS = {
     ),
 }
 _NO_CLASS = frozenset({*COLUMNS["image"], "is_train", "is_test", "is_training"})
-_ALSO_CLASSES = frozenset({"set", "mask", "masks", "group", "slide", "part", "video", "patient", "subject"})
+_ALSO_CLASSES = frozenset({"set", "mask", "masks"})  # where they hold yes and no they are nothing else
+_CLASSES_OF_ROBOFLOW = frozenset(
+    {"group", "slide", "part", "video", "patient", "subject"}
+)  # whose table has nothing else
 _HELD_OUT = ("is_valid", "is_val", "is_validation")
 _TOOL = frozenset({"annotation_id", "annotator", "lead_time"})  # Label Studio's, whatever the others are called
 _TOOL_MORE = frozenset({"created_at", "updated_at", "id", "agreement", "task_id", "project", "completed_by"})
@@ -103,6 +106,7 @@ class Columns:
     left_out: list[str] = field(default_factory=list)  # columns that aren't read
     counted: list[str] = field(default_factory=list)  # those of them that hold 0 and larger numbers
     taken_for_classes: list[str] = field(default_factory=list)  # although they are called otherwise
+    empty: list[str] = field(default_factory=list)  # columns without any value
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,9 @@ def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
         shown = ", ".join(columns.left_out[:6])
         message = f"column(s) {shown} hold more than yes and no, so they are no classes"
         found.report("header", path.name, "", message, "write 0 or 1 in columns that are classes", note=True)
+    if columns.one_hot and columns.empty:
+        message = f"column(s) {', '.join(columns.empty[:6])} are empty, so they are no classes"
+        found.report("header", path.name, "", message, "write 0 or 1 in columns that are classes", note=True)
     if columns.taken_for_classes:
         message = f"column(s) {', '.join(columns.taken_for_classes)} hold yes and no, so they are read as classes"
         found.report("header", path.name, "", message, "rename those that aren't", note=True)
@@ -201,13 +208,16 @@ def _columns(path: Path, header: list[str], rows: list[list[str]]) -> Columns:
         return columns
     for what in ("split", "mask", "group"):  # in a table of classes these may be classes too
         at = getattr(columns, what)
-        if at >= 0 and heads[at] in _ALSO_CLASSES and _says_yes_and_no(row[at] for row in rows):
+        names = _ALSO_CLASSES | (_CLASSES_OF_ROBOFLOW if path.name.casefold() == "_classes.csv" else set())
+        if at >= 0 and heads[at] in names and _says_yes_and_no(row[at] for row in rows):
             setattr(columns, what, -1)
             columns.taken_for_classes.append(header[at])
     taken = {image, columns.split, columns.held_out, columns.mask, columns.group}
     for at in (at for at in range(len(header)) if at not in taken):
         if header[at] and heads[at] not in _NO_CLASS and _says_yes_and_no(row[at] for row in rows):
             columns.one_hot[at] = header[at]
+        elif header[at] and all(is_empty(row[at]) for row in rows):
+            columns.empty.append(header[at])
         elif header[at]:
             columns.left_out.append(header[at])
             numbers = {row[at] for row in rows}

@@ -56,8 +56,10 @@ def read(root: Path, query: Query) -> Found:
     images = images or [(split_name(_part(rel)) or "", rel) for rel in _pictures(home, "")]
     missing: Counter[str] = Counter()
     seen: set[str] = set()
+    again = 0
     for split, relative in images:
         if relative in seen:  # where a set has no val, data.yaml names train twice
+            again += 1
             continue
         row = Row(home / relative, relative, [], split, None, relative)
         labels = _labels_of(home, relative)
@@ -68,6 +70,9 @@ def read(root: Path, query: Query) -> Found:
             continue
         seen.add(relative)
         found.rows.append(row)
+    if 0 < again < len(seen):
+        message = f"{again} image(s) are listed more than once, as in two splits"
+        found.report("duplicate", found.name, "data.yaml", message, "only the first counts; list each once")
     _say_missing(found, missing)
     give_masks(found, Folders(home), found.rows)
     return found
