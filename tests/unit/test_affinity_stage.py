@@ -68,7 +68,7 @@ def test_refinements_work_on_followed_maps(world: Dataset, tmp_path: Path) -> No
     config = RefineConfig(method="none", threshold=0.45)
     refine(world, tmp_path / "affinity", tmp_path / "masks", config, execution=HERE)
     assert read_json(tmp_path / "masks" / "manifest.json")["finished"]
-    recipe = load_recipe("photos", ["affinity.backbone=resnet18", "affinity.weights=none"])
+    recipe = load_recipe("photos", ["affinity.backbone=resnet18", "affinity.weights=none", "refine.method=none"])
     plain = dataclasses.replace(recipe, affinity=None)
     for asked, folder in ((recipe, "affinity"), (plain, "localization")):
         context = Context(asked, world, None, tmp_path / "run", HERE)

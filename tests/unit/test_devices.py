@@ -16,6 +16,7 @@ from tag2mask.engine import loop
 from tag2mask.engine.execution import Execution
 from tag2mask.networks import build_boundary_network
 from tag2mask.refine import methods
+from tag2mask.refine import pamr as pamr_module
 from tag2mask.refine.feature_affinity import spread
 from tag2mask.refine.pamr import refine_probabilities
 from tag2mask.refine.pseudo import refined_labels
@@ -54,12 +55,13 @@ def test_the_walk_starts_on_its_networks_device(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_method_gets_the_device_only_where_it_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    pamr = methods.pamr
-    monkeypatch.setattr(methods, "pamr", lambda *given, device: seen.append(device) or pamr(*given))
+    pamr = pamr_module.pamr
+    monkeypatch.setattr(pamr_module, "pamr", lambda *given, device: seen.append(device) or pamr(*given))
     maps = np.zeros((1, 48, 64), np.float32)
     for method in ("pamr", "none"):
         refined_labels(IMAGE, maps, np.array([0]), 0.3, method, "cuda:0")
-    assert seen == ["cuda:0"]
+        methods.sharpened(IMAGE, np.full((2, 48, 64), 0.5, np.float32), method, "cuda:1")
+    assert seen == ["cuda:0", "cuda:1"]
 
 
 @pytest.mark.parametrize(
