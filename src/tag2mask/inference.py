@@ -17,6 +17,7 @@ from tag2mask.data.images import decode_image, image_size
 from tag2mask.data.photos import photos_dataset
 from tag2mask.data.records import LongSide, Reading
 from tag2mask.engine.execution import Execution
+from tag2mask.onnx_file import Usage
 from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.runs.folder import parse_manifest, read_manifest
 from tag2mask.runs.index import parse_index
@@ -86,11 +87,7 @@ def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Pari
     recipe = load_recipe(run_folder / "recipe.yaml")
     classes, reading = tuple(manifest["classes"]), recipe.data.reading_again(read_info(run_folder).get("data", {}))
     paths = _own_photos(run_folder) if photos is None else [r.path for r in photos_dataset(photos, classes).records]
-    return export_network(
-        load_segmenter(run_folder / "segmenter"),
-        out,
-        classes,
-        _decoded(paths, recipe.data.long_side, reading),
+    usage = Usage(
         scales=recipe.predict.scales,
         mirror=recipe.predict.mirror,
         long_side=recipe.data.long_side,
@@ -101,6 +98,8 @@ def export_onnx(run_folder: Path, out: Path, photos: Path | None = None) -> Pari
         reading=reading,
         about=f"{config.architecture} on {config.backbone}, recipe {recipe.name}",
     )
+    photos_read = _decoded(paths, recipe.data.long_side, reading)
+    return export_network(load_segmenter(run_folder / "segmenter"), out, classes, photos_read, usage)
 
 
 def left_out_of_onnx(run_folder: Path) -> list[str]:

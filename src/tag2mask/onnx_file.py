@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from tag2mask.common.errors import MissingExtraError, WeightsError
 from tag2mask.common.values import as_dict, as_number
-from tag2mask.data.records import Reading
+from tag2mask.data.records import AS_USUAL, LongSide, Reading
 from tag2mask.refine.methods import WITHOUT_TORCH, method_named, sharpened
 
-if TYPE_CHECKING:
-    from tag2mask.data.records import LongSide
-
 FORMAT = 1  # of the file's metadata
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How a network predicts, as the metadata of its ONNX file has it."""
+
+    scales: tuple[float, ...] = (1.0,)
+    mirror: bool = False
+    long_side: LongSide = None  # larger photos are made smaller first; of two numbers, smaller ones larger
+    tagged: float = 0.0  # what is added to the logits of tags that are given
+    combine: str = "mean"  # or "max": of logits over scales and mirrors
+    edges: str = "none"  # how probabilities follow the photo's edges: a name in refine.METHODS, or "auto"
+    background: bool = True  # False: every pixel has a class
+    reading: Reading = AS_USUAL  # how pictures become 8-bit RGB
+    about: str = ""
 
 
 class Prediction(NamedTuple):
@@ -47,7 +60,8 @@ class OnnxNetwork:
             values["background"] = json.loads(notes.get("background", "true"))
             values["reading"] = json.loads(notes.get("reading", "{}"))
             values["edges"] = json.loads(notes.get("edges", '"none"'))
-        except (KeyError, ValueError) as error:
+            self.reading = Reading.of(as_dict(values["reading"]))  # how pictures become 8-bit RGB
+        except (KeyError, ValueError, TypeError, IndexError) as error:
             raise WeightsError(
                 f"{path}: says nothing of {error} in its metadata; give a file that 'tag2mask export onnx' wrote"
             ) from error
@@ -62,7 +76,6 @@ class OnnxNetwork:
         self.combine = np.max if values["combine"] == "max" else np.mean  # of logits over scales and mirrors
         self.edges = str(values["edges"])  # how probabilities follow the photo's edges, checked where it is used
         self.background = bool(values["background"])  # False: every pixel gets a class
-        self.reading = Reading.of(as_dict(values["reading"]))  # how pictures become 8-bit RGB
         outputs = [output.name for output in self.session.get_outputs()]
         self._outputs = ["logits", "prior"] if "prior" in outputs else ["logits"]
         self._mean = np.array(values["mean"], np.float32)

@@ -173,8 +173,9 @@ def test_one_hot_beside_other_columns(folder: Write) -> None:
 
 def test_a_group_of_yes_and_no_is_a_group_but_in_a_table_of_classes_alone(folder: Write) -> None:
     text = "filename,patient,cat\na.png,0,1\nb.png,1,0\n"
-    assert [record.group for record in read_dataset(folder(text, "a.png", "b.png")).records] == ["0", "1"]
-    (folder(name="other.txt") / "labels.csv").unlink()
+    root = folder(text, "a.png", "b.png")
+    assert [record.group for record in read_dataset(root).records] == ["0", "1"]
+    (root / "labels.csv").unlink()
     assert read_dataset(folder(text, name="_classes.csv")).classes == ("patient", "cat")
 
 

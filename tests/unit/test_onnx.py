@@ -25,7 +25,7 @@ from tag2mask.data import decode_image, read_mask
 from tag2mask.data.records import LongSide
 from tag2mask.exports.onnx import AtFullSize, compare, export_network, fixed_padding
 from tag2mask.networks import build_segmentation_network, save_module
-from tag2mask.onnx_file import OnnxNetwork
+from tag2mask.onnx_file import OnnxNetwork, Usage
 from tag2mask.stages.answer import combined_logits, prior_of
 from tag2mask.stages.predict import PredictConfig, predict_answer
 from tag2mask.stages.train_segmenter import SegmenterConfig, build_prior, build_segmenter, load_segmenter
@@ -215,7 +215,7 @@ def test_the_example_of_the_docs_runs(run: Path, tmp_path: Path, long_side: Long
     (tmp_path / "example.py").write_text(docs.read_text("utf-8").split("```python\n")[1].split("```")[0], "utf-8")
     network, source, out = tmp_path / "network.onnx", run / "photos" / "0.png", tmp_path / "mask.png"
     image = decode_image(source, long_side=long_side)
-    export_network(load_segmenter(run / "segmenter"), network, CLASSES, [image], long_side=long_side)
+    export_network(load_segmenter(run / "segmenter"), network, CLASSES, [image], Usage(long_side=long_side))
     command = [sys.executable, str(tmp_path / "example.py"), str(network), str(source), str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     exported = OnnxNetwork(network)
@@ -236,7 +236,8 @@ def test_a_tag_prior_goes_along(tmp_path: Path) -> None:
     images = [
         np.asarray(Image.open(photo(tmp_path / f"{n}.png", size, n))) for n, size in enumerate([(70, 45), (96, 64)])
     ]
-    export_network(network, tmp_path / "network.onnx", CLASSES, images, scales=(1.0, 1.5), mirror=True, tagged=0.3)
+    usage = Usage(scales=(1.0, 1.5), mirror=True, tagged=0.3)
+    export_network(network, tmp_path / "network.onnx", CLASSES, images, usage)
     exported = OnnxNetwork(tmp_path / "network.onnx")
     assert [value.name for value in exported.session.get_outputs()] == ["logits", "prior"]
     for image in images:

@@ -15,11 +15,13 @@ from tag2mask.common.files import read_json, write_json
 from tag2mask.data import Dataset, LocalizationMaps, load_maps, read_image, read_mask, save_maps
 from tag2mask.engine.execution import Execution
 from tag2mask.networks import build_boundary_network, save_module
+from tag2mask.runs.scores import kind_of, place_of
 from tag2mask.stages.refine import RefineConfig, refine, title_of
 from tag2mask.stages.refinements import plan
+from tag2mask.stages.stage import Planned
 from tag2mask.stages.train_boundary import load_boundary
 from tag2mask.stages.train_classifier import ClassifierConfig
-from tag2mask.stages.walk import WalkConfig, joined, walk, walked
+from tag2mask.stages.walk import STAGE, WalkConfig, joined, walk, walked
 
 HERE = Execution(device="cpu", processes=1)
 
@@ -153,3 +155,13 @@ def test_what_a_refinement_needs_first() -> None:
     assert title_of(ours) == "RIB+IRN+CRF"
     with pytest.raises(ConfigError, match=r"irn\+pamr"):
         RefineConfig(method="irn+nothing").check_relations()
+
+
+def test_a_walk_by_a_network_of_its_own_is_a_row_beside_the_first() -> None:
+    own, other = (
+        STAGE.score_keys(Planned(STAGE, folder, WalkConfig()), None)  # type: ignore[arg-type]
+        for folder in ("walk_cam", "walk_cam_its_45")
+    )
+    assert (own, other) == (["seed_cam_walk"], ["seed_cam_walk_its_45"])
+    assert kind_of(own[0]) is kind_of(other[0])
+    assert place_of(other[0]) < place_of("segmentation_val")

@@ -22,13 +22,13 @@ from torch.nn import functional as F
 
 from tag2mask.common.errors import DataError, MissingExtraError, WeightsError
 from tag2mask.common.files import atomic_write
-from tag2mask.data.records import LongSide, Reading
 from tag2mask.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tag2mask.networks.backbones import SIDE_MULTIPLE
 from tag2mask.networks.decoders import EncoderDecoder, SegmentationNetwork
-from tag2mask.onnx_file import FORMAT, OnnxNetwork
+from tag2mask.onnx_file import FORMAT, OnnxNetwork, Usage
 
 EXAMPLE = (2, 3)  # height and width of the traced example, in multiples; they differ, and neither is 1
+AS_IT_IS = Usage()
 LABELS_EQUAL = 0.999  # of the pixels: the least for an export to be kept
 LARGEST_DIFFERENCE = 1e-2  # of logits; a few 1e-5 in practice
 
@@ -92,40 +92,17 @@ def export_network(
     out: Path,
     classes: Sequence[str],
     checked_on: Iterable[np.ndarray],
-    *,
-    scales: Sequence[float] = (1.0,),
-    mirror: bool = False,
-    long_side: LongSide = None,
-    tagged: float = 0.0,
-    combine: str = "mean",
-    edges: str = "none",
-    background: bool = True,
-    reading: Reading | None = None,
-    about: str = "",
+    usage: Usage = AS_IT_IS,
 ) -> Parity:
     """Write `network` to `out` as ONNX with free height and width; return how it compares on the given images.
 
-    `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes. The others go
-    into the file as its way of prediction: `scales` and `mirror`; `long_side` (larger photos are made smaller first;
-    of two numbers, smaller ones larger); `tagged`, what is added to the logits of tags that are given;
-    `combine` ("mean" or "max" over scales and mirrors); `edges` (a name in refine.METHODS, or "auto"); `background`
-    (False: every pixel has a class) and `reading`. The file is kept only where labels agree on 99.9 % of the pixels.
-    Raises MissingExtraError, DataError without images, WeightsError where onnxruntime's answers differ from torch's.
+    `classes` are names without background; `checked_on`: images (H, W, 3) uint8, of several sizes; `usage` goes into
+    the file. It is kept only where labels agree on 99.9 % of the pixels. Raises MissingExtraError, DataError without
+    images, WeightsError where onnxruntime's answers differ from torch's.
     """
     _check_extra()
     module = AtFullSize(fixed_padding(copy.deepcopy(network).cpu().eval()))
-    notes = metadata(
-        classes,
-        scales=scales,
-        mirror=mirror,
-        long_side=long_side,
-        tagged=tagged,
-        combine=combine,
-        edges=edges,
-        background=background,
-        reading=reading,
-        about=about,
-    )
+    notes = metadata(classes, usage)
     with atomic_write(out) as temporary:
         _write(module, temporary, notes)
         parity = compare(network, OnnxNetwork(temporary), checked_on)
@@ -138,19 +115,7 @@ def export_network(
     return parity
 
 
-def metadata(
-    classes: Sequence[str],
-    *,
-    scales: Sequence[float],
-    mirror: bool,
-    long_side: LongSide = None,
-    tagged: float = 0.0,
-    combine: str = "mean",
-    edges: str = "none",
-    background: bool = True,
-    reading: Reading | None = None,
-    about: str = "",
-) -> dict[str, str]:
+def metadata(classes: Sequence[str], usage: Usage) -> dict[str, str]:
     """What a reader of the file needs to know, each as JSON text under a key of its own."""
     values = {
         "tag2mask": FORMAT,
@@ -160,16 +125,16 @@ def metadata(
         "size": {
             "multiple": SIDE_MULTIPLE,
             "pad": "right and bottom, with 0 after normalisation",
-            "long_side": long_side,
+            "long_side": usage.long_side,
         },
-        "scales": list(scales),
-        "mirror": mirror,
-        "tagged": tagged,
-        "combine": combine,
-        "edges": edges,
-        "background": background,
-        "reading": (reading or Reading()).facts(),
-        "about": about,
+        "scales": list(usage.scales),
+        "mirror": usage.mirror,
+        "tagged": usage.tagged,
+        "combine": usage.combine,
+        "edges": usage.edges,
+        "background": usage.background,
+        "reading": usage.reading.facts(),
+        "about": usage.about,
     }
     return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 

@@ -31,8 +31,8 @@ class BoundaryNetwork(nn.Module):
     (EfficientNet's, 2) is brought there by the max-pooling that ResNet's stem has anyway. Group norm sees the whole
     input, padding included, so sizes matter a little: see `infer`.
 
-    Without `displacement`, which only instance masks need, there is the edge branch alone: the same edges for a third
-    of the arithmetic.
+    Without `displacement`, which only instance masks need, there is the edge branch alone: the same edges in half the
+    time.
     """
 
     def __init__(self, backbone: StagedBackbone, *, displacement: bool = True) -> None:

@@ -56,8 +56,18 @@ ROWS = [  # in the order of the chain
         0.6,
         always=False,
     ),
-    Row("seed_cam_walk", "CAM + walk", "CAM walked between boundaries, thresholded", SEEDS, 0.45, always=False),
-    Row("seed_rib_walk", "RIB + walk", "RIB walked between boundaries, thresholded", SEEDS, 0.65, always=False),
+    *(
+        Row(
+            f"seed_{maps}_walk",
+            f"{maps.upper()} + walk",
+            f"{maps.upper()} walked between boundaries, thresholded",
+            SEEDS,
+            strength,
+            family=True,
+            always=False,
+        )
+        for maps, strength in (("cam", 0.45), ("rib", 0.65))
+    ),
     Row(
         "pseudo_mask", "pseudo-mask", "refined seeds: what the segmenter learns from", PSEUDO_MASKS, 0.75, family=True
     ),

@@ -217,66 +217,33 @@ def _sharpening(config: PredictConfig, image: np.ndarray, device: str) -> Callab
 
 
 def _entries(context: Context) -> Iterable[Planned]:
-    rounds = context.recipe.rounds
-
-    def made(folder: str, *, within_tags: bool = False) -> PredictConfig:
-        """The settings with what "auto" means in a folder of the run."""
-        edges = as_made(context.out / folder, "edges", context.recipe.predict.edges)
-        config = dataclasses.replace(context.recipe.predict, edges=edges)
-        return dataclasses.replace(config, restrict=True, negatives=True) if within_tags else config
-
-    for number in range(rounds):
-        yield Planned(
-            STAGE,
-            f"masks_round{number}",
-            made(f"masks_round{number}", within_tags=True),
-            {"network": f"segmenter_round{number}", "masks": "pseudo_masks"},
-            score=f"round_mask_{number}",
-            seed=0,
-            heading=f"masks of the tagged images, round {number}",
-            title=f"Masks of the tagged images, round {number}",
-            turn=number,
-        )
-    if context.recipe.final_masks:
-        yield Planned(
-            STAGE,
-            "masks",
-            made("masks", within_tags=True),
-            {"network": "segmenter", "masks": "pseudo_masks"},
-            score="final_mask",
-            seed=0,
-            heading="final masks of the tagged images",
-            title="Final masks of the tagged images",
-            turn=rounds,
-        )
+    recipe, last = context.recipe, context.recipe.rounds
+    rounds = [(f"_round{n}", f"round_mask_{n}", f", round {n}", n) for n in range(last)]
+    for name, score, said, turn in [*rounds, *([("", "final_mask", "", last)] if recipe.final_masks else [])]:
+        what = f"masks of the tagged images{said}" if said else "final masks of the tagged images"
+        reads = {"network": f"segmenter{name}", "masks": "pseudo_masks"}
+        config = dataclasses.replace(_settings(context, f"masks{name}"), restrict=True, negatives=True)
+        title = what[0].upper() + what[1:]
+        yield Planned(STAGE, f"masks{name}", config, reads, score=score, seed=0, heading=what, title=title, turn=turn)
     if context.val is None:
         return
-    yield Planned(
-        STAGE,
-        "predictions",
-        made("predictions"),
-        {"network": "segmenter"},
-        on="val",
-        score="segmentation_val",
-        seed=0,
-        heading="masks of the held-out images",
-        turn=rounds,
-    )
-    if context.recipe.supervised and has_masks(context.train) and has_masks(context.val):
-        yield Planned(
-            STAGE,
-            "supervised_predictions",
-            made("supervised_predictions"),
-            {"network": "supervised"},
-            on="val",
-            score="supervised_val",
-            seed=0,
-            heading="masks of the held-out images by the upper bound",
-            title="Predict with upper bound",
-            upper_bound=True,
-            optional=True,
-            turn=LAST,
-        )
+    yield _held_out(context, "predictions", "segmenter", score="segmentation_val", turn=last)
+    if recipe.supervised and has_masks(context.train) and has_masks(context.val):
+        bound = _held_out(context, "supervised_predictions", "supervised", score="supervised_val", turn=LAST)
+        heading, title = f"{bound.heading} by the upper bound", "Predict with upper bound"
+        yield dataclasses.replace(bound, heading=heading, title=title, upper_bound=True, optional=True)
+
+
+def _settings(context: Context, folder: str) -> PredictConfig:
+    """The recipe's settings with what "auto" means in a folder of the run."""
+    config = context.recipe.predict
+    return dataclasses.replace(config, edges=as_made(context.out / folder, "edges", config.edges))
+
+
+def _held_out(context: Context, folder: str, network: str, *, score: str, turn: int) -> Planned:
+    reads, heading = {"network": network}, "masks of the held-out images"
+    config = _settings(context, folder)
+    return Planned(STAGE, folder, config, reads, on="val", score=score, seed=0, heading=heading, turn=turn)
 
 
 def _run(entry: Planned, context: Context) -> None:

@@ -49,8 +49,6 @@ from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary
 from tag2mask.stages.walk import WalkConfig, walked
 
 WALKED = "irn+"  # before a name in METHODS: the walk's maps, joined with those by affinity, refined by that
-
-
 WIDEST_BAND = 0.9  # of the way from a score that was found to 0 or 1: how far `unsure` reaches at most
 
 

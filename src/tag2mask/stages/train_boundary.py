@@ -44,7 +44,7 @@ class BoundaryConfig(Settings):
     batch_size: Annotated[int, Range(ge=1, le=8192)] = 32  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Range(gt=0, le=1000)] = 0.1  # of the edge branch (reference)
-    # also learn the displacement, which instance masks need and pseudo-masks don't: twice to thrice the time
+    # also learn the displacement, which instance masks need and pseudo-masks don't: twice the time
     displacement: bool = True  # reference
     # the displacement branch learns at 1.0 (reference)
     displacement_multiplier: Annotated[float, Range(ge=0, le=1_000_000)] = 10.0

@@ -204,7 +204,8 @@ def _run(entry: Planned, context: Context) -> None:
 
 
 def _score_keys(entry: Planned, context: Context) -> list[str]:
-    return [f"seed_{entry.folder.removeprefix('walk_')}_walk"]
+    maps, _, name = entry.folder.removeprefix("walk_").partition("_")
+    return [f"seed_{maps}_walk" + (f"_{name}" if name else "")]
 
 
 def _score(entry: Planned, context: Context) -> dict[str, Score]:

@@ -226,10 +226,8 @@ def _classes(found: Found, query: Query) -> tuple[Sequence[str], str]:
         return query.classes, "the recipe's data.classes"
     if query.listed is not None:
         return query.listed.names, query.listed.source
-    classes = tuple(
-        name for name in found.known or () if not is_background(name)
-    )  # which masks may count all the same
-    if classes:
+    classes = tuple(name for name in found.known or () if not is_background(name))
+    if classes:  # masks may count the background all the same
         return classes, found.known_from
     return natural({name for row in found.rows for name in row.names}), "the names, sorted"
 

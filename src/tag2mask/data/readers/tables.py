@@ -82,9 +82,8 @@ COLUMNS = {
 }
 _NO_CLASS = frozenset({*COLUMNS["image"], "is_train", "is_test", "is_training"})
 _ALSO_CLASSES = frozenset({"set", "mask", "masks"})  # where they hold yes and no they are nothing else
-_CLASSES_OF_ROBOFLOW = frozenset(
-    {"group", "slide", "part", "video", "patient", "subject"}
-)  # whose table has nothing else
+# names that are classes in Roboflow's table, which holds nothing else
+_CLASSES_OF_ROBOFLOW = frozenset({"group", "slide", "part", "video", "patient", "subject"})
 _HELD_OUT = ("is_valid", "is_val", "is_validation")
 _TOOL = frozenset({"annotation_id", "annotator", "lead_time"})  # Label Studio's, whatever the others are called
 _TOOL_MORE = frozenset({"created_at", "updated_at", "id", "agreement", "task_id", "project", "completed_by"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,11 @@ def _annotated(root: Path) -> Iterator[tuple[Path, Path | None]]:
     """Yield (image, its XML file, if it has one)."""
     listed = _files_by_name(root)
     images = list(_images(root))
-    alone = Counter(image.stem for image in images)  # a file of a bare name is that of the only image called so
-    for image in images:
-        beside = image.with_suffix(".xml")
+    alone = Counter(image.stem for image, _ in images)  # a file of a bare name is that of the only image called so
+    for image, beside in images:
         whole, below, name = names_of(image.relative_to(root).as_posix())
         tried = (whole, below, *([name] if alone[name] == 1 else []))
-        yield image, beside if beside.is_file() else next((listed[one] for one in tried if one in listed), None)
+        yield image, beside or next((listed[one] for one in tried if one in listed), None)
 
 
 def _files_by_name(root: Path) -> dict[str, Path]:
@@ -45,11 +45,16 @@ def _files_by_name(root: Path) -> dict[str, Path]:
     return found
 
 
-def _images(root: Path) -> Iterator[Path]:
+def _images(root: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Yield (image, the XML file beside it); masks aren't images."""
     for parent, names in walk(root):
         if any(part in MASK_PLACES for part in parent.relative_to(root).parts):
             continue
-        yield from (parent / name for name in names if is_picture(name) and not is_mask_beside(name, names))
+        there = set(names)
+        for name in names:
+            if is_picture(name) and not is_mask_beside(name, names):
+                own = f"{os.path.splitext(name)[0]}.xml"
+                yield parent / name, parent / own if own in there else None
 
 
 def read(root: Path, query: Query) -> Found:
