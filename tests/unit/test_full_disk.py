@@ -15,11 +15,12 @@ from PIL import Image
 
 from tag2mask.cli import main
 from tag2mask.common.errors import ConfigError, DataError, GoneError
-from tag2mask.common.files import FULL, atomic_write, write_json
+from tag2mask.common.files import FULL, atomic_write, remove_leftovers, write_json
 from tag2mask.data.images import decode_image
 from tag2mask.data.maps import LocalizationMaps, save_maps
 from tag2mask.data.masks import write_mask
 from tag2mask.data.prepare.common import out_folder
+from tag2mask.engine import ray_cluster
 from tag2mask.engine.images import attempt
 from tag2mask.engine.loop import EpochDataset
 from tag2mask.networks.weights import save_module
@@ -128,6 +129,13 @@ def test_leftovers_of_a_killed_process_are_no_results(tmp_path: Path) -> None:
     StageFolder(tmp_path, "refine", config={}, seed=0, inputs={})
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["manifest.json"]
     assert list((tmp_path / "kept").iterdir()) == []
+
+
+def test_what_a_killed_cluster_left_is_a_leftover_too(tmp_path: Path) -> None:
+    with ray_cluster._token(tmp_path) as path:
+        assert path.is_file()
+        remove_leftovers(tmp_path)
+        assert not path.exists()
 
 
 def test_a_folder_with_nothing_but_leftovers_is_empty(tmp_path: Path) -> None:

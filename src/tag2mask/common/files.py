@@ -25,6 +25,11 @@ GONE = tuple(  # the drive is lost
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{6}\.partial(?:\.[^.]*)?")  # what killed processes leave
 
 
+def temporary_beside(path: Path, suffix: str = "") -> Path:
+    """A path beside `path`, unique also where several machines write to one folder; `is_leftover` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.partial{suffix}")
+
+
 def is_leftover(path: Path) -> bool:
     """Whether this is what a process was writing when it was killed, by the name."""
     return _UNFINISHED.fullmatch(path.name) is not None
@@ -52,8 +57,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # unique also where several machines write to one folder
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(3)}.partial{path.suffix}")
+    temporary = temporary_beside(path.with_suffix(""), path.suffix)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -78,7 +82,7 @@ def _cause_of(error: Exception, folder: Path) -> tuple[int, str]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, which isn't there; rename it on success, delete it on an exception."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.partial")
+    temporary = temporary_beside(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import ConfigError, MissingExtraError, Tag2MaskError
+from tag2mask.common.files import temporary_beside
 from tag2mask.data import Dataset, ImageRecord
 from tag2mask.engine.execution import Cluster
 from tag2mask.engine.images import ALONE, Group, Grouping, MakeWork, Outcome, process_count
@@ -259,7 +259,7 @@ def _actor_count(ray: Any, cluster: Cluster, jobs: int) -> int:
 @contextmanager
 def _token(folder: Path) -> Iterator[Path]:
     """A file in the stage's folder under a name that no node can have seen before, or have cached as missing."""
-    path = folder / f".cluster-{secrets.token_hex(8)}"
+    path = temporary_beside(folder / "cluster")  # goes with other leftovers where this process is killed
     path.write_text(f"{time.time()}\n", encoding="utf-8")
     try:
         yield path
