@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from refine_world import make_world
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
-from tag2mask.data import LocalizationMaps, load_maps, read_mask, save_maps
+from tag2mask.data import ImageRecord, LocalizationMaps, load_maps, read_mask, save_maps
 from tag2mask.engine.execution import Execution
-from tag2mask.refine.threshold import cover_by_score, otsu_score
-from tag2mask.stages.affinity import AffinityStageConfig, follow
+from tag2mask.refine.threshold import cover_by_score, explained_by_score, labels_from_maps, otsu_score
 from tag2mask.stages.confident import ConfidentConfig, confident
 from tag2mask.stages.refine import RefineConfig, background_of, refine
-from tag2mask.stages.thresholds import automatic_threshold, carried_over
+from tag2mask.stages.thresholds import BY_COLOUR, BY_COVER, automatic_threshold, carried_over
 
 HERE = Execution(device="cpu", processes=1)
 CAM = ConfidentConfig(foreground=0.5, background=0.2, scale="cam", refinement="none")
@@ -89,45 +89,94 @@ def test_otsu_parts_two_groups() -> None:
     assert otsu_score(cover_by_score(spread)) == pytest.approx(0.5, abs=0.05)
 
 
+SIDE = 16  # of maps, a quarter of the photos'
+
+
 @pytest.fixture
-def blobs(tmp_path: Path) -> tuple[Path, list[str]]:
-    """Maps cam/ of blobs and rib/ of their square roots, of four images."""
+def blobs(tmp_path: Path) -> tuple[Path, dict[str, ImageRecord]]:
+    """Maps cam/ of blobs and rib/ of their square roots, of four images of one colour."""
     rng = np.random.default_rng(1)
+    records = {}
     for number in range(4):
-        blob = np.exp(-((np.mgrid[0:16, 0:16] - 8 - number) ** 2).sum(axis=0) / 20).astype(np.float32)
+        blob = np.exp(-(distance(number) ** 2) / 20).astype(np.float32)
         for kind, maps in (("cam", blob), ("rib", blob**0.5)):
-            noise = rng.uniform(0, 0.01, (1, 16, 16)).astype(np.float32)
-            found = LocalizationMaps(np.array([0]), (64, 64), (1.0,), [maps[None] + noise])
+            noise = rng.uniform(0, 0.01, (1, SIDE, SIDE)).astype(np.float32)
+            found = LocalizationMaps(np.array([0]), (4 * SIDE, 4 * SIDE), (1.0,), [maps[None] + noise])
             save_maps(tmp_path / kind / f"{number}.npz", found)
-    return tmp_path, [str(number) for number in range(4)]
+        records[str(number)] = ImageRecord(str(number), tmp_path / f"{number}.png", labels=(0,))
+        paint(records[str(number)], radius=0)
+    return tmp_path, records
 
 
-def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(blobs: tuple[Path, list[str]]) -> None:
-    folder, ids = blobs
-    cam, found = automatic_threshold(folder / "cam", folder / "cam", ids, 0)
-    rib, _ = automatic_threshold(folder / "cam", folder / "rib", ids, 0)
+def distance(number: int) -> np.ndarray:
+    """Of each position of image `number` from its blob's middle."""
+    return np.sqrt(((np.mgrid[0:SIDE, 0:SIDE] - 8 - number) ** 2).sum(axis=0))
+
+
+def paint(record: ImageRecord, radius: float) -> None:
+    """Make the photo: what lies within `radius` map positions of the blob's middle is dark."""
+    inside = np.kron(distance(int(record.id)) < radius, np.ones((4, 4), bool))
+    Image.fromarray(np.where(inside[..., None], 40, 200).astype(np.uint8).repeat(3, axis=2)).save(record.path)
+
+
+def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(blobs: tuple[Path, dict[str, ImageRecord]]) -> None:
+    folder, records = blobs
+    cam, found = automatic_threshold(folder / "cam", folder / "cam", records, 0)
+    rib, _ = automatic_threshold(folder / "cam", folder / "rib", records, 0)
     assert rib == pytest.approx(cam**0.5, abs=0.03)  # the same pixels
-    assert "equal cover" in found
+    assert found == BY_COVER
 
 
-def test_of_lowered_maps_the_threshold_is_halfway_to_their_own(blobs: tuple[Path, list[str]]) -> None:
-    folder, ids = blobs
-    own, _ = automatic_threshold(folder / "rib", folder / "rib", ids, 0)
-    equal, _ = automatic_threshold(folder / "cam", folder / "rib", ids, 0)
-    score, found = automatic_threshold(folder / "cam", folder / "rib", ids, 0, lowered=True)
-    assert abs(own - equal) > 0.02
-    assert score == pytest.approx((own + equal) / 2, abs=0.001)
-    assert "halfway" in found
+@pytest.mark.parametrize("kind", ["cam", "rib"])
+def test_a_threshold_rises_to_what_is_smaller_than_its_map(
+    kind: str, blobs: tuple[Path, dict[str, ImageRecord]]
+) -> None:
+    folder, records = blobs
+    least, _ = automatic_threshold(folder / "cam", folder / kind, records, 0)
+    for record in records.values():
+        paint(record, radius=2.5)
+    records["0"].path.write_bytes(b"no photo")  # is left out
+    score, found = automatic_threshold(folder / "cam", folder / kind, records, 0)
+    cut = np.exp(-(2.5**2) / 20) ** (1 if kind == "cam" else 0.5)  # the blob's value where the dark ends
+    assert score > least + 0.1
+    assert score == pytest.approx(cut, abs=0.06)
+    assert found == BY_COLOUR
 
 
-@pytest.mark.parametrize("floor", [0.0, 0.5])
-def test_the_manifest_says_how_the_threshold_was_found(floor: float, world, tmp_path: Path) -> None:
+def test_a_threshold_does_not_fall_to_what_is_larger_than_its_map(
+    blobs: tuple[Path, dict[str, ImageRecord]],
+) -> None:
+    folder, records = blobs
+    least, _ = automatic_threshold(folder / "cam", folder / "cam", records, 0)
+    for record in records.values():
+        paint(record, radius=6)
+    assert automatic_threshold(folder / "cam", folder / "cam", records, 0)[0] == pytest.approx(least, abs=0.05)
+
+
+def test_labels_explain_colours_as_counted_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    maps, pixels = rng.uniform(size=(3, 9, 7)).astype(np.float32), rng.integers(0, 256, (9, 7, 3), np.uint8)
+    classes, above = np.array([1, 4, 7]), 0.55
+    explained = explained_by_score(pixels, maps, classes, above)
+    inside = maps.max(axis=0) > above
+    colours = pixels[inside].astype(float)
+    everything = ((colours - colours.mean(axis=0)) ** 2).sum()
+    for step in (0, 550, 551, 700, 863, 999, 1000):
+        labels = labels_from_maps(maps, classes, step / 1000)[inside]
+        groups = [colours[labels == label] for label in np.unique(labels)]
+        within = sum(((group - group.mean(axis=0)) ** 2).sum() for group in groups)
+        assert explained[step] == pytest.approx(1 - within / everything, abs=1e-9)
+    assert not explained_by_score(np.full_like(pixels, 9), maps, classes, above).any()
+    assert not explained_by_score(pixels, maps, classes, 1.0).any()
+
+
+def test_the_manifest_says_how_the_threshold_was_found(world, tmp_path: Path) -> None:
     dataset, localization = world
-    settings = AffinityStageConfig(backbone="resnet18", weights="none", stride=8, positions=100, floor=floor)
-    follow(dataset, localization, tmp_path / "affinity", settings, execution=HERE)
-    config = RefineConfig(maps="cam", method="none", threshold="auto")
-    refine(dataset, tmp_path / "affinity", tmp_path / "masks", config, cam=localization / "cam", execution=HERE)
+    config = RefineConfig(maps="rib", method="none", threshold="auto")
+    refine(dataset, localization, tmp_path / "masks", config, execution=HERE)
     manifest = read_json(tmp_path / "masks" / "manifest.json")
-    score, found = background_of(manifest)
-    assert score == manifest["threshold"]
-    assert ("halfway" in found) == bool(floor)
+    tagged = {record.id: record for record in dataset.records if record.labels}
+    expected = automatic_threshold(localization / "cam", localization / "rib", tagged, 0)
+    assert background_of(manifest) == expected == (manifest["threshold"], manifest["threshold_found"])
+    del manifest["threshold_found"]  # as of versions that knew one way
+    assert background_of(manifest)[1] == BY_COVER

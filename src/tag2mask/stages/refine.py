@@ -44,7 +44,7 @@ from tag2mask.stages.saliency import (
     without_map,
 )
 from tag2mask.stages.stage import Context, Planned, Stage
-from tag2mask.stages.thresholds import FOUND, automatic_threshold
+from tag2mask.stages.thresholds import BY_COVER, automatic_threshold
 from tag2mask.stages.train_boundary import BoundaryConfig, load_boundary
 from tag2mask.stages.walk import WalkConfig, walked
 
@@ -122,7 +122,7 @@ def background_of(manifest: Mapping[str, Any]) -> tuple[float, str]:
     made = manifest["config"]
     section = made["walk"] if made["method"] == "irn" else made
     if section["threshold"] == "auto":
-        return float(manifest["threshold"]), str(manifest.get("threshold_found", FOUND))
+        return float(manifest["threshold"]), str(manifest.get("threshold_found", BY_COVER))
     return float(section["threshold"]), str(section["threshold_chosen_on"])
 
 
@@ -231,9 +231,8 @@ def _with_threshold(
     if config.threshold != "auto" or config.method == "irn":
         return config
     if "threshold" not in folder.manifest:
-        ids = [image_id for image_id, record in records.items() if record.labels]
-        lowered = bool(read_manifest(maps.parent, "localize", "affinity", "walk")["config"].get("floor"))
-        score, found = automatic_threshold(cam, maps, ids, seed, lowered=lowered)
+        tagged = {image_id: record for image_id, record in records.items() if record.labels}
+        score, found = automatic_threshold(cam, maps, tagged, seed)
         unsure = min(config.unsure, WIDEST_BAND * min(score, 1 - score))
         folder.save(threshold=score, threshold_found=found, unsure=round(unsure, 4))
     score, found = background_of(folder.manifest)
