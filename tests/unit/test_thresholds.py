@@ -13,7 +13,7 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
 from tag2mask.data import ImageRecord, LocalizationMaps, load_maps, read_mask, save_maps
 from tag2mask.engine.execution import Execution
-from tag2mask.refine.threshold import cover_by_score, explained_by_score, labels_from_maps, otsu_score
+from tag2mask.refine.threshold import colours_explained, cover_by_score, labels_from_maps, otsu_score
 from tag2mask.stages.confident import ConfidentConfig, confident
 from tag2mask.stages.refine import RefineConfig, background_of, refine
 from tag2mask.stages.thresholds import BY_COLOUR, BY_COVER, automatic_threshold, carried_over
@@ -108,6 +108,11 @@ def blobs(tmp_path: Path) -> tuple[Path, dict[str, ImageRecord]]:
     return tmp_path, records
 
 
+def plain(photo: np.ndarray, maps: LocalizationMaps, score: float) -> np.ndarray:
+    """Labels by the threshold alone."""
+    return labels_from_maps(maps.full(), maps.classes, score)
+
+
 def distance(number: int) -> np.ndarray:
     """Of each position of image `number` from its blob's middle."""
     return np.sqrt(((np.mgrid[0:SIDE, 0:SIDE] - 8 - number) ** 2).sum(axis=0))
@@ -121,8 +126,8 @@ def paint(record: ImageRecord, radius: float) -> None:
 
 def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(blobs: tuple[Path, dict[str, ImageRecord]]) -> None:
     folder, records = blobs
-    cam, found = automatic_threshold(folder / "cam", folder / "cam", records, 0)
-    rib, _ = automatic_threshold(folder / "cam", folder / "rib", records, 0)
+    cam, found = automatic_threshold(folder / "cam", folder / "cam", records, 0, plain)
+    rib, _ = automatic_threshold(folder / "cam", folder / "rib", records, 0, plain)
     assert rib == pytest.approx(cam**0.5, abs=0.03)  # the same pixels
     assert found == BY_COVER
 
@@ -132,11 +137,11 @@ def test_a_threshold_rises_to_what_is_smaller_than_its_map(
     kind: str, blobs: tuple[Path, dict[str, ImageRecord]]
 ) -> None:
     folder, records = blobs
-    least, _ = automatic_threshold(folder / "cam", folder / kind, records, 0)
+    least, _ = automatic_threshold(folder / "cam", folder / kind, records, 0, plain)
     for record in records.values():
         paint(record, radius=2.5)
     records["0"].path.write_bytes(b"no photo")  # is left out
-    score, found = automatic_threshold(folder / "cam", folder / kind, records, 0)
+    score, found = automatic_threshold(folder / "cam", folder / kind, records, 0, plain)
     cut = np.exp(-(2.5**2) / 20) ** (1 if kind == "cam" else 0.5)  # the blob's value where the dark ends
     assert score > least + 0.1
     assert score == pytest.approx(cut, abs=0.06)
@@ -147,27 +152,21 @@ def test_a_threshold_does_not_fall_to_what_is_larger_than_its_map(
     blobs: tuple[Path, dict[str, ImageRecord]],
 ) -> None:
     folder, records = blobs
-    least, _ = automatic_threshold(folder / "cam", folder / "cam", records, 0)
+    least, _ = automatic_threshold(folder / "cam", folder / "cam", records, 0, plain)
     for record in records.values():
         paint(record, radius=6)
-    assert automatic_threshold(folder / "cam", folder / "cam", records, 0)[0] == pytest.approx(least, abs=0.05)
+    assert automatic_threshold(folder / "cam", folder / "cam", records, 0, plain)[0] == pytest.approx(least, abs=0.05)
 
 
 def test_labels_explain_colours_as_counted_one_by_one() -> None:
     rng = np.random.default_rng(3)
-    maps, pixels = rng.uniform(size=(3, 9, 7)).astype(np.float32), rng.integers(0, 256, (9, 7, 3), np.uint8)
-    classes, above = np.array([1, 4, 7]), 0.55
-    explained = explained_by_score(pixels, maps, classes, above)
-    inside = maps.max(axis=0) > above
-    colours = pixels[inside].astype(float)
-    everything = ((colours - colours.mean(axis=0)) ** 2).sum()
-    for step in (0, 550, 551, 700, 863, 999, 1000):
-        labels = labels_from_maps(maps, classes, step / 1000)[inside]
-        groups = [colours[labels == label] for label in np.unique(labels)]
-        within = sum(((group - group.mean(axis=0)) ** 2).sum() for group in groups)
-        assert explained[step] == pytest.approx(1 - within / everything, abs=1e-9)
-    assert not explained_by_score(np.full_like(pixels, 9), maps, classes, above).any()
-    assert not explained_by_score(pixels, maps, classes, 1.0).any()
+    pixels, labels = rng.integers(0, 256, (90, 3), np.uint8), rng.choice(np.array([0, 2, 7], np.uint8), 90)
+    groups = [pixels[labels == label].astype(float) for label in (0, 2, 7)]
+    within = sum(((group - group.mean(axis=0)) ** 2).sum() for group in groups)
+    everything = ((pixels - pixels.mean(axis=0)) ** 2).sum()
+    assert colours_explained(pixels, labels) == pytest.approx(1 - within / everything, abs=1e-12)
+    assert colours_explained(pixels, np.zeros_like(labels)) == pytest.approx(0, abs=1e-12)
+    assert colours_explained(np.full_like(pixels, 9), labels) == 0
 
 
 def test_the_manifest_says_how_the_threshold_was_found(world, tmp_path: Path) -> None:
@@ -176,7 +175,7 @@ def test_the_manifest_says_how_the_threshold_was_found(world, tmp_path: Path) ->
     refine(dataset, localization, tmp_path / "masks", config, execution=HERE)
     manifest = read_json(tmp_path / "masks" / "manifest.json")
     tagged = {record.id: record for record in dataset.records if record.labels}
-    expected = automatic_threshold(localization / "cam", localization / "rib", tagged, 0)
+    expected = automatic_threshold(localization / "cam", localization / "rib", tagged, 0, plain)
     assert background_of(manifest) == expected == (manifest["threshold"], manifest["threshold_found"])
     del manifest["threshold_found"]  # as of versions that knew one way
     assert background_of(manifest)[1] == BY_COVER

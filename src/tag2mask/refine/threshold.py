@@ -116,37 +116,16 @@ def otsu_score(cover: Cover) -> float:
     return float(scores[np.where(product > 1e-12, apart / np.maximum(product, 1e-12), 0.0).argmax()])
 
 
-def explained_by_score(
-    pixels: npt.NDArray[np.uint8], maps: npt.NDArray, classes: npt.NDArray, above: float
-) -> npt.NDArray[np.float64]:
-    """How much of a photo's colours the labels explain at each score k / COVER_STEPS, 0..1.
+def colours_explained(pixels: npt.NDArray[np.uint8], labels: Labels) -> float:
+    """How much of the variance of colour lies between the labels rather than within them, 0..1.
 
-    `pixels` (H, W, 3) uint8 of the size of `maps` (n, H, W), 0..1; `classes` (n,) 0-based. Of the positions at which
-    any map exceeds `above`: the variance of colour between the labels that `labels_from_maps` gives there, in parts
-    of all variance. Returns (COVER_STEPS + 1,); zeros where there is nothing to explain.
+    `pixels` (K, 3) uint8, `labels` (K,). 0 where all pixels have one colour, or one label.
     """
-    labels, value = best_class(maps, classes)
-    inside = value > above
-    if not inside.any():
-        return np.zeros(COVER_STEPS + 1)
-    colours = pixels[inside].astype(np.float64)
-    colours -= colours.mean(axis=0)  # so that the labels' sums are what they differ by
+    colours = pixels.astype(np.float64)
+    colours -= colours.mean(axis=0)
     total = float((colours**2).sum())
     if total < 1e-9:
-        return np.zeros(COVER_STEPS + 1)
-    # a position with value v has its class at all scores below v, background at the others
-    steps = np.clip(np.ceil(value[inside].astype(np.float64) * COVER_STEPS), 0, COVER_STEPS + 1).astype(np.int64)
-    between = np.zeros(COVER_STEPS + 1)
-    below = np.zeros((COVER_STEPS + 1, 4))  # of background: positions, sums of three colours
-    for label in np.unique(labels[inside]):
-        own = labels[inside] == label
-        parts = [np.bincount(steps[own], weight, COVER_STEPS + 2) for weight in (None, *colours[own].T)]
-        sums = np.cumsum(np.stack(parts, axis=1), axis=0)  # of values up to each score
-        below += sums[:-1]
-        between += _between(sums[-1] - sums[:-1])
-    return (between + _between(below)) / total
-
-
-def _between(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What groups of (positions, sums of colours) contribute to the variance between groups, (K, 4) -> (K,)."""
-    return (sums[:, 1:] ** 2).sum(axis=1) / np.maximum(sums[:, 0], 1)
+        return 0.0
+    counts = np.maximum(np.bincount(labels), 1)
+    sums = np.stack([np.bincount(labels, channel) for channel in colours.T])  # (3, labels)
+    return float((sums**2 / counts).sum()) / total

@@ -182,7 +182,6 @@ def refine(
     todo = folder.left(records, "masks/{}.png")
     if folder.finished and not todo:
         return
-    config = _with_threshold(config, cam or localization / "cam", localization / config.maps, folder, records, seed)
     traced = (
         frozenset(r.id for r in dataset.positives().limit(execution.trace, seed).records)
         if execution.trace
@@ -190,6 +189,8 @@ def refine(
     )
     on_device = config.method == "irn" or METHODS[config.along_edges].on_device
     device = resolve_device(execution.device if on_device else "cpu")
+    folders = (cam or localization / "cam", localization / config.maps)
+    config = _with_threshold(config, folders, folder, records, seed, str(device))
     where = (records, localization / config.maps, out)
     arguments = (*where, config, boundary, traced, str(device), dataset.background, by_class)
     processes = process_count(execution.processes, len(todo), device.type)
@@ -225,14 +226,26 @@ def _lost(dataset: Dataset, records: Mapping[str, ImageRecord], out: Path) -> di
 
 
 def _with_threshold(
-    config: RefineConfig, cam: Path, maps: Path, folder: StageFolder, records: Mapping[str, ImageRecord], seed: int
+    config: RefineConfig,
+    maps: tuple[Path, Path],
+    folder: StageFolder,
+    records: Mapping[str, ImageRecord],
+    seed: int,
+    device: str,
 ) -> RefineConfig:
-    """The settings with the threshold that "auto" means for this set, found once and noted in the manifest."""
+    """The settings with the threshold that "auto" means for this set, found once and noted in the manifest.
+
+    `maps` are the folders of plain CAM and of what is refined.
+    """
     if config.threshold != "auto" or config.method == "irn":
         return config
     if "threshold" not in folder.manifest:
         tagged = {image_id: record for image_id, record in records.items() if record.labels}
-        score, found = automatic_threshold(cam, maps, tagged, seed)
+
+        def labels_at(photo: np.ndarray, own: LocalizationMaps, score: float) -> np.ndarray:
+            return refined_labels(photo, own.full(), own.classes, score, config.along_edges, device)
+
+        score, found = automatic_threshold(*maps, tagged, seed, labels_at)
         unsure = min(config.unsure, WIDEST_BAND * min(score, 1 - score))
         folder.save(threshold=score, threshold_found=found, unsure=round(unsure, 4))
     score, found = background_of(folder.manifest)

@@ -2,12 +2,12 @@
 
 A score means another thing on other maps: RIB's are broader than CAM's, and those by affinity broader still. What
 carries over is how much of the images lies above it. That much is taken by CAM's blobs, though, which are larger than
-things that are thin or small; so the score rises from there to where the labels explain most of the photos' colours.
+things that are thin; so the score rises from there for as long as the labels explain more of the photos' colours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +16,32 @@ from PIL import Image
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.progress import track
 from tag2mask.common.seeding import rng_for
-from tag2mask.data import ImageRecord, LocalizationMaps, load_maps, read_image
+from tag2mask.data import ImageRecord, LocalizationMaps, limited_size, load_maps, read_image
 from tag2mask.refine.threshold import (
     COVER_STEPS,
     Cover,
+    Labels,
+    best_class,
+    colours_explained,
     cover_by_score,
-    explained_by_score,
     otsu_score,
     score_of_equal_cover,
 )
 
 LOOKED_AT = 500  # images at most; the cover of a set is a mean
+COMPARED = 40  # of them, those whose labels are made at several scores
+COMPARED_AT = 480  # pixels of their longer side
 SURROUNDINGS = 3  # positions among which colours are compared, in parts of those that equal cover takes
+SHARES = 0.85 ** np.arange(10)  # covers to try, in the same parts
+PATIENCE = 2  # scores in a row that explain no more, after which none is tried
+SCORES = np.arange(COVER_STEPS + 1) / COVER_STEPS
 BY_COVER = "found without masks: where CAM's values part (Otsu), carried over to these maps by equal cover"
-BY_COLOUR = "found without masks: from equal cover with CAM's cut (Otsu) up to where labels explain the colours best"
+BY_COLOUR = (
+    "found without masks: raised from equal cover with CAM's cut (Otsu), as labels explain more of the colours"
+)
+
+# photo (H, W, 3) uint8, maps of its size, score -> labels (H, W)
+LabelsAt = Callable[[np.ndarray, LocalizationMaps, float], Labels]
 
 
 def carried_over(
@@ -45,37 +57,62 @@ def carried_over(
     return tuple(round(score_of_equal_cover(score, reference, own), 3) for score in scores)
 
 
-def automatic_threshold(cam: Path, maps: Path, records: Mapping[str, ImageRecord], seed: int) -> tuple[float, str]:
+def automatic_threshold(
+    cam: Path, maps: Path, records: Mapping[str, ImageRecord], seed: int, labels_at: LabelsAt
+) -> tuple[float, str]:
     """The background score for the folder `maps`, rounded to 0.001, and how it was found, in words. No mask is read.
 
-    At least that of equal cover with plain CAM (`cam`) at Otsu's score; from there up to where the labels explain
-    most of the photos' colours (`explained_by_score`) among the positions of the highest values, `SURROUNDINGS`
-    times as many as equal cover takes. Images are drawn from `records`, and errors are as for `carried_over`; photos
-    that can't be read are left out.
+    At least that of equal cover with plain CAM (`cam`) at Otsu's score; higher for as long as the labels, made by
+    `labels_at` of some photos, explain more of their colours among the positions of the highest values,
+    `SURROUNDINGS` times as many as equal cover takes. Images are drawn from `records`; those that can't be read are
+    left out. ConfigError where none is left.
     """
     reference, own = _covers((cam, maps), list(records), seed)
     least = score_of_equal_cover(otsu_score(reference), reference, own)
-    scores = np.arange(COVER_STEPS + 1) / COVER_STEPS
-    around = float(np.interp(SURROUNDINGS * np.interp(least, scores, own), own[::-1], scores[::-1]))
-    explained = np.zeros(COVER_STEPS + 1)
-    for image_id, (found,) in _drawn((maps,), list(records), seed, "colours"):
-        values = found.at_stride4()
+    cover = float(np.interp(least, SCORES, own))
+    around = _score_of(SURROUNDINGS * cover, own)
+    photos = list(_photos(maps, records, seed))
+    best, most, in_vain = least, 0.0, 0
+    for share in track(SHARES, total=len(SHARES), description="colours by score"):
+        score = max(least, _score_of(share * cover, own))
+        found = [_explained(photo, values, labels_at(photo, values, score), around) for photo, values in photos]
+        mean = float(np.mean(found)) if found else 0.0
+        best, most, in_vain = (score, mean, 0) if mean > most else (best, most, in_vain + 1)
+        if in_vain == PATIENCE:
+            break
+    return round(best, 3), BY_COLOUR if best > least else BY_COVER
+
+
+def _score_of(cover: float, own: Cover) -> float:
+    """The score above which this much of the images lies."""
+    return float(np.interp(cover, own[::-1], SCORES[::-1]))
+
+
+def _photos(
+    maps: Path, records: Mapping[str, ImageRecord], seed: int
+) -> Iterator[tuple[np.ndarray, LocalizationMaps]]:
+    """Up to `COMPARED` of the photos, and their maps, at most `COMPARED_AT` pixels wide or high."""
+    for image_id, (found,) in _drawn((maps,), list(records), seed, COMPARED):
         try:
             photo = Image.fromarray(read_image(records[image_id]))
         except DataError:
             continue  # its own turn reports it
-        pixels = np.asarray(photo.resize(values.shape[:0:-1], Image.Resampling.BOX))
-        explained += explained_by_score(pixels, values, found.classes, around)
-    higher = scores >= least
-    best = float(scores[higher][explained[higher].argmax()]) if higher.any() else least
-    return (round(best, 3), BY_COLOUR) if explained[higher].any() else (round(least, 3), BY_COVER)
+        height, width = limited_size((photo.height, photo.width), COMPARED_AT)
+        small = photo.resize((width, height), Image.Resampling.BOX)
+        yield np.asarray(small), found.at_size((height, width))
+
+
+def _explained(photo: np.ndarray, maps: LocalizationMaps, labels: Labels, around: float) -> float:
+    inside = best_class(maps.full(), maps.classes)[1] > around
+    return colours_explained(photo[inside], labels[inside]) if inside.any() else 0.0
 
 
 def _covers(folders: tuple[Path, Path], ids: Sequence[str], seed: int) -> tuple[Cover, Cover]:
     """Mean cover by score of the same images in two folders of maps; ConfigError where none has whole maps."""
     totals = np.zeros((2, COVER_STEPS + 1))
     used = 0
-    for _, found in _drawn(folders, ids, seed, "cover of CAM"):
+    drawn = _drawn(folders, ids, seed, LOOKED_AT)
+    for _, found in track(drawn, total=min(LOOKED_AT, len(ids)), description="cover of CAM"):
         totals += [cover_by_score(maps.at_stride4()) for maps in found]
         used += 1
     if not used:
@@ -85,12 +122,12 @@ def _covers(folders: tuple[Path, Path], ids: Sequence[str], seed: int) -> tuple[
 
 
 def _drawn(
-    folders: tuple[Path, ...], ids: Sequence[str], seed: int, description: str
+    folders: tuple[Path, ...], ids: Sequence[str], seed: int, most: int
 ) -> Iterator[tuple[str, list[LocalizationMaps]]]:
-    """The maps in all `folders` of up to `LOOKED_AT` images, drawn by the seed; images that lack one are left out."""
+    """The maps in all `folders` of up to `most` images, drawn by the seed; images that lack one are left out."""
     chosen = sorted(ids)
     rng_for(seed, "carry-over").shuffle(chosen)
-    for image_id in track(chosen[:LOOKED_AT], total=min(LOOKED_AT, len(chosen)), description=description):
+    for image_id in chosen[:most]:
         try:
             found = [load_maps(folder / f"{image_id}.npz") for folder in folders]
         except DataError:
