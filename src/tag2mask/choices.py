@@ -8,6 +8,7 @@ The run keeps what was tried and chosen in choices.json, whichever recipe it is 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.files import atomic_write, read_json, read_object, write_json
 from tag2mask.common.values import as_dict, as_list, as_text
 from tag2mask.config import build, to_mapping
+from tag2mask.decided import with_threshold
 from tag2mask.recipe import Recipe, load_recipe, recipe_mapping
+from tag2mask.runs.decisions import CHOICES, FIRST, Effect, name_scores, read_decisions
 from tag2mask.runs.folder import is_finished
 from tag2mask.runs.info import parse_info, read_info
 from tag2mask.runs.lock import alone_in
@@ -28,8 +31,7 @@ from tag2mask.runs.scores import kind_of
 from tag2mask.stages.refine import RefineConfig
 from tag2mask.stages.refinements import NAME, check_name, folder_of, networks_of
 
-FILE = "choices.json"
-FIRST = "first"  # the name of what the recipe asked for, beside others
+FILE = CHOICES
 OWN = folder_of("")
 _LONGEST = 40  # characters of a name
 _PLACE = re.compile(r"(of_[A-Za-z0-9_-]+/)?[A-Za-z0-9][A-Za-z0-9_-]*")  # in the run's folder
@@ -106,14 +108,15 @@ def another(out: Path, overrides: Sequence[str], name: str = "") -> tuple[str, C
         raise ConfigError(
             f"{out / OWN}: isn't finished, so there is nothing to compare with; first: tag2mask run {out}"
         )
-    recipe = as_chosen(load_recipe(out / "recipe.yaml"), out)
-    config = load_recipe(out / "recipe.yaml", overrides).refine
+    own = as_chosen(load_recipe(out / "recipe.yaml"), out)
+    recipe = with_threshold(own, Effect.of(read_decisions(out)))
+    config = load_recipe(out / "recipe.yaml", [*_scores_of(recipe.refine), *overrides]).refine
     if (
         config.threshold != recipe.refine.threshold
         and config.threshold_chosen_on == recipe.refine.threshold_chosen_on
     ):
         config = dataclasses.replace(config, threshold_chosen_on="given by hand")
-    choices = read_choices(out, recipe)
+    choices = read_choices(out, own)
     known = {choices.chosen: recipe.refine, **recipe.comparisons, **recipe.tried}
     same = next((known_name for known_name, one in known.items() if _same(one, config)), "")
     if same:
@@ -123,6 +126,12 @@ def another(out: Path, overrides: Sequence[str], name: str = "") -> tuple[str, C
     if name in known or (out / folder_of(name)).exists():
         raise ConfigError(f"{out / folder_of(name)}: is another refinement; choose another --name than {name}")
     return name, dataclasses.replace(choices, refinements={**choices.refinements, name: config})
+
+
+def _scores_of(config: RefineConfig) -> list[str]:
+    """The background scores of a refinement as overrides of the recipe, which doesn't know those chosen by eye."""
+    scores = {key: getattr(config, key) for key in ("threshold", "threshold_chosen_on", "thresholds")}
+    return [f"refine.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in scores.items()]
 
 
 def _same(one: RefineConfig, other: RefineConfig) -> bool:
@@ -176,6 +185,7 @@ def _choose(out: Path, name: str) -> list[str]:
     moves += [(OWN, folder_of(choices.chosen)), (folder_of(name), OWN)]
     moves += [(f"{_aside(out, name).name}/{folder}", folder) for folder in back]
     after = dataclasses.replace(after, moves=tuple(moves))
+    name_scores(out, name)
     after.save(out)
     _note(out, chosen)
     _move(out, after)

@@ -9,7 +9,8 @@ from pathlib import Path
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset
 from tag2mask.recipe import Recipe
-from tag2mask.runs.decisions import Effect, write_applied
+from tag2mask.runs.decisions import NO_SCORES, Effect, Scores, write_applied
+from tag2mask.stages.refine import RefineConfig
 from tag2mask.stages.stage import Context, Planned
 
 EARLIER = "earlier"  # folder in the run's, for what has given way
@@ -25,15 +26,19 @@ def with_decisions(context: Context, effect: Effect) -> Context:
 
 
 def with_threshold(recipe: Recipe, effect: Effect) -> Recipe:
-    """The recipe with the background scores that were chosen by eye."""
-    refine = recipe.refine
+    """The recipe with the background scores that were chosen by eye, in the refinements that they are of."""
+    refine = _by_eye(recipe.refine, (effect.threshold, effect.thresholds))
+    tried = {name: _by_eye(one, effect.others.get(name, NO_SCORES)) for name, one in recipe.tried.items()}
+    return dataclasses.replace(recipe, refine=refine, tried=tried)
+
+
+def _by_eye(refine: RefineConfig, scores: Scores) -> RefineConfig:
+    threshold, thresholds = scores
     if refine.method == "irn":  # whose background score is another thing
-        return recipe
-    if effect.threshold is not None:
-        refine = dataclasses.replace(refine, threshold=effect.threshold, threshold_chosen_on=BY_EYE)
-    if effect.thresholds:
-        refine = dataclasses.replace(refine, thresholds=dict(sorted(effect.thresholds.items())))
-    return dataclasses.replace(recipe, refine=refine)
+        return refine
+    if threshold is not None:
+        refine = dataclasses.replace(refine, threshold=threshold, threshold_chosen_on=BY_EYE)
+    return dataclasses.replace(refine, thresholds=dict(sorted(thresholds.items()))) if thresholds else refine
 
 
 def with_tags(dataset: Dataset, effect: Effect) -> Dataset:

@@ -18,6 +18,7 @@ from tag2mask.common.files import read_json, write_json
 from tag2mask.data import read_mask
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import load_recipe
+from tag2mask.runs.decisions import append
 from tag2mask.runs.lock import alone_in
 from tiny_run import copy_run
 
@@ -107,6 +108,51 @@ def test_one_of_the_recipes_comparisons_can_be_chosen(run: Path) -> None:
     name, found = another(run, ["refine.threshold=0.6"])
     assert (name, found.refinements[name].maps) == ("threshold-0-6", "cam")  # changes over what is chosen by now
     assert found.refinements[name].threshold_chosen_on == "given by hand"
+
+
+def go_on(run: Path) -> list[str]:
+    said: list[str] = []
+    recipe = load_recipe(run / "recipe.yaml")
+    open_chain(recipe, run.parent / "farm", run, execution=HERE, say=said.append).run()
+    return said
+
+
+def cut_of(folder: Path) -> float:
+    return float(read_json(folder / "manifest.json")["config"]["threshold"])
+
+
+def test_a_score_by_eye_stays_with_the_pseudo_masks_that_it_was_chosen_on(run: Path) -> None:
+    plain = refine_with(run, "refine.method=none", "refine.threshold=0.3")
+    choose(run, plain)
+    append(run, [{"threshold": 0.4, "thresholds": {}}])
+    assert any("a threshold chosen by eye" in line for line in go_on(run))
+    assert cut_of(run / "pseudo_masks") == 0.4
+    for overrides, score in ((["refine.method=pamr"], 0.4), (["refine.threshold=0.3"], 0.3)):
+        name, found = another(run, overrides)
+        assert found.refinements[name].threshold == score  # changes over what is in use
+    assert another(run, ["refine.threshold=0.4"])[0] == plain
+
+    other = refine_with(run, "refine.threshold=0.35")
+    choose(run, other)
+    assert not any("decided otherwise" in line for line in go_on(run))
+    assert cut_of(run / "pseudo_masks") == 0.35
+    assert cut_of(run / f"pseudo_masks_{plain}") == 0.4
+    append(run, [{"threshold": 0.45, "thresholds": {}}])
+    go_on(run)
+    assert cut_of(run / "pseudo_masks") == 0.45
+    assert cut_of(run / f"pseudo_masks_{plain}") == 0.4
+
+    for name, score in ((plain, 0.4), (other, 0.45), (plain, 0.4)):
+        choose(run, name)
+        assert not any("decided otherwise" in line for line in go_on(run))
+        assert cut_of(run / "pseudo_masks") == score
+    append(run, [{"threshold": None, "thresholds": {}}])
+    go_on(run)
+    assert cut_of(run / "pseudo_masks") == 0.3
+    choose(run, other)
+    choose(run, plain)
+    go_on(run)
+    assert cut_of(run / "pseudo_masks") == 0.3
 
 
 def test_a_choice_that_was_cut_short_is_completed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

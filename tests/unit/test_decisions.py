@@ -14,7 +14,7 @@ import tiny_run
 from exports_world import make_world
 from tag2mask.chain import open_chain
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import digest_file, read_json
+from tag2mask.common.files import digest_file, read_json, write_json
 from tag2mask.data import Dataset, ImageRecord, read_mask, write_mask
 from tag2mask.decided import with_tags, with_threshold
 from tag2mask.engine.execution import Execution
@@ -28,6 +28,7 @@ from tag2mask.runs.decisions import (
     append,
     log_path,
     mask_path,
+    name_scores,
     read_applied,
     read_decisions,
     write_applied,
@@ -74,6 +75,22 @@ def test_effect_is_what_later_steps_see_and_comes_back_from_its_file(tmp_path: P
     assert read_applied(tmp_path / "elsewhere") == Effect()
     assert effect.on_training(["c"]) == {}
     assert effect.on_training(["a", "c"]) == {"rejected": ["a"], "masks": {}, "tags": {}}
+
+
+def test_scores_by_eye_are_of_what_was_in_use(tmp_path: Path) -> None:
+    append(tmp_path, [{"threshold": 0.4, "thresholds": {"cat": 0.5}}])
+    write_applied(tmp_path, Effect(threshold=0.4, thresholds={"cat": 0.5}))
+    for _ in range(2):  # as after a call that was killed
+        name_scores(tmp_path, "other")
+        assert Effect.of(read_decisions(tmp_path)) == read_applied(tmp_path) == Effect({}, (), {}, 0.4, {"cat": 0.5})
+    write_json(tmp_path / "choices.json", {"chosen": "other"})
+    there = {"first": (0.4, {"cat": 0.5})}
+    assert Effect.of(read_decisions(tmp_path)) == read_applied(tmp_path) == Effect(others=there)
+    append(tmp_path, [{"threshold": 0.6}])
+    assert Effect.of(read_decisions(tmp_path)) == Effect(threshold=0.6, others=there)
+    name_scores(tmp_path, "first")
+    write_json(tmp_path / "choices.json", {"chosen": "first"})
+    assert Effect.of(read_decisions(tmp_path)) == Effect({}, (), {}, 0.4, {"cat": 0.5}, {"other": (0.6, {})})
 
 
 def test_corrected_tags_keep_the_digest_of_the_set(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tag2mask.review.index import Row, build_index
 from tag2mask.review.pictures import MASK_SIDES, mask_pixels, photo_jpeg, strongest
 from tag2mask.review.store import Conflict, Store, exported
 from tag2mask.review.subjects import Subject, open_subjects
+from tag2mask.runs.decisions import in_use
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -58,6 +59,7 @@ class Review:
             "classes": [{"name": name, "colour": c} for name, c in zip(subjects.classes, colours, strict=True)],
             "heat": heat_gradient(),
             "cut": cut.__dict__,
+            "refinement": in_use(subjects.run),  # of which lines with scores are that name none
             "cover": self.cover,
         }
 

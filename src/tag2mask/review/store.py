@@ -21,9 +21,9 @@ from tag2mask.data.masks import read_mask, resize_labels, write_mask
 from tag2mask.data.records import IGNORED
 from tag2mask.review.maps import within
 from tag2mask.review.subjects import Subject, Subjects
-from tag2mask.runs.decisions import VERDICTS, Decisions, append, log_path, mask_path, read_lines
+from tag2mask.runs.decisions import VERDICTS, Decisions, append, in_use, log_path, mask_path, read_lines
 
-FIELDS = {"id", "verdict", "seen", "tag", "present", "threshold", "thresholds"}  # that a page may send
+FIELDS = {"id", "verdict", "seen", "tag", "present", "threshold", "thresholds", "of"}  # that may come from elsewhere
 
 
 class Conflict(Exception):
@@ -51,7 +51,7 @@ class Store:
 
     def decisions(self) -> Decisions:
         """Where the decisions stand."""
-        found = Decisions()
+        found = Decisions(in_use=in_use(self.run))
         for line in self.lines()[0]:
             found.take(line)
         return found

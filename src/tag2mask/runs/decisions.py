@@ -14,8 +14,12 @@ from tag2mask.common.files import read_json, write_json
 from tag2mask.common.values import as_dict, as_list, as_number, as_numbers, as_text
 
 FOLDER = "review"  # in the run's
+CHOICES = "choices.json"  # in the run's: its refinements, and which one is in use
+FIRST = "first"  # the name of the refinement that the recipe asked for, beside others
 ACCEPTED, REJECTED = "accepted", "rejected"
 VERDICTS = (ACCEPTED, REJECTED, "")  # "" = none any more
+Scores = tuple[float | None, dict[str, float]]  # background scores by eye: of all classes, and of single ones
+NO_SCORES: Scores = (None, {})
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Decisions:
     masks: dict[str, str] = field(default_factory=dict)  # sha256 of review/masks/ID.png, where one was corrected
     threshold: float | None = None  # background score chosen by eye; None = the recipe's
     thresholds: dict[str, float] = field(default_factory=dict)  # the same of single classes
+    in_use: str = FIRST  # name of the refinement that these two are of
+    others: dict[str, Scores] = field(default_factory=dict)  # the same of refinements that aren't in use
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Take in one line of the log; a field that it doesn't know, or of another type, changes nothing."""
@@ -40,8 +46,11 @@ class Decisions:
         if name and "mask" in line:
             _keep(self.masks, name, as_text(line["mask"]))
         if "threshold" in line:
-            self.threshold = as_number(line["threshold"])
-            self.thresholds = as_numbers(line.get("thresholds"))
+            scores = as_number(line["threshold"]), as_numbers(line.get("thresholds"))
+            if (name := as_text(line.get("of")) or self.in_use) == self.in_use:
+                self.threshold, self.thresholds = scores
+            else:
+                self.others[name] = scores
 
     def _tag(self, name: str, tag: str, present: Any) -> None:
         tags = self.tags.setdefault(name, {})
@@ -80,6 +89,12 @@ def mask_path(run: Path, image_id: str) -> Path:
     return run / FOLDER / "masks" / f"{image_id}.png"
 
 
+def in_use(run: Path) -> str:
+    """The name of the refinement that the run's later stages follow."""
+    path = run / CHOICES
+    return (as_text(as_dict(read_json(path)).get("chosen")) if path.is_file() else "") or FIRST
+
+
 def read_lines(run: Path) -> Iterator[dict[str, Any]]:
     """The lines of the log; one that was cut off, as a crash may leave it, is passed over."""
     path = log_path(run)
@@ -92,7 +107,7 @@ def read_lines(run: Path) -> Iterator[dict[str, Any]]:
 
 def read_decisions(run: Path) -> Decisions:
     """Where the decisions on a run stand; none for a run that nobody looked at."""
-    decisions = Decisions()
+    decisions = Decisions(in_use=in_use(run))
     for line in read_lines(run):
         decisions.take(line)
     return decisions
@@ -125,6 +140,7 @@ class Effect:
     masks: dict[str, str] = field(default_factory=dict)
     threshold: float | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
+    others: dict[str, Scores] = field(default_factory=dict)  # these two of refinements that aren't in use
 
     @classmethod
     def of(cls, decisions: Decisions) -> Effect:
@@ -132,7 +148,8 @@ class Effect:
         gone = decisions.rejected
         masks = {name: digest for name, digest in sorted(decisions.masks.items()) if name not in gone}
         tags = {name: dict(sorted(tags.items())) for name, tags in sorted(decisions.tags.items())}
-        return cls(tags, tuple(sorted(gone)), masks, decisions.threshold, decisions.thresholds)
+        others = _chosen(decisions.others)
+        return cls(tags, tuple(sorted(gone)), masks, decisions.threshold, decisions.thresholds, others)
 
     def labels(self, name: str, own: Iterable[str]) -> tuple[str, ...]:
         """As `Decisions.labels`."""
@@ -154,9 +171,32 @@ def read_applied(run: Path) -> Effect:
     tags = {name: as_dict(changed) for name, changed in as_dict(found.get("tags")).items()}
     masks = {name: as_text(digest) for name, digest in as_dict(found.get("masks")).items()}
     rejected = tuple(map(str, as_list(found.get("rejected"))))
-    return Effect(tags, rejected, masks, as_number(found.get("threshold")), as_numbers(found.get("thresholds")))
+    others = {name: as_list(pair) for name, pair in as_dict(found.get("others")).items()}
+    scores = {name: (as_number(pair[0]), as_numbers(pair[1])) for name, pair in others.items() if len(pair) == 2}
+    now = in_use(run)
+    scores[as_text(found.get("of")) or now] = as_number(found.get("threshold")), as_numbers(found.get("thresholds"))
+    threshold, thresholds = scores.pop(now, NO_SCORES)
+    return Effect(tags, rejected, masks, threshold, thresholds, _chosen(scores))
 
 
 def write_applied(run: Path, effect: Effect) -> None:
     """Note the decisions that the steps of a run are made with from now on."""
-    write_json(run / FOLDER / "applied.json", vars(effect))
+    write_json(run / FOLDER / "applied.json", {**vars(effect), "of": in_use(run)})
+
+
+def _chosen(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    return {name: pair for name, pair in scores.items() if pair != NO_SCORES}
+
+
+def name_scores(run: Path, following: str) -> None:
+    """Note which refinement the scores chosen by eye are of, before `following` takes its place.
+
+    Lines without a name count for what is in use, so those of `following` come last. Twice does no harm.
+    """
+    if log_path(run).is_file():
+        found = read_decisions(run)
+        scores = {found.in_use: (found.threshold, found.thresholds)}
+        scores[following] = found.others.get(following, NO_SCORES)
+        rows = ({"threshold": one, "thresholds": single, "of": name} for name, (one, single) in scores.items())
+        append(run, rows)
+        write_applied(run, read_applied(run))

@@ -63,7 +63,7 @@ const take = (line) => {
     if (line.present !== null) photo.changedTags[line.tag] = line.present;
   }
   if (photo && "mask" in line) photo.corrected = line.mask;
-  if ("threshold" in line) {
+  if ("threshold" in line && (line.of ?? state.about.refinement) === state.about.refinement) {
     state.threshold = line.threshold;
     state.thresholds = line.thresholds ?? {};
   }
