@@ -29,7 +29,7 @@ from tag2mask.runs.info import parse_info, read_info
 from tag2mask.runs.lock import alone_in
 from tag2mask.runs.scores import kind_of
 from tag2mask.stages.refine import RefineConfig
-from tag2mask.stages.refinements import NAME, check_name, folder_of, networks_of
+from tag2mask.stages.refinements import NAME, aside_of, check_name, folder_of, networks_of
 
 FILE = CHOICES
 OWN = folder_of("")
@@ -180,20 +180,17 @@ def _choose(out: Path, name: str) -> list[str]:
     chosen = after.over(dataclasses.replace(recipe, refine=choices.refinements[FIRST]))
     _refuse_other_networks(recipe, chosen, choices.chosen, name)
     aside = _following(out)
-    back = sorted(path.name for path in _aside(out, name).glob("*")) if _aside(out, name).is_dir() else []
-    moves = [(folder, f"{_aside(out, choices.chosen).name}/{folder}") for folder in aside]
+    there = out / aside_of(name)
+    back = sorted(path.name for path in there.glob("*")) if there.is_dir() else []
+    moves = [(folder, f"{aside_of(choices.chosen)}/{folder}") for folder in aside]
     moves += [(OWN, folder_of(choices.chosen)), (folder_of(name), OWN)]
-    moves += [(f"{_aside(out, name).name}/{folder}", folder) for folder in back]
+    moves += [(f"{there.name}/{folder}", folder) for folder in back]
     after = dataclasses.replace(after, moves=tuple(moves))
     name_scores(out, name)
     after.save(out)
     _note(out, chosen)
     _move(out, after)
     return aside
-
-
-def _aside(out: Path, name: str) -> Path:
-    return out / f"of_{name}"
 
 
 def _following(out: Path) -> list[str]:

@@ -11,6 +11,7 @@ from tag2mask.data import Dataset
 from tag2mask.recipe import Recipe
 from tag2mask.runs.decisions import NO_SCORES, Effect, Scores, write_applied
 from tag2mask.stages.refine import RefineConfig
+from tag2mask.stages.refinements import aside_of, folder_of
 from tag2mask.stages.stage import Context, Planned
 
 EARLIER = "earlier"  # folder in the run's, for what has given way
@@ -61,6 +62,7 @@ class Outdated:
     folders: tuple[str, ...] = ()  # as a whole
     photos: frozenset[str] = frozenset()  # whose tags are others now: their files give way, not others'
     photo_folders: tuple[str, ...] = ()  # in these folders
+    aside: tuple[str, ...] = ()  # of pseudo-masks that aren't in use: made again once they are
 
 
 def outdated(plan: Sequence[Planned], before: Sequence[Planned], context: Context, earlier: Context) -> Outdated:
@@ -69,13 +71,16 @@ def outdated(plan: Sequence[Planned], before: Sequence[Planned], context: Contex
     photos = _retagged(context.train, earlier.train)
     old = {entry.folder: entry.settings for entry in before}
     stale = {entry.folder for entry in plan if old.get(entry.folder, entry.settings) != entry.settings}
-    if photos or context.effect.on_training(ids) != earlier.effect.on_training(ids):
+    otherwise = bool(photos) or context.effect.on_training(ids) != earlier.effect.on_training(ids)
+    if otherwise:
         stale |= {e.folder for e in plan if e.stage.name == "train-segmenter" and not e.upper_bound}
     for entry in plan:  # in the order in which they run
         if stale & set(entry.reads.values()):
             stale.add(entry.folder)
     kept = [e.folder for e in plan if e.folder not in stale and e.stage.per_image and e.on == "train"]
-    return Outdated(tuple(e.folder for e in plan if e.folder in stale), photos, tuple(kept) if photos else ())
+    folders = tuple(e.folder for e in plan if e.folder in stale)
+    aside = (aside_of(name) for name in context.recipe.tried if otherwise or folder_of(name) in stale)
+    return Outdated(folders, photos, tuple(kept) if photos else (), tuple(aside))
 
 
 def _retagged(now: Dataset, before: Dataset) -> frozenset[str]:
@@ -86,7 +91,7 @@ def _retagged(now: Dataset, before: Dataset) -> frozenset[str]:
 def give_way(found: Outdated, context: Context) -> None:
     """Move what is outdated to RUN/earlier/N, where it can be had back, and note what the run goes on with."""
     out = context.out
-    moves = [(out / name, name) for name in found.folders if (out / name).is_dir()]
+    moves = [(out / name, name) for name in (*found.folders, *found.aside) if (out / name).is_dir()]
     moves += [
         (path, str(path.relative_to(out)))
         for folder in found.photo_folders

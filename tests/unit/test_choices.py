@@ -155,6 +155,24 @@ def test_a_score_by_eye_stays_with_the_pseudo_masks_that_it_was_chosen_on(run: P
     assert cut_of(run / "pseudo_masks") == 0.3
 
 
+def test_what_was_set_aside_gives_way_to_a_review_too(run: Path) -> None:
+    name = refine_with(run, "refine.walk.threshold=0.15")
+    choose(run, name)
+    go_on(run)
+    rejected = sorted(masks_of(run / "pseudo_masks"))[0].removesuffix(".png")
+    append(run, [{"id": rejected, "verdict": "rejected"}])
+    go_on(run)
+    assert not (run / "of_first").exists()
+    assert (run / "earlier" / "1" / "of_first" / "segmenter" / "weights.safetensors").is_file()
+    first = masks_of(run / "pseudo_masks_first")
+    choose(run, "first")
+    go_on(run)
+    assert masks_of(run / "pseudo_masks") == first
+    assert rejected not in read_json(run / "segmenter" / "manifest.json")["images"]
+    choose(run, name)
+    assert not any("decided otherwise" in line for line in go_on(run))
+
+
 def test_a_choice_that_was_cut_short_is_completed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, first = masks_of(run / "pseudo_masks_plain_cam"), masks_of(run / "pseudo_masks")
     renamed: list[str] = []

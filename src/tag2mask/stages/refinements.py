@@ -60,6 +60,11 @@ def folder_of(name: str) -> str:
     return f"pseudo_masks_{name}" if name else "pseudo_masks"
 
 
+def aside_of(name: str) -> str:
+    """The folder of what was made from a refinement that later stages follow no more."""
+    return f"of_{name}"
+
+
 def plan(
     own: RefineConfig, comparisons: Mapping[str, RefineConfig], classifier: ClassifierConfig
 ) -> list[Refinement]:
