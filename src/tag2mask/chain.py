@@ -21,7 +21,7 @@ from tag2mask.engine.loop import check_execution
 from tag2mask.recipe import AUTO, Recipe, Splits, read_splits, recipe_mapping
 from tag2mask.runs.decisions import Effect, read_applied, read_decisions
 from tag2mask.runs.folder import is_finished
-from tag2mask.runs.info import describe_run, read_info, refuse_other_run, settle, write_start
+from tag2mask.runs.info import describe_run, read_info, refuse_other_run, refuse_other_tags, settle, write_start
 from tag2mask.runs.lock import alone_in
 from tag2mask.runs.scores import read_row, store_score, stored_scores
 from tag2mask.stages import all_stages, stage_named
@@ -63,8 +63,8 @@ def open_chain(
 ) -> Chain:
     """Read the data set, write what the run is (run.json, recipe.yaml, index.json) and return its steps.
 
-    Nothing is written to a folder that holds another run, or stages made with other settings, nor where the `step`
-    (a stage, or "evaluate") that it is opened for lacks what it reads: ConfigError.
+    Nothing is written to a folder that holds another run, or stages made with other settings or tags, nor where the
+    `step` (a stage, or "evaluate") that it is opened for lacks what it reads: ConfigError.
     """
     refuse_while_starting()
     check_execution(execution or Execution())
@@ -86,6 +86,7 @@ def open_chain(
     record = _record(data, execution or Execution())
     info = describe_run(recipe.name, recipe_mapping(recipe), splits.train, splits.val, splits.limited_to, old, record)
     refuse_other_run(out, old, info)
+    refuse_other_tags(out, splits.train)
     context = Context(recipe, splits.train, splits.val, out, execution or Execution(), say)
     chain = Chain(context, info)
     for entry in chain.before:

@@ -18,7 +18,7 @@ from tag2mask.common.files import read_json, write_json
 from tag2mask.config import to_mapping
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
-from tag2mask.recipe import DataConfig, Recipe, read_splits
+from tag2mask.recipe import DataConfig, Recipe, load_recipe, read_splits
 from tag2mask.stages import train_classifier as classifier_stage
 from tag2mask.stages.evaluate import EvaluateConfig
 from tag2mask.stages.refine import RefineConfig, WalkConfig, refine
@@ -26,6 +26,7 @@ from tag2mask.stages.stage import Context
 from tag2mask.stages.train_boundary import BoundaryConfig
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 from tag2mask.stages.train_segmenter import NO_MASK, SegmenterConfig, train_segmenter
+from tiny_run import copy_run
 
 HERE = Execution(device="cpu", workers=0, processes=1, trace=0)
 NET = {"backbone": "resnet18", "weights": "none", "epochs": 0, "crop_size": 32, "batch_size": 2}
@@ -102,6 +103,17 @@ def test_a_refused_call_changes_nothing(world: tuple[Dataset, Path]) -> None:
         with pytest.raises(ConfigError, match=named):
             opened(out, recipe)
         assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_other_tags_are_refused_before_anything_is_written(finished_run: Path, tmp_path: Path) -> None:
+    run = copy_run(finished_run, tmp_path)
+    labels = tmp_path / "farm" / "labels.csv"
+    labels.write_text(labels.read_text("utf-8").replace("photo 00 é.png,cat,", "photo 00 é.png,cow,"), "utf-8")
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    recipe = load_recipe(run / "recipe.yaml")
+    with pytest.raises(ConfigError, match=r"other photos or tags.*photo 00 é: tagged cat then, tagged cow now"):
+        open_chain(recipe, tmp_path / "farm", run, execution=HERE, say=lambda _: None)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
 
 
 def test_what_has_no_stage_yet_may_change(world: tuple[Dataset, Path]) -> None:

@@ -18,7 +18,7 @@ from tag2mask.common.values import as_count, as_dict, as_list, as_numbers, as_te
 from tag2mask.data import Dataset
 from tag2mask.runs import lock
 from tag2mask.runs.folder import parse_manifest, versions
-from tag2mask.runs.index import index_of
+from tag2mask.runs.index import index_of, parse_index
 
 TRIAL = "trial"  # folder of what is tried before the run itself is begun
 KEPT = (
@@ -147,6 +147,23 @@ def refuse_other_run(out: Path, old: Mapping[str, Any], info: Mapping[str, Any])
             raise ConfigError(f"{out}: holds {_in_words(old)}; this is {_in_words(info)}; choose another --out")
     elif out.is_dir() and not all(path.name in (lock.FILE, TRIAL) or is_leftover(path) for path in out.iterdir()):
         raise ConfigError(f"{out}: not empty and not a run's folder (no run.json); choose another --out")
+
+
+def refuse_other_tags(out: Path, train: Dataset) -> None:
+    """Raise ConfigError where the run's classifier learned from other photos or tags than the set has now."""
+    path, index = out / "classifier" / "manifest.json", out / "index.json"
+    made = as_dict(read_object(path).get("inputs")).get("dataset") if path.is_file() else None
+    if made is None or made == train.digest():
+        return
+    known = parse_index(read_object(index)).images if index.is_file() else {}
+    there = {name: f"tagged {', '.join(image.own_labels) or 'nothing'}" for name, image in known.items()}
+    now = {r.id: f"tagged {', '.join(train.classes[i] for i in r.labels) or 'nothing'}" for r in train.records}
+    pairs = ((name, there.get(name, "not there"), tags) for name, tags in now.items())
+    first = next((f", e.g. {name}: {old} then, {new} now" for name, old, new in pairs if old != new), "")
+    raise ConfigError(
+        f"{out}: was made from other photos or tags than {train.name} has now{first}; nothing is overwritten: put "
+        f"them back and correct tags by 'tag2mask review {out}', or choose another --out"
+    )
 
 
 def _in_words(info: Mapping[str, Any]) -> str:
