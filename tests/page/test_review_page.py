@@ -495,6 +495,7 @@ def test_thresholds(opened: Opened, run: Path) -> None:
     _until(lambda: _overlay(page, rows.start + 15, columns.start + 13)[3] == 255)
     page.fill("#cut-all", "99")
     _until(lambda: _overlay(page, rows.start + 2, columns.start + 2)[3] == 0)
+    sync_api.expect(page.locator("#cut-back")).to_have_text("Back to 0.40")
     page.click("#cut-back")
     _until(lambda: read_decisions(run).threshold is None)
     _until(lambda: page.input_value("#cut-all") == "40")

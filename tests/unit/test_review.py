@@ -32,6 +32,7 @@ from tag2mask.review.store import Conflict, Store, exported, imported
 from tag2mask.review.subjects import open_subjects
 from tag2mask.review.thresholds import cover_by_class, least_by_class, lost_at
 from tag2mask.runs.decisions import append, log_path, mask_path, read_decisions
+from tiny_run import edit
 
 
 @pytest.fixture
@@ -210,6 +211,18 @@ def test_maps_are_those_that_masks_were_cut_from(run: Path) -> None:
     assert not open_subjects(run).cut.adjustable
 
 
+def test_a_score_by_eye_goes_back_to_the_recipe_s(run: Path) -> None:
+    path = run / "pseudo_masks" / "manifest.json"
+    made = read_json(path)
+    edit(path, lambda manifest: manifest["config"].update(threshold=0.6, thresholds={"cat": 0.5}))
+    subjects = open_subjects(run)
+    assert (subjects.cut.threshold, subjects.own) == (0.6, {"threshold": 0.4, "thresholds": {}})
+    edit(run / "run.json", lambda info: info["recipe"]["refine"].update(threshold="auto"))
+    assert open_subjects(run).own["threshold"] is None  # it will be found
+    edit(path, lambda manifest: {**made, "config": {**made["config"], "threshold": "auto"}, "threshold": 0.31})
+    assert open_subjects(run).own["threshold"] == 0.31
+
+
 def test_two_windows_and_two_programs_lose_nothing(run: Path) -> None:
     one, other = (Store(open_subjects(run)) for _ in range(2))
     one.add([{"id": "photo 0000", "verdict": "accepted"}])
@@ -314,6 +327,7 @@ def test_the_server_answers_the_page(client: Any, run: Path) -> None:
     about = client.get("about").json()
     assert [entry["name"] for entry in about["classes"]] == list(world.CLASSES)
     assert about["cut"] == {"kind": "rib", "threshold": 0.4, "thresholds": {}, "adjustable": True}
+    assert about["own"] == {"threshold": 0.4, "thresholds": {}}
     photos = client.get("photos").json()
     assert len(photos) == world.KINDS
     lost = next(row for row in photos if row["id"] == world.LOST)

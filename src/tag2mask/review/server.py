@@ -59,6 +59,7 @@ class Review:
             "classes": [{"name": name, "colour": c} for name, c in zip(subjects.classes, colours, strict=True)],
             "heat": heat_gradient(),
             "cut": cut.__dict__,
+            "own": subjects.own,
             "refinement": in_use(subjects.run),  # of which lines with scores are that name none
             "cover": self.cover,
         }

@@ -57,6 +57,7 @@ class Subjects:
     photos: dict[str, Subject]
     folders: dict[str, str]  # of maps by kind, those that the run's pseudo-masks are cut from
     cut: Cut
+    own: dict[str, Any]  # the recipe's threshold (None: it will be found anew) and thresholds, without those by eye
     reading: Reading
     doubted: dict[str, list[dict[str, Any]]]  # tags that the classifier contradicts, by photo
 
@@ -109,7 +110,8 @@ def open_subjects(run: Path) -> Subjects:
     name = as_text(info.get("name")) or run.name
     doubted = _doubted(run)
     cut = _cut(made, settings, kinds)
-    return Subjects(run, name, index.classes, photos, folders, cut, reading, doubted)
+    own = _own(made, as_dict(recipe.get("refine")))
+    return Subjects(run, name, index.classes, photos, folders, cut, own, reading, doubted)
 
 
 def _maps_folder(run: Path, kind: str, recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
@@ -147,6 +149,14 @@ def _cut(made: Mapping[str, Any], config: Mapping[str, Any], kinds: Mapping[str,
     threshold = next((value for value in found if value is not None), FALLBACK)
     adjustable = config.get("method") != "irn" and bool(kinds[kind])
     return Cut(kind, threshold, as_numbers(config.get("thresholds")), adjustable)
+
+
+def _own(made: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What masks are cut at where nothing is chosen by eye; an automatic score as long as it is the masks' own."""
+    threshold = asked.get("threshold", FALLBACK)
+    if threshold == "auto" and as_dict(made.get("config")).get("threshold") == "auto":
+        threshold = made.get("threshold")
+    return {"threshold": as_number(threshold), "thresholds": as_numbers(asked.get("thresholds"))}
 
 
 def _doubted(run: Path) -> dict[str, list[dict[str, Any]]]:

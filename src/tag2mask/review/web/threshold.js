@@ -24,9 +24,9 @@ export const loses = (photo) =>
   Object.entries(photo.lostAt).some(([tag, at]) => tagsOf(photo).includes(tag) && percentOf(tag) >= at);
 
 const chosen = () => {
-  const cut = state.about.cut;
-  const base = state.threshold ?? cut.threshold;
-  const single = state.threshold === null && !Object.keys(state.thresholds).length ? cut.thresholds : state.thresholds;
+  const { cut, own: recipe } = state.about;
+  const base = state.threshold ?? recipe.threshold ?? cut.threshold;
+  const single = state.threshold === null && !Object.keys(state.thresholds).length ? recipe.thresholds : state.thresholds;
   return { base, single };
 };
 
@@ -100,8 +100,8 @@ const use = async () => {
 
 const told = () => {
   const used = state.threshold !== null;
-  const back = document.getElementById("cut-back");
-  back.textContent = `Back to the run's ${state.about.cut.threshold.toFixed(2)}`;
+  const score = state.about.own.threshold;
+  document.getElementById("cut-back").textContent = `Back to ${score === null ? "the automatic score" : score.toFixed(2)}`;
   document.getElementById("cut-use").textContent = used ? `Use this (chosen: ${state.threshold.toFixed(2)})` : "Use this";
 };
 
@@ -129,7 +129,6 @@ export const start = () => {
   document.getElementById("cut-use").addEventListener("click", use);
   document.getElementById("cut-back").addEventListener("click", async () => {
     await decide([{ threshold: null, thresholds: {} }]);
-    set(state.about.cut.threshold, state.about.cut.thresholds);
   });
   button.addEventListener("click", () => toggle());
   onDecisions((lines) => {
