@@ -119,6 +119,8 @@ def another(out: Path, overrides: Sequence[str], name: str = "") -> tuple[str, C
     choices = read_choices(out, own)
     known = {choices.chosen: recipe.refine, **recipe.comparisons, **recipe.tried}
     same = next((known_name for known_name, one in known.items() if _same(one, config)), "")
+    if same in recipe.comparisons:  # asked for by hand, it is made without true masks too
+        return same, dataclasses.replace(choices, refinements={**choices.refinements, same: known[same]})
     if same:
         return same, choices
     name = name or name_of(overrides)
@@ -175,7 +177,8 @@ def _choose(out: Path, name: str) -> list[str]:
     if name == choices.chosen:
         return []
     if not is_finished(out / folder_of(name)):
-        raise ConfigError(f"{out / folder_of(name)}: isn't finished; first: tag2mask refine {out}")
+        by_hand = " --set with its settings" if name in recipe.comparisons else ""  # skipped without true masks
+        raise ConfigError(f"{out / folder_of(name)}: isn't finished; first: tag2mask refine {out}{by_hand}")
     after = dataclasses.replace(choices, refinements={**choices.refinements, name: known[name]}, chosen=name)
     chosen = after.over(dataclasses.replace(recipe, refine=choices.refinements[FIRST]))
     _refuse_other_networks(recipe, chosen, choices.chosen, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 from pathlib import Path
 
@@ -256,6 +257,20 @@ def test_no_true_masks_no_matter(run: Path) -> None:
     }
     assert f"pseudo_masks_{name}" in folders
     assert "pseudo_masks_plain_cam" not in folders
+
+
+def test_a_comparison_that_is_asked_for_is_made_without_true_masks(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tag2mask.stages.refinements.has_masks", lambda dataset: False)
+    plain = masks_of(run / "pseudo_masks_plain_cam")
+    shutil.rmtree(run / "pseudo_masks_plain_cam")
+    with pytest.raises(ConfigError, match="--set with its settings"):
+        choose(run, "plain_cam")
+    assert refine_with(run, "refine.maps=cam", "refine.method=none") == "plain_cam"
+    assert masks_of(run / "pseudo_masks_plain_cam") == plain
+    choose(run, "plain_cam")
+    assert masks_of(run / "pseudo_masks") == plain
 
 
 @pytest.mark.parametrize(
