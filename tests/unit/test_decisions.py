@@ -137,6 +137,7 @@ def test_exports_leave_out_what_was_rejected_and_take_what_was_corrected(tmp_pat
             {"id": "day1__IMG 1", "mask": digest_file(mask_path(world.run, "day1__IMG 1"))},
             {"id": "day2__empty", "verdict": "rejected"},
             {"id": "day2__IMG 1", "tag": "cat", "present": False},
+            {"id": "day2__IMG 1", "tag": "of another run", "present": False},
         ],
     )
     source = open_source(world.run)

@@ -241,6 +241,10 @@ def test_two_windows_and_two_programs_lose_nothing(run: Path) -> None:
         {"id": "photo 0000", "verdict": "splendid"},
         {"id": "photo 0000", "tag": "horse", "present": True},
         {"id": "photo 0000", "mask": "abc"},
+        {"id": "photo 0000", "verdict": "accepted", "tag": "horse", "present": False},
+        {"id": "photo 0000", "verdict": "splendid", "tag": "dog", "present": False},
+        {"id": "photo 0000", "verdict": "accepted", "present": False},
+        {"threshold": 0.5, "id": "photo 0000", "tag": "horse", "present": False},
         {"threshold": 1.5},
         {"threshold": True},
         {"threshold": 0.5, "thresholds": {"horse": 0.5}},
@@ -303,6 +307,20 @@ def test_decisions_go_out_and_come_back(run: Path, tmp_path: Path, capsys: pytes
         assert archive.namelist() == ["decisions.jsonl", "masks/photo 0004.png"]
     with pytest.raises(DataError, match="no file of decisions"):
         imported(store, run / "run.json")
+
+
+def test_what_does_not_fit_is_left_out(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store(open_subjects(run)).save_mask("photo 0004", np.ones(world.SIZE, np.uint8), "")
+    write_mask(mask_path(run, "photo 0004"), np.ones((9, 9), np.uint8))
+    out = tmp_path / "decisions.zip"
+    assert main(["review", str(run), "--export", str(out)]) == 0
+    assert main(["review", str(world.make_run(tmp_path / "other")), "--import", str(out)]) == 0
+    assert "0 decisions taken in, 1 left out" in (shown := capsys.readouterr().out)
+    assert "masks of another size" in shown
+    (tmp_path / "empty").mkdir()
+    assert main(["review", str(tmp_path / "empty"), "--export", str(tmp_path / "none.zip")]) == 2
+    assert "no run's folder" in capsys.readouterr().err
+    assert not (tmp_path / "none.zip").exists()
 
 
 TOKEN = "a-token"

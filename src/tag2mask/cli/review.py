@@ -44,6 +44,8 @@ def _export(run: Path, out: Path) -> int:
     from tag2mask.common.files import atomic_write
     from tag2mask.review.store import exported
 
+    if not (run / "run.json").is_file():
+        raise ConfigError(f"{run}: is no run's folder (no run.json); give one that 'run' wrote")
     if out.exists():
         raise ConfigError(f"{out}: is there already, and nothing is overwritten; choose another file")
     with atomic_write(out) as temporary:
@@ -57,5 +59,6 @@ def _import(run: Path, path: Path) -> int:
     from tag2mask.review.subjects import open_subjects
 
     taken, left = imported(Store(open_subjects(run)), path)
-    print(f"{taken} decisions taken in" + (f", {left} left out: this run doesn't have their photos" if left else ""))
+    why = "of photos or classes that this run doesn't have, or masks of another size than their photo"
+    print(f"{taken} decisions taken in" + (f", {left} left out: {why}" if left else ""))
     return 0

@@ -210,7 +210,8 @@ def _as_reviewed(source: Source, run: Path) -> Source:
     values = {name: value for value, name in enumerate(source.classes, 1)}
     photos, corrected, retagged = [], 0, 0
     for photo in kept:
-        wrong = tuple(values[tag] for tag, there in decisions.tags.get(photo.id, {}).items() if not there)
+        tags = decisions.tags.get(photo.id, {})
+        wrong = tuple(values[tag] for tag, there in tags.items() if not there and tag in values)
         if photo.id in decisions.masks:
             photo, corrected = replace(photo, mask=mask_path(run, photo.id), confidence=run / "none"), corrected + 1
         elif wrong:

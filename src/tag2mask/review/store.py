@@ -20,10 +20,11 @@ from tag2mask.data.images import image_size
 from tag2mask.data.masks import read_mask, resize_labels, write_mask
 from tag2mask.data.records import IGNORED
 from tag2mask.review.maps import within
-from tag2mask.review.subjects import Subject, Subjects
+from tag2mask.review.subjects import Subjects
 from tag2mask.runs.decisions import VERDICTS, Decisions, append, in_use, log_path, mask_path, read_lines
 
-FIELDS = {"id", "verdict", "seen", "tag", "present", "threshold", "thresholds", "of"}  # that may come from elsewhere
+OF_PHOTOS = {"id", "verdict", "seen", "tag", "present"}
+FIELDS = {*OF_PHOTOS, "threshold", "thresholds", "of"}  # that may come from elsewhere
 
 
 class Conflict(Exception):
@@ -71,14 +72,15 @@ class Store:
         if "threshold" in line:
             scores = [line["threshold"], *as_dict(line.get("thresholds")).values()]
             strange = [name for name in as_dict(line.get("thresholds")) if name not in self.subjects.classes]
-            if strange or not all(score is None or _is_score(score) for score in scores):
+            if line.keys() & OF_PHOTOS or strange or not all(score is None or _is_score(score) for score in scores):
                 raise DataError(f"a threshold must be 0..1, of a class of the run, not {line}; reload the page")
             return line
         self.subjects.photo(str(line.get("id")))
-        verdict = "verdict" in line and line["verdict"] in VERDICTS
-        tag = line.get("tag") in self.subjects.classes and line.get("present") in (True, False, None)
-        if not verdict and not tag:
-            raise DataError(f"{line}: is neither a verdict nor a tag of the run; reload the page")
+        wrong = "verdict" in line and line["verdict"] not in VERDICTS
+        if line.keys() & {"tag", "present"}:
+            wrong |= line.get("tag") not in self.subjects.classes or line.get("present") not in (True, False, None)
+        if wrong or not line.keys() & {"verdict", "tag"}:
+            raise DataError(f"{line}: is no verdict and no tag of the run; reload the page")
         return line
 
     def save_mask(self, image_id: str, mask: np.ndarray, base: str) -> None:
@@ -147,8 +149,8 @@ def exported(run: Path) -> bytes:
 def imported(store: Store, path: Path) -> tuple[int, int]:
     """Take decisions in from what `exported` wrote, after those that are there.
 
-    Returns how many lines were taken and how many were of photos or classes that this run doesn't have. DataError for
-    another file.
+    Returns how many lines were taken and how many were left out: of photos or classes that this run doesn't have, and
+    masks that don't fit. DataError for another file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -157,8 +159,8 @@ def imported(store: Store, path: Path) -> tuple[int, int]:
             lines = [as_dict(json.loads(line)) for line in text.splitlines() if line]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is no file of decisions ({error}); give one that --export wrote") from error
-    taken = sum(_taken(store, line, masks) for line in _settled(lines))
-    return taken, len(list(_settled(lines))) - taken
+    results = [_taken(store, line, masks) for line in _settled(lines)]
+    return sum(results), results.count(False)
 
 
 def _settled(lines: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
@@ -191,8 +193,3 @@ def _read(content: bytes) -> np.ndarray:
         stream.write(content)
         stream.flush()
         return read_mask(stream.name)
-
-
-def subject_mask(subjects: Subjects, subject: Subject, decisions: Decisions) -> str:
-    """Which layer shows a photo's mask: the corrected one, else the best."""
-    return "corrected" if subject.id in decisions.masks else next(iter(subject.layers), "none")
