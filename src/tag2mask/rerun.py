@@ -14,6 +14,7 @@ from tag2mask.common.values import as_dict, as_text
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import load_recipe
 from tag2mask.runs.compare import differences
+from tag2mask.runs.decisions import Effect, read_applied
 from tag2mask.runs.folder import versions
 from tag2mask.runs.info import machine, read_info
 from tag2mask.stages.stage import Say
@@ -25,7 +26,7 @@ class Repetition:
 
     out: Path  # the new run's folder
     different: list[str]  # a line for each file that isn't the same; [] = all bytes are
-    circumstances: list[str]  # versions and machine that are others now
+    circumstances: list[str]  # versions and machine that are others now, a review
 
 
 def rerun(
@@ -52,6 +53,8 @@ def rerun(
     if out.resolve() == folder.resolve():
         raise ConfigError(f"{out}: is the run itself; choose another --out")
     other = _circumstances(info, record)
+    if read_applied(folder) != Effect():
+        other.append("decisions of its review, which aren't repeated")
     for line in other:
         say(f"! {line}")
     recipe = load_recipe(folder / "recipe.yaml")

@@ -22,6 +22,7 @@ from tag2mask.exports.source import open_source
 from tag2mask.recipe import load_recipe
 from tag2mask.refine.crf import map_probabilities
 from tag2mask.refine.threshold import labels_from_maps, threshold_by_class
+from tag2mask.rerun import rerun
 from tag2mask.runs.decisions import (
     Decisions,
     Effect,
@@ -91,6 +92,17 @@ def test_scores_by_eye_are_of_what_was_in_use(tmp_path: Path) -> None:
     name_scores(tmp_path, "first")
     write_json(tmp_path / "choices.json", {"chosen": "first"})
     assert Effect.of(read_decisions(tmp_path)) == Effect({}, (), {}, 0.4, {"cat": 0.5}, {"other": (0.6, {})})
+
+
+def test_rerun_says_that_a_review_is_not_repeated(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tag2mask.rerun.run", lambda *_, **__: None)
+    monkeypatch.setattr("tag2mask.rerun.differences", lambda *_: [])
+    run, said = tiny_run.copy_run(finished_run, tmp_path), "decisions of its review, which aren't repeated"
+    assert said not in rerun(run, say=lambda _: None).circumstances
+    write_applied(run, Effect(rejected=("a",)))
+    assert said in rerun(run, say=lambda _: None).circumstances
 
 
 def test_corrected_tags_keep_the_digest_of_the_set(tmp_path: Path) -> None:
