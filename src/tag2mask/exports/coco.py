@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,20 +59,17 @@ def write_coco(source: Source, out: Path, *, rle: bool = False, panoptic: bool =
 def _write(path: Path, source: Source, categories: list[Json], rows: Iterable[tuple[Json, list[Json]]]) -> None:
     """Write a JSON file of photos and their annotations, which come one photo at a time."""
     head = json.dumps({"info": {"description": source.title}, "categories": categories}, ensure_ascii=False)
-    with path.open("w", encoding="utf-8") as file, tempfile.TemporaryFile("w+", encoding="utf-8") as later:
-        file.write(head[:-1] + ',\n"images": [')
-        count = 0
+    images, count = [], 0
+    with path.open("w", encoding="utf-8") as file:
+        file.write(head[:-1] + ',\n"annotations": [')
         for image, annotations in rows:
-            file.write((",\n" if image["id"] > 1 else "\n") + json.dumps(image, ensure_ascii=False))
+            images.append(json.dumps(image, ensure_ascii=False))
             for annotation in annotations:
-                count += 1
-                later.write(
-                    (",\n" if count > 1 else "\n") + json.dumps({"id": count} | annotation, ensure_ascii=False)
+                file.write(
+                    (",\n" if count else "\n") + json.dumps({"id": count + 1} | annotation, ensure_ascii=False)
                 )
-        file.write('\n],\n"annotations": [')
-        later.seek(0)
-        shutil.copyfileobj(later, file)
-        file.write("\n]}\n")
+                count += 1
+        file.write('\n],\n"images": [\n' + ",\n".join(images) + "\n]}\n")
 
 
 def _categories(classes: tuple[str, ...], *, panoptic: bool = False) -> list[Json]:

@@ -69,7 +69,7 @@ def _config(classes: tuple[str, ...]) -> str:
 
 
 def _task(photo: Photo, mask: np.ndarray, source: Source, address: str) -> dict[str, Any]:
-    confidence = read_mask(photo.confidence) / 255 if photo.confidence.is_file() else None
+    confidence = None if photo.confidence is None else read_mask(photo.confidence) / 255
     values = [int(value) for value in np.unique(mask) if value not in (0, IGNORED)]
     regions = [_region(mask == value, source.classes[value - 1], value, confidence) for value in values]
     prediction = {"model_version": source.title, "result": regions, **_score(confidence, None)}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import atomic_folder
-from tag2mask.data.class_files import write_class_files, write_value_table
+from tag2mask.data.class_files import write_class_files
 from tag2mask.data.images import decode_image
 from tag2mask.data.masks import palette_picture, voc_palette
 from tag2mask.data.records import Reading
@@ -58,7 +58,6 @@ def write_masks(source: Source, out: Path, kind: str = "grey") -> None:
             # without subsampling a JPEG's colours are as sharp as its brightness; a PNG knows neither
             _picture(photo, mask, kind, source.reading).save(path, quality=_QUALITY, subsampling=0)
         write_class_files(folder, source.classes)
-        write_value_table(folder / "classes.csv", source.classes)
 
 
 def _picture(photo: Photo, mask: np.ndarray, kind: str, reading: Reading) -> Image.Image:

@@ -38,7 +38,7 @@ class Photo:
     name: str  # path below the photos' folder, with '/'
     split: str  # "train", "val" or ""
     mask: Path
-    confidence: Path  # grey PNG, 255 for a probability of 1; not there for every photo
+    confidence: Path | None  # grey PNG, 255 for a probability of 1, where there is one
     wrong: tuple[int, ...] = ()  # mask values of tags that a review has taken away: background
 
     @property
@@ -184,13 +184,17 @@ def open_source(
     root = Path(os.path.commonpath([path.parent for path in paths.values()]))
     placed = _placed([paths[image_id] for image_id in done], root, photos)
     found = [
-        Photo(i, path, name, known[i][1], masks / "masks" / f"{i}.png", masks / "confidence" / f"{i}.png")
+        Photo(i, path, name, known[i][1], masks / "masks" / f"{i}.png", _if_there(masks / "confidence" / f"{i}.png"))
         for i, (path, name) in zip(done, placed, strict=True)
     ]
     title = f"tag2mask {__version__}: {printable(run)}" + (f", {masks.name}" if info else "")
     failed = [i for i in states if states[i] != "done"]
     source = Source(masks, title, classes, found, failed, reading=reading_of_run(info))
     return _as_reviewed(source, folder) if info and reviewed else source
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None
 
 
 def _photo_path(folder: Path, image_id: str, path: Path | None) -> Path:
@@ -213,7 +217,7 @@ def _as_reviewed(source: Source, run: Path) -> Source:
         tags = decisions.tags.get(photo.id, {})
         wrong = tuple(values[tag] for tag, there in tags.items() if not there and tag in values)
         if photo.id in decisions.masks:
-            photo, corrected = replace(photo, mask=mask_path(run, photo.id), confidence=run / "none"), corrected + 1
+            photo, corrected = replace(photo, mask=mask_path(run, photo.id), confidence=None), corrected + 1
         elif wrong:
             photo, retagged = replace(photo, wrong=wrong), retagged + 1
         photos.append(photo)
