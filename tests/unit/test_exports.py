@@ -34,6 +34,7 @@ from tag2mask.exports.labelstudio import brush_rle
 from tag2mask.exports.masks import write_masks
 from tag2mask.exports.shapes import parts_of, polygons, run_lengths
 from tag2mask.exports.source import open_source
+from tag2mask.runs.decisions import append, mask_path
 from tag2mask.runs.folder import StageFolder
 from tag2mask.runs.photos import note_photos
 
@@ -104,6 +105,31 @@ def test_the_best_masks_are_taken_unless_others_are_asked_for(world: World) -> N
     assert [photo.id for photo in open_source(world.run, "predictions").photos] == [UNSURE]
     write_step(world.run / "masks", {UNSURE: world.masks[UNSURE]})
     assert open_source(world.run).folder.name == "masks"
+
+
+def test_held_out_photos_are_exported_as_predicted(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_step(world.run / "masks", {name: world.masks[name] for name in NAMES if name != UNSURE})
+    index = read_json(world.run / "index.json")
+    index["images"][UNSURE]["split"] = "test"  # whatever the data set calls it
+    write_json(world.run / "index.json", index)
+    settings = yaml.safe_load((export(world, "yolo") / "data.yaml").read_text("utf-8"))
+    assert (settings["train"], settings["val"]) == ("images/train", "images/val")
+    assert "from masks: 3, predictions: 1; --of takes one alone" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out" / "images" / "val").rglob("*.*")] == [NAMES[UNSURE]]
+    source = open_source(world.run)
+    assert source.title.endswith(": tiny, masks and predictions")
+    assert not {photo.id: mask for photo, mask in source}[UNSURE].any()
+    write_mask(mask_path(world.run, UNSURE), np.full((16, 15), 2, np.uint8))
+    append(world.run, [{"id": UNSURE, "mask": "any"}])
+    assert ({photo.id: mask for photo, mask in open_source(world.run)}[UNSURE] == 2).all()
+    assert [photo.id for photo in open_source(world.run, "masks").photos] == [
+        name for name in NAMES if name != UNSURE
+    ]
+    made = read_json(world.run / "predictions" / "manifest.json")
+    write_json(world.run / "predictions" / "manifest.json", {**made, "finished": False})
+    assert len(open_source(world.run).photos) == 3
 
 
 def test_masks_of_photos_that_predict_wrote(world: World, tmp_path: Path) -> None:
@@ -421,7 +447,7 @@ def test_photos_are_held_out_by_name_and_one_split_stands_for_both(world: World,
     )
     assert one == two
     assert yaml.safe_load((tmp_path / "none" / "data.yaml").read_text())["val"] == "images/train"
-    assert "no photo is held out" in (tmp_path / "none" / "data.yaml").read_text()
+    assert "are of one split" in (tmp_path / "none" / "data.yaml").read_text()
     assert main(["export", "yolo", str(world.run), "--val", "1", "--out", str(tmp_path / "x")]) == 2
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from tag2mask.data.masks import read_mask
 from tag2mask.data.records import AS_USUAL, IGNORED, BadFileError, Reading, printable
 from tag2mask.data.settings import reading_of_run
 from tag2mask.runs.decisions import mask_path, read_decisions
+from tag2mask.runs.folder import is_finished
 from tag2mask.runs.index import parse_index
 
-BEST_FIRST = ("masks", "pseudo_masks", "predictions")  # folders of a run, where none is asked for
+HELD_OUT = "predictions"  # folder of a run, for the masks of its held-out photos
+BEST_FIRST = ("masks", "pseudo_masks", HELD_OUT)  # folders of a run, where none is asked for
 _SHOWN = 5
 
 
@@ -36,9 +39,10 @@ class Photo:
     id: str
     path: Path
     name: str  # path below the photos' folder, with '/'
-    split: str  # "train", "val" or ""
+    split: str  # "train", "val" (as whatever a run predicted held out) or ""
     mask: Path
     confidence: Path | None  # grey PNG, 255 for a probability of 1, where there is one
+    step: str = ""  # folder of the run that the mask is of, or was before a review corrected it
     wrong: tuple[int, ...] = ()  # mask values of tags that a review has taken away: background
 
     @property
@@ -51,7 +55,7 @@ class Photo:
 class Source:
     """Masks to be exported; iterating yields (photo, mask (H, W) uint8: 0, class + 1, or 255 unsure) and counts."""
 
-    folder: Path  # that holds masks/ID.png
+    folder: Path  # that holds masks/ID.png, of held-out photos perhaps another one of the run
     title: str  # what made the masks: model version, run and step
     classes: tuple[str, ...]  # in the order of the mask values 1..C
     photos: list[Photo]
@@ -103,6 +107,9 @@ class Source:
     def report(self, out: Path, unsure: str = "left out, so background there") -> int:
         """Print what was exported to `out`, and what of it is lost (`unsure`: where unsure pixels went); return 0."""
         print(f"{out}: {len(self.photos)} photos, {self.empty} of them without any object; {self.title}")
+        steps = Counter(photo.step for photo in self.photos)
+        if len(steps) > 1:
+            print("from " + ", ".join(f"{step}: {count}" for step, count in steps.items()) + "; --of takes one alone")
         if self.reviewed:
             print(f"as reviewed: {self.reviewed}; --unreviewed exports the masks as they were made")
         notes = [
@@ -123,7 +130,8 @@ def add_source_options(command: argparse.ArgumentParser, out: str) -> None:
     command.add_argument(
         "--of",
         metavar="NAME",
-        help=f"which masks of the run (default: the first there of {', '.join(BEST_FIRST)})",
+        help=f"which masks of the run (default: the first there of {', '.join(BEST_FIRST)}, and the last of these "
+        "for held-out photos)",
     )
     command.add_argument(
         "--photos",
@@ -156,9 +164,10 @@ def open_source(
 ) -> Source:
     """Open the masks of a run's folder, or of one that `predict --images` wrote.
 
-    of: which folder of the run; None takes the best that is there. photos: the folder below which the photos' names
-    count; where they have moved, the one they lie in now. reviewed: without the photos that a review rejected, and
-    with the masks and tags that it corrected. Raises ConfigError, DataError.
+    of: which folder of the run; None takes the best that is there, and for held-out photos their predictions, once
+    they are finished. photos: the folder below which the photos' names count; where they have moved, the one they
+    lie in now. reviewed: without the photos that a review rejected, and with the masks and tags that it corrected.
+    Raises ConfigError, DataError.
     """
     folder = Path(folder)
     info = _json(folder / "run.json")
@@ -166,35 +175,39 @@ def open_source(
         index = parse_index(_json(folder / "index.json"))
         classes, run = index.classes, str(info.get("name"))
         known = {image.id: (image.path, image.split) for image in index.images.values()}
-        masks = folder / _chosen(folder, of)
+        steps = _chosen(folder, of)
     else:
-        classes, run, masks = _classes(folder), folder.name, folder
+        classes, run, steps = _classes(folder), folder.name, [""]
         photos_of = as_dict(_json(folder / "manifest.json").get("photos"))
         known = {image.id: (image.path, "") for image in parse_index({"images": photos_of}).images.values()}
         if of is not None or not known:
             raise ConfigError(f"{folder}: {_no_run(of)}")
-    states = _states(masks)
-    unknown = next((image_id for image_id in states if image_id not in known), None)
-    if unknown is not None:
-        raise DataError(
-            f"{masks}: has '{unknown}', which the run's index.json doesn't list; give the run's own folder"
-        )
-    done = [image_id for image_id, state in states.items() if state == "done"]
+    states: dict[str, tuple[str, str]] = {}  # step and state by id
+    for step in steps:
+        for image_id, state in _states(folder / step, known).items():
+            states.setdefault(image_id, (step, state))
+    done = {image_id: step for image_id, (step, state) in states.items() if state == "done"}
+    if not done:
+        raise DataError(f"{folder / steps[0]}: no photo has a mask there; see its manifest.json for what failed")
     paths = {image_id: _photo_path(folder, image_id, path) for image_id, (path, _) in known.items()}
     root = Path(os.path.commonpath([path.parent for path in paths.values()]))
     placed = _placed([paths[image_id] for image_id in done], root, photos)
     found = [
-        Photo(i, path, name, known[i][1], masks / "masks" / f"{i}.png", _if_there(masks / "confidence" / f"{i}.png"))
-        for i, (path, name) in zip(done, placed, strict=True)
+        _photo(folder, image_id, step, place, known[image_id][1])
+        for (image_id, step), place in zip(done.items(), placed, strict=True)
     ]
-    title = f"tag2mask {__version__}: {printable(run)}" + (f", {masks.name}" if info else "")
-    failed = [i for i in states if states[i] != "done"]
-    source = Source(masks, title, classes, found, failed, reading=reading_of_run(info))
+    title = f"tag2mask {__version__}: {printable(run)}" + (
+        f", {' and '.join(dict.fromkeys(done.values()))}" if info else ""
+    )
+    failed = [image_id for image_id in states if image_id not in done]
+    source = Source(folder / steps[0], title, classes, found, failed, reading=reading_of_run(info))
     return _as_reviewed(source, folder) if info and reviewed else source
 
 
-def _if_there(path: Path) -> Path | None:
-    return path if path.is_file() else None
+def _photo(folder: Path, image_id: str, step: str, place: tuple[Path, str], split: str) -> Photo:
+    mask, confidence = (folder / step / kind / f"{image_id}.png" for kind in ("masks", "confidence"))
+    split = "val" if step == HELD_OUT else split  # whatever the data set calls it
+    return Photo(image_id, *place, split, mask, confidence if confidence.is_file() else None, step)
 
 
 def _photo_path(folder: Path, image_id: str, path: Path | None) -> Path:
@@ -240,27 +253,31 @@ def _no_run(of: str | None) -> str:
     return "is neither a run's folder (no run.json) nor one that 'predict --images' wrote; give one of these"
 
 
-def _chosen(folder: Path, of: str | None) -> str:
-    """Which folder of a run the masks are taken from."""
+def _chosen(folder: Path, of: str | None) -> list[str]:
+    """Which folders of a run the masks are taken from; an earlier one's count before those of a later one."""
     there = [path.parent.name for path in sorted(folder.glob("*/masks")) if (path.parent / "manifest.json").is_file()]
     if of is None:
-        of = next((name for name in BEST_FIRST if name in there), None)
-        if of is None:
+        found = [name for name in BEST_FIRST if name in there]
+        if not found:
             raise ConfigError(f"{folder}: has no masks yet; run it until {' or '.join(BEST_FIRST[1:])} is there")
-    elif of not in there:
+        return [found[0], *(name for name in found[1:] if name == HELD_OUT and is_finished(folder / name))]
+    if of not in there:
         raise ConfigError(f"{folder}: has no masks in '{of}'{did_you_mean(of, there)}")
-    return of
+    return [of]
 
 
-def _states(masks: Path) -> dict[str, str]:
-    """The state of every photo by id; ConfigError where the step isn't finished, DataError without any mask."""
+def _states(masks: Path, known: Container[str]) -> dict[str, str]:
+    """The state of every photo by id; ConfigError where the step isn't finished, DataError for unknown photos."""
     manifest = _json(masks / "manifest.json")
     if not manifest.get("finished"):
         raise ConfigError(f"{masks}: is not finished; run '{manifest.get('stage')}' to its end first")
     images = as_dict(manifest.get("images"))
     states = {image_id: as_text(as_dict(state).get("status")) for image_id, state in images.items()}
-    if "done" not in states.values():
-        raise DataError(f"{masks}: no photo has a mask there; see its manifest.json for what failed")
+    unknown = next((image_id for image_id in states if image_id not in known), None)
+    if unknown is not None:
+        raise DataError(
+            f"{masks}: has '{unknown}', which the run's index.json doesn't list; give the run's own folder"
+        )
     return states
 
 

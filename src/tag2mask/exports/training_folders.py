@@ -24,12 +24,12 @@ def add_training_options(command: argparse.ArgumentParser, out: str) -> None:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="hold out this share (0..1) of the photos, drawn by their names (default: the run's own val photos)",
+        help="hold out this share (0..1) of the photos too, drawn by their names (default: the run's own val photos)",
     )
 
 
 def splits_of(photos: list[Photo], share: float) -> dict[str, str]:
-    """Whether each photo, by id, belongs to "train" or "val": as in the run, or `share` of those of train drawn.
+    """Whether each photo, by id, belongs to "train" or "val": as in the run, and `share` of those of train drawn.
 
     ConfigError for a share outside of 0..1.
     """
@@ -57,7 +57,7 @@ def write_yaml(folder: Path, splits: dict[str, str], names: dict[int, str], **mo
     """Write data.yaml; a training needs both splits, so where there is one, it stands for both."""
     there = set(splits.values())
     train, val = ("train" if "train" in there else "val"), ("val" if "val" in there else "train")
-    text = "" if train != val else f"# no photo is held out: validation is on those of {train}\n"
+    text = "" if train != val else f"# all photos are of one split: training and validation are both on {train}\n"
     values = {"train": f"images/{train}", "val": f"images/{val}", **more, "names": names}
     text += yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
