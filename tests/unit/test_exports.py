@@ -20,7 +20,7 @@ from PIL import Image
 
 from exports_world import CLASSES, NAMES, UNSURE, World, make_world, speckled, write_step
 from tag2mask.cli import main
-from tag2mask.common.errors import GoneError
+from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.data import image_size, read_dataset, read_mask, voc_palette
 from tag2mask.data.class_files import write_class_files
@@ -451,6 +451,22 @@ def test_photos_are_held_out_by_name_and_one_split_stands_for_both(world: World,
     assert main(["export", "yolo", str(world.run), "--val", "1", "--out", str(tmp_path / "x")]) == 2
 
 
+@pytest.mark.parametrize("name", ["yolo", "ultralytics", "masks"])
+def test_a_photo_that_is_gone_is_left_out_where_photos_are_needed(
+    world: World, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    gone = world.photos / NAMES["day1__IMG 1"]
+    gone.unlink()
+    out = export(world, name, *(["--as", "overlay"] if name == "masks" else []))
+    said = capsys.readouterr()
+    assert "3 photos, 1 of them without any object" in said.out
+    assert f"! 1 photos are not where they were, and are left out; e.g. {gone}" in said.err
+    assert "--photos" not in said.err
+    assert sorted(path.stem for path in out.rglob("*.jpg")) == (
+        ["IMG 1", "blätter", "empty"] if name == "masks" else ["IMG 1"]
+    )
+
+
 def test_trainings_need_the_photos(world: World, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     world.photos.rename(tmp_path / "moved")
     assert main(["export", "yolo", str(world.run), "--out", str(tmp_path / "out")]) == 2
@@ -590,5 +606,5 @@ def test_overlays_lie_over_the_upright_photo(world: World) -> None:
         assert np.abs(found - right).mean() < 8  # for JPEG
         assert not mask.any() or np.abs(found - turned).mean() > 20
     world.photos.rename(world.photos.with_name("moved"))
-    with pytest.raises(GoneError, match="is not there"):
+    with pytest.raises(ConfigError, match="is not there, nor is any other of the 4 photos; --photos"):
         write_masks(open_source(world.run), world.run.parent / "missing", "overlay")

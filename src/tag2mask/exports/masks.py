@@ -44,12 +44,14 @@ def export(options: argparse.Namespace) -> int:
 def write_masks(source: Source, out: Path, kind: str = "grey") -> None:
     """Write `out`/masks/NAME.png (or overlays/NAME.jpg) of all photos, classes.txt, labelmap.txt and classes.csv.
 
-    kind: "grey" or "palette" (0 background, class + 1, 255 unsure), or "overlay". Raises ConfigError for another one,
-    DataError, as for an overlay on a photo that can't be read.
+    kind: "grey" or "palette" (0 background, class + 1, 255 unsure), or "overlay" of the photos that are there. Raises
+    ConfigError for another one, DataError, as for an overlay on a photo that can't be read.
     """
     if kind not in KINDS:
         raise ConfigError(f"no kind of masks '{kind}'; expected {', '.join(KINDS)}")
     source.check_stems("a folder of masks")
+    if kind == "overlay":
+        source.leave_out_missing()
     place = "overlays/{}.jpg" if kind == "overlay" else "masks/{}.png"
     with atomic_folder(out) as folder:
         for photo, mask in source:

@@ -65,6 +65,7 @@ class Source:
     empty: int = 0  # photos without any object, so far
     unsure: dict[str, int] = field(default_factory=dict)  # pixels by id, so far
     missing: list[Path] = field(default_factory=list)  # photos that are not where they were, so far
+    left_out: list[Path] = field(default_factory=list)  # the same, where an export needs the photos themselves
 
     def __iter__(self) -> Iterator[tuple[Photo, np.ndarray]]:
         self.empty, self.unsure, self.missing = 0, {}, []
@@ -93,6 +94,14 @@ class Source:
         if unsure:
             self.unsure[photo.id] = unsure
 
+    def leave_out_missing(self) -> None:
+        """Go on without the photos that are not where they were; ConfigError where that is all of them."""
+        self.left_out = [photo.path for photo in self.photos if not photo.path.is_file()]
+        if len(self.left_out) == len(self.photos):
+            lost = f"{self.left_out[0]}: is not there, nor is any other of the {len(self.photos)} photos"
+            raise ConfigError(f"{lost}; --photos DIR says where the photos lie by now")
+        self.photos = [photo for photo in self.photos if photo.path.is_file()]
+
     def check_stems(self, wanted_by: str) -> None:
         """Raise DataError where two photos differ only in their suffix, which the format `wanted_by` doesn't keep."""
         seen: dict[str, Photo] = {}
@@ -115,6 +124,7 @@ class Source:
         notes = [
             (self.unsure, f"photos have unsure pixels (255), {sum(self.unsure.values())} in all: {unsure}"),
             (self.failed, "photos have no mask, since they failed, and are left out"),
+            (self.left_out, "photos are not where they were, and are left out"),
             (self.missing, "photos are not where they were; --photos DIR says where they lie by now"),
         ]
         for found, text in notes:

@@ -45,8 +45,6 @@ def place_photo(photo: Photo, folder: Path, *, link: bool) -> None:
     """Copy a photo to `folder`/NAME, or link to it."""
     path = folder / photo.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not photo.path.is_file():
-        raise ConfigError(f"{photo.path}: is not there; --photos DIR says where the photos lie by now")
     if link:
         os.symlink(photo.path, path)
     else:

@@ -31,6 +31,7 @@ def write_ultralytics(source: Source, out: Path, *, val: float = 0.0, link: bool
     `val` and `link` as in `training_folders`. Raises ConfigError, DataError.
     """
     source.check_stems("Ultralytics")
+    source.leave_out_missing()
     splits = splits_of(source.photos, val)
     with atomic_folder(out) as folder:
         for photo, mask in source:

@@ -32,6 +32,7 @@ def write_yolo(source: Source, out: Path, *, val: float = 0.0, link: bool = Fals
     object has an empty file. `val` and `link` as in `training_folders`. Raises ConfigError, DataError.
     """
     source.check_stems("YOLO")
+    source.leave_out_missing()
     splits = splits_of(source.photos, val)
     with atomic_folder(out) as folder:
         for photo, mask in source:
