@@ -30,7 +30,7 @@ from tag2mask.data.images import decode_image
 from tag2mask.data.masks import write_mask
 from tag2mask.data.photos import photos_dataset
 from tag2mask.exports import EXPORTS
-from tag2mask.exports.labelstudio import brush_rle
+from tag2mask.exports.labelstudio import LOCAL_FILES, address_of, brush_rle
 from tag2mask.exports.masks import write_masks
 from tag2mask.exports.shapes import parts_of, polygons, run_lengths
 from tag2mask.exports.source import open_source
@@ -525,11 +525,27 @@ def test_label_studio_gets_scores_where_there_is_confidence(world: World) -> Non
     (world.run / "pseudo_masks" / "confidence").mkdir()
     Image.fromarray(confidence).save(world.run / "pseudo_masks" / "confidence" / "day1__IMG 1.png")
     tasks = json.loads((export(world, "labelstudio", "--prefix", "s3://b/") / "tasks.json").read_text("utf-8"))
-    assert tasks[0]["data"]["image"] == "s3://b/day1/IMG%201.jpg"
+    assert tasks[0]["data"]["image"] == "s3://b/day1/IMG 1.jpg"
     prediction = tasks[0]["predictions"][0]
     assert [region["score"] for region in prediction["result"]] == [0.8, 0.2, 0.2]
     assert prediction["score"] == pytest.approx(confidence.mean() / 255, abs=1e-4)
     assert "score" not in tasks[1]["predictions"][0]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "address"),
+    [
+        (LOCAL_FILES, "/data/local-files/?d=d%201/bl%C3%A4tt.png"),
+        ("", "d%201/bl%C3%A4tt.png"),
+        ("s3://bucket", "s3://bucket/d 1/blätt.png"),
+        ("gs://bucket/photos/", "gs://bucket/photos/d 1/blätt.png"),
+        ("azure-blob://box", "azure-blob://box/d 1/blätt.png"),
+        ("https://host", "https://host/d%201/bl%C3%A4tt.png"),
+        ("https://host/?file=", "https://host/?file=d%201/bl%C3%A4tt.png"),
+    ],
+)
+def test_addresses_are_as_label_studio_takes_them(prefix: str, address: str) -> None:
+    assert address_of("d 1/blätt.png", prefix) == address
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 70_000), (200, 300)])

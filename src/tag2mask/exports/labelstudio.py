@@ -18,6 +18,7 @@ from tag2mask.data.records import IGNORED
 from tag2mask.exports.source import Photo, Source, add_source_options, out_of, source_of
 
 LOCAL_FILES = "/data/local-files/?d="  # how Label Studio names files of its local storage
+BUCKETS = ("s3://", "gs://", "azure-blob://")  # Label Studio takes what follows as it is
 _SIZES = (3, 4, 8, 16)  # bits for the length of a run
 
 
@@ -43,16 +44,23 @@ def write_labelstudio(source: Source, out: Path, *, prefix: str = LOCAL_FILES) -
     """Write `out`/tasks.json, a task with one prediction for each photo, and label_config.xml.
 
     Scores are the mean confidence (0..1) over a region's pixels, and over the photo, where the masks have confidence
-    maps. `prefix` and the photo's name, percent-encoded, are its address.
+    maps. `prefix` and the photo's name make its address, as `address_of` has it.
     """
     with atomic_folder(out) as folder:
         (folder / "label_config.xml").write_text(_config(source.classes), encoding="utf-8")
         with (folder / "tasks.json").open("w", encoding="utf-8") as file:
             for number, (photo, mask) in enumerate(source):
                 file.write("[\n" if number == 0 else ",\n")
-                task = _task(photo, mask, source, prefix + quote(photo.name))
+                task = _task(photo, mask, source, address_of(photo.name, prefix))
                 file.write(json.dumps(task, ensure_ascii=False))
             file.write("\n]\n")
+
+
+def address_of(name: str, prefix: str) -> str:
+    """The address of a photo: percent-encoded, but for keys in a bucket; a prefix with "://" ends in / or =."""
+    if "://" in prefix and not prefix.endswith(("/", "=")):
+        prefix += "/"
+    return prefix + (name if prefix.startswith(BUCKETS) else quote(name))
 
 
 def _config(classes: tuple[str, ...]) -> str:
