@@ -83,6 +83,14 @@ def test_the_command_says_how_far_apart_they_are(run: Path, capsys: pytest.Captu
     assert "labels equal on 100.000 % of the pixels" in said or "labels equal on 99.9" in said
 
 
+def test_a_file_that_is_there_is_kept(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "keep.onnx"
+    out.write_text("mine")
+    assert main(["export", "onnx", str(run), "--to", str(out)]) == 2
+    assert "keep.onnx: is there already, and nothing is overwritten; choose another --to" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+
+
 def test_the_file_says_how_it_is_to_be_used(run: Path) -> None:
     network = OnnxNetwork(run / "segmenter" / "network.onnx")
     assert network.classes == CLASSES

@@ -286,4 +286,12 @@ def test_command_line(made: Make, tmp_path: Path, capsys: pytest.CaptureFixture)
     assert "COCO" not in shown
     assert shown.index("DiCLIP") < shown.index("own run mine") < shown.index("SEAM")
     assert all(path.is_file() for path in files)
+    assert main(["results", str(tmp_path / "runs"), *options]) == 0  # what it wrote itself is written again
+    for kind, path in zip(("--html", "--json", "--csv"), files, strict=True):
+        path.write_text("mine")
+        assert main(["results", str(tmp_path / "runs"), kind, str(path)]) == 2
+        assert (
+            f"{path}: is there already, and nothing is overwritten; choose another {kind}" in capsys.readouterr().err
+        )
+        assert path.read_text() == "mine"
     assert main(["results", str(tmp_path / "gone")]) == 2

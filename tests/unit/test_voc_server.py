@@ -158,6 +158,10 @@ def test_command_line(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
     common = ["export", "voc-server", "--data", str(home), "--expect", "3"]
     assert main([*common, "--masks", str(tmp_path / "masks"), "--out", str(out)]) == 0
     assert "3 masks, checked" in capsys.readouterr().out
+    whole = out.read_bytes()
+    assert main([*common, "--masks", str(tmp_path / "masks"), "--out", str(out)]) == 2
+    assert "results.tgz: is there already, and nothing is overwritten" in capsys.readouterr().err
+    assert out.read_bytes() == whole
     assert main([*common, "--check-only", str(out)]) == 0
     assert main([*common, "--check-only", str(replaced(out, lambda m: m.pop(FIRST)))]) == 1
     assert "lacks 1 image(s)" in capsys.readouterr().err

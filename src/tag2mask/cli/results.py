@@ -13,6 +13,11 @@ from tag2mask.cli.common import add_command
 if TYPE_CHECKING:
     from tag2mask.reports.results import Result
 
+WRITTEN = {  # what tells a file that this command wrote, and may write again
+    "--html": "<title>Results · tag2mask</title>",
+    "--json": '[\n {\n  "task": ',
+    "--csv": "task,dataset,split,metric,value,model,",
+}
 SORTS = ("group", "value", "model", "dataset", "year", "source")
 
 
@@ -30,10 +35,14 @@ def add(commands: Any) -> None:
 
 
 def _results(options: argparse.Namespace) -> int:
-    from tag2mask.common.files import atomic_write
+    from tag2mask.common.files import atomic_write, refuse_existing
     from tag2mask.reports.results import filtered, find_runs, own, published, ranked, to_csv, to_json
     from tag2mask.reports.results_page import results_page
 
+    files = {"--html": options.html, "--json": options.json, "--csv": options.csv}
+    for option, path in files.items():
+        if path is not None and not _written_before(path, WRITTEN[option]):
+            refuse_existing(path, option)
     default = [Path("runs")] if Path("runs").is_dir() else []
     mine, notes = own(find_runs(options.runs or default))
     rows = filtered(ranked([*published(), *mine]), options.filter)
@@ -54,6 +63,14 @@ def _results(options: argparse.Namespace) -> int:
                 temporary.write_text(text(), encoding="utf-8")
             print(path)
     return 0
+
+
+def _written_before(path: Path, mark: str) -> bool:
+    """Whether a file is one that this command wrote, which has `mark` near its beginning."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return mark in stream.read(4096)
 
 
 def _print(rows: Sequence[Result]) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tag2mask.common.errors import DataError
+from tag2mask.common.errors import ConfigError, DataError
 
 FULL = tuple(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))  # no room
 GONE = tuple(  # the drive is lost
@@ -43,6 +43,14 @@ def remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path, option: str) -> None:
+    """Raise ConfigError where there is something at `path`, be it a broken link; `option` says where else it goes."""
+    if path.exists() or path.is_symlink():
+        raise ConfigError(
+            f"{path}: is there already, and nothing is overwritten; choose another {option}, or delete it"
+        )
 
 
 _FAILED_WRITE = re.compile(r"I/O error|IoError|iostream error|inline_container|failed writing|write failed")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.common.errors import DataError, MissingExtraError, WeightsError
-from tag2mask.common.files import atomic_write
+from tag2mask.common.files import atomic_write, refuse_existing
 from tag2mask.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tag2mask.networks.backbones import SIDE_MULTIPLE
 from tag2mask.networks.decoders import EncoderDecoder, SegmentationNetwork
@@ -45,6 +45,8 @@ def export(options: argparse.Namespace) -> int:
     from tag2mask.inference import export_onnx, left_out_of_onnx  # which imports this module
 
     out = options.to or options.run / "segmenter" / "network.onnx"
+    if options.to is not None:  # the run's own file is written again, as its network may be another by now
+        refuse_existing(out, "--to")
     parity = export_onnx(options.run, out, options.images)
     print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; against torch on {parity.images} photos: largest difference of "

@@ -15,7 +15,7 @@ import numpy as np
 
 from tag2mask import __version__
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
-from tag2mask.common.files import read_object
+from tag2mask.common.files import read_object, refuse_existing
 from tag2mask.common.progress import track
 from tag2mask.common.values import as_dict, as_text
 from tag2mask.data.classes import read_list
@@ -159,8 +159,7 @@ def add_source_options(command: argparse.ArgumentParser, out: str) -> None:
 def out_of(options: argparse.Namespace) -> Path:
     """Where the export goes; ConfigError where something is there already."""
     out = Path(options.out or options.run / "exports" / options.default_out)
-    if out.exists() or out.is_symlink():
-        raise ConfigError(f"{out}: is there already, and nothing is overwritten; choose another --out, or delete it")
+    refuse_existing(out, "--out")
     return out
 
 

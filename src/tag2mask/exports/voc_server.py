@@ -15,7 +15,7 @@ from PIL import Image
 
 from tag2mask.cli.common import add_execution_options, execution_of
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
-from tag2mask.common.files import atomic_write
+from tag2mask.common.files import atomic_write, refuse_existing
 from tag2mask.common.progress import track
 from tag2mask.data import VOC_CLASSES, image_size, read_mask
 from tag2mask.data.masks import palette_picture
@@ -54,6 +54,7 @@ def export(options: argparse.Namespace) -> int:
         return _check(options.check_only, images)
     if (options.run is None) == (options.masks is None):
         raise ConfigError("export voc-server needs either --run RUN or --masks DIR")
+    refuse_existing(options.out, "--out")
     masks, values = (options.masks, None) if options.run is None else _predicted(options, images)
     print(f"{write_archive(masks, images, options.out, values)}: {len(images)} masks, checked; nothing was uploaded")
     return 0
