@@ -218,6 +218,23 @@ def test_command_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert "leave out --supervised or --images" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--set", "predict.edges=pamr"], "--set"),
+        (["--out", "nowhere"], "--out"),
+        (["--limit", "3"], "--limit"),
+        (["photos"], "'photos'"),
+    ],
+)
+def test_what_an_onnx_file_has_no_use_for_is_refused(
+    more: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path, masks = photo(tmp_path / "a.png"), tmp_path / "m"
+    assert main(["predict", *more, "--onnx", "any.onnx", "--images", str(path), "--masks", str(masks)]) == 2
+    assert f"leave out {named}, or --onnx" in capsys.readouterr().err
+
+
 def test_a_tag_that_the_network_misses_gets_its_pseudo_mask(run: Path, tmp_path: Path) -> None:
     """An untrained network answers one label or the other; what a pseudo-mask says of the rest is kept."""
     records = []

@@ -136,6 +136,10 @@ def _predict_onnx(options: argparse.Namespace) -> dict[str, str]:
 
     if options.masks is None:
         raise ConfigError("predict --onnx needs --images PHOTOS and --masks DIR (for the masks)")
+    for name in ("recipe", "data", "out", "limit", "set", "ray"):
+        if getattr(options, name):
+            given = f"'{options.recipe}'" if name == "recipe" else f"--{name}"
+            raise ConfigError(f"predict --onnx answers as its file says, without a run: leave out {given}, or --onnx")
     network = OnnxNetwork(options.onnx, threads=options.processes)
     dataset = photos_dataset(options.images, network.classes, options.tags).read_as(network.reading)
     failures = predict_onnx(
