@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,16 +39,20 @@ def predict_photos(
     *,
     tags: Path | None = None,
     execution: Execution | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, str]:
     """Segment any photos (a folder, searched for images, or one file) by the network of a run.
 
     Writes `out`/masks/NAME.png, classes.txt and labelmap.txt; returns what could not be used, by name. `tags`, a CSV
-    file (image,labels), restricts the photos that it lists to their tags. Raises ConfigError, DataError.
+    file (image,labels), restricts the photos that it lists to their tags; `say` is told of rows of no photo. Raises
+    ConfigError, DataError.
     """
     run_folder, out = Path(run_folder), Path(out)
     classes = tuple(read_manifest(run_folder / "segmenter", "train-segmenter")["classes"])
     recipe = load_recipe(run_folder / "recipe.yaml")
     dataset = _as_in_run(photos_dataset(photos, classes, tags), recipe, run_folder)
+    for problem in dataset.problems:
+        say(f"! {problem}")
     config = dataclasses.replace(config or recipe.predict, restrict=tags is not None, negatives=tags is not None)
     predict(dataset, run_folder / "segmenter", out, config, execution=execution)
     write_class_files(out, classes, background=dataset.background)

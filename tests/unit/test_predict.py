@@ -101,6 +101,15 @@ def test_other_tags_of_a_photo_are_told(run: Path, tmp_path: Path) -> None:
         predicted("0.png,cat\n1.png,\n2.png,dog\n")
 
 
+def test_rows_of_no_photo_are_named(run: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "photos" / "0.png")
+    (tmp_path / "tags.csv").write_text("image,labels\n0.png,cat\ntypo.png,dog\n", encoding="utf-8")
+    said: list[str] = []
+    predict_photos(tmp_path / "photos", run, tmp_path / "m", CONFIG, tags=tmp_path / "tags.csv", say=said.append)
+    assert len(said) == 1
+    assert "1 row(s) are of no photo there: typo.png" in said[0]
+
+
 def test_tags_of_a_folder_that_an_earlier_version_began(run: Path, tmp_path: Path) -> None:
     """It noted no tags: only photos that are told to show no class may have another mask by now."""
     photo(tmp_path / "photos" / "0.png"), photo(tmp_path / "photos" / "1.png")

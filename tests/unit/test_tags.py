@@ -49,6 +49,26 @@ def test_a_photo_listed_without_a_tag_is_told_and_one_that_is_not_listed_is_not(
     }
 
 
+def test_a_name_counts_for_its_path_first_and_else_where_only_one_photo_has_it(tmp_path: Path) -> None:
+    for name in ("img1.png", "day1/img1.png", "day2/img1.png", "day2/one.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name)
+
+    def told(text: str) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+        dataset = photos_dataset(tmp_path / "photos", CLASSES, tags(tmp_path, text))
+        return {r.id: r.labels for r in dataset.records if r.told}, list(map(str, dataset.problems))
+
+    labels, said = told("img1.png,dog\nday1/typo.png,cat\none,cat\n")
+    assert labels == {"img1": (2,), "day2__one": (0,)}
+    assert len(said) == 1
+    assert "tags.csv: 1 row(s) are of no photo there: day1/typo.png; give paths below photos" in said[0]
+    (tmp_path / "photos" / "img1.png").unlink()
+    labels, said = told("img1.png,dog\nday1/img1,cat\n")
+    assert labels == {"day1__img1": (0,)}
+    assert "img1.png (a name of 2 photos)" in said[0]
+    assert told("day1/img1,cat\n")[1] == []
+
+
 def test_rows_of_one_photo_are_joined(photos: Path, tmp_path: Path) -> None:
     dataset = photos_dataset(photos, CLASSES, tags(tmp_path, "three.jpg,cat\nthree.jpg,dog\n"))
     assert [record.labels for record in dataset.records if record.told] == [(0, 2)]

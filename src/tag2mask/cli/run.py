@@ -142,6 +142,8 @@ def _predict_onnx(options: argparse.Namespace) -> dict[str, str]:
             raise ConfigError(f"predict --onnx answers as its file says, without a run: leave out {given}, or --onnx")
     network = OnnxNetwork(options.onnx, threads=options.processes)
     dataset = photos_dataset(options.images, network.classes, options.tags).read_as(network.reading)
+    for problem in dataset.problems:
+        print(f"! {problem}")
     failures = predict_onnx(
         dataset, network, options.masks, restrict=options.tags is not None, confidence=options.confidence
     )

@@ -15,7 +15,8 @@ from tag2mask.data.tags import read_tags, with_tags
 def photos_dataset(photos: Path | str, classes: tuple[str, ...], tags: Path | None = None) -> Dataset:
     """Return the images of a folder (and of the folders below it), or one file, as a dataset without labels.
 
-    `tags` is a CSV file (image,labels) whose tags become the photos' labels, where it lists them.
+    `tags` is a CSV file (image,labels) whose tags become the photos' labels, where it lists them; rows of no photo
+    are told among the set's problems.
     Ids are the path below the folder with '__' for '/', keeping the suffix where two files differ only in it. What
     runs wrote there (such as earlier predictions) is left out. Raises DataError when there is no image.
     """

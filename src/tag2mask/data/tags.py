@@ -10,9 +10,10 @@ from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.data.readers.found import Found
 from tag2mask.data.readers.labels import split_labels
 from tag2mask.data.readers.tables import Entry, read_table
-from tag2mask.data.records import BadFileError, Dataset
+from tag2mask.data.records import BadFileError, Dataset, Problem
 from tag2mask.data.words import is_negative, nfc
 
+_SHOWN = 5
 Tags = Mapping[str, tuple[int, ...]]  # sorted class indices by what the file calls the image
 
 
@@ -46,22 +47,39 @@ def _names(entry: Entry, known: Collection[str]) -> Sequence[str]:
 def with_tags(photos: Dataset, root: Path, tags: Tags, source: str) -> Dataset:
     """Return the photos, which lie below `root`, with their tags; DataError where none of them is in the file.
 
-    A photo is looked up by its path below `root`, with and without suffix, then by its name alone. One that isn't
-    listed isn't `told`, and may then have any label; one that is listed without a tag shows none of the classes.
+    A row is of the photo with its path below `root`, with or without suffix, else of the only one with its name. What
+    is of no photo is told among the set's problems. A photo that isn't listed isn't `told`, and may then have any
+    label; one that is listed without a tag shows none of the classes.
     """
     base = root.parent if root.is_file() else root
-    found = [_looked_up(PurePosixPath(record.path.relative_to(base).as_posix()), tags) for record in photos.records]
+    by_name = _by_name([PurePosixPath(record.path.relative_to(base).as_posix()) for record in photos.records])
+    found: dict[int, set[int]] = {}
+    unused = []
+    for name, labels in tags.items():
+        places = next((names[name] for names in by_name if name in names), [])
+        if len(places) == 1:
+            found.setdefault(places[0], set()).update(labels)
+        else:
+            unused.append(f"{name} (a name of {len(places)} photos)" if places else name)
+    if not found:
+        first = photos.records[0].path.name
+        raise DataError(f"{source}: lists none of the {len(photos.records)} photos in {root}, e.g. {first}")
     records = [
-        replace(record, labels=labels or (), told=labels is not None)
-        for record, labels in zip(photos.records, found, strict=True)
+        replace(record, labels=tuple(sorted(found.get(place, ()))), told=place in found)
+        for place, record in enumerate(photos.records)
     ]
-    if not any(record.told for record in records):
-        raise DataError(f"{source}: lists none of the {len(records)} photos in {root}, e.g. {records[0].path.name}")
-    return replace(photos, records=tuple(records))
+    problems = photos.problems
+    if unused:
+        message = f"{len(unused)} row(s) are of no photo there: {', '.join(unused[:_SHOWN])}"
+        remedy = f"give paths below {base.name}, and delete rows without a photo"
+        problems = (*problems, Problem("unused-row", source, "", message, remedy))
+    return replace(photos, records=tuple(records), problems=problems)
 
 
-def _looked_up(path: PurePosixPath, tags: Tags) -> tuple[int, ...] | None:
-    for name in (str(path), str(path.with_suffix("")), path.name, path.stem):
-        if nfc(name) in tags:
-            return tags[nfc(name)]
-    return None
+def _by_name(paths: Sequence[PurePosixPath]) -> list[dict[str, list[int]]]:
+    """The places of photos by each of the ways to name them, the most exact first."""
+    ways: list[dict[str, list[int]]] = [{}, {}, {}, {}]
+    for place, path in enumerate(paths):
+        for names, name in zip(ways, (str(path), str(path.with_suffix("")), path.name, path.stem), strict=True):
+            names.setdefault(nfc(name), []).append(place)
+    return ways
