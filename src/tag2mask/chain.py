@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tag2mask.choices import as_chosen
+from tag2mask.common.commands import command
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.values import as_list
 from tag2mask.common.workers import refuse_while_starting
@@ -258,7 +259,7 @@ def _say_problems(problems: Sequence[Problem], splits: Splits, data: Path, say: 
     for line in lines[:_PROBLEMS_SHOWN]:
         say(f"! {line}")
     if len(lines) > _PROBLEMS_SHOWN:
-        say(f"! {len(lines) - _PROBLEMS_SHOWN} more findings; see: tag2mask data check {data} --all")
+        say(f"! {len(lines) - _PROBLEMS_SHOWN} more findings; see: {command('data', 'check', data, '--all')}")
     if splits.unassigned:
         say(f"! {splits.unassigned} images belong to no split while others do: they are left out; name their split")
     if not any(has_masks(part) for part in (splits.train, splits.val)):

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from tag2mask.common.commands import command
 from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.common.files import atomic_write, read_json, read_object, write_json
 from tag2mask.common.values import as_dict, as_list, as_text
@@ -106,7 +107,7 @@ def another(out: Path, overrides: Sequence[str], name: str = "") -> tuple[str, C
         )
     if not is_finished(out / OWN):
         raise ConfigError(
-            f"{out / OWN}: isn't finished, so there is nothing to compare with; first: tag2mask run {out}"
+            f"{out / OWN}: isn't finished, so there is nothing to compare with; first: {command('run', out)}"
         )
     own = as_chosen(load_recipe(out / "recipe.yaml"), out)
     recipe = with_threshold(own, Effect.of(read_decisions(out)))
@@ -178,7 +179,7 @@ def _choose(out: Path, name: str) -> list[str]:
         return []
     if not is_finished(out / folder_of(name)):
         by_hand = " --set with its settings" if name in recipe.comparisons else ""  # skipped without true masks
-        raise ConfigError(f"{out / folder_of(name)}: isn't finished; first: tag2mask refine {out}{by_hand}")
+        raise ConfigError(f"{out / folder_of(name)}: isn't finished; first: {command('refine', out)}{by_hand}")
     after = dataclasses.replace(choices, refinements={**choices.refinements, name: known[name]}, chosen=name)
     chosen = after.over(dataclasses.replace(recipe, refine=choices.refinements[FIRST]))
     _refuse_other_networks(recipe, chosen, choices.chosen, name)
@@ -200,7 +201,9 @@ def _following(out: Path) -> list[str]:
     """The folders that are there and were made from the pseudo-masks, directly or not."""
     steps = parse_info(read_info(out)).stages
     if not any(step.reads for step in steps):
-        raise ConfigError(f"{out}: run.json is of an earlier version; first: tag2mask refine {out} --data DIR")
+        raise ConfigError(
+            f"{out}: run.json is of an earlier version; first: {command('refine', out, '--data', 'DIR')}"
+        )
     found = {OWN}
     for step in steps:  # in the order in which they run
         if found & set(step.reads):

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from tag2mask.common.commands import command
 from tag2mask.common.errors import DataError
 from tag2mask.config import build, with_overrides
 from tag2mask.data import Dataset, Problem, check_dataset, image_size
@@ -173,7 +174,7 @@ def _written(root: Path, name: str, settings: Iterable[Line]) -> str:
     return "\n".join(
         [
             f"# Drafted by `tag2mask new` for {printable(root.name)}: look it through, change what is wrong, then",
-            f"# tag2mask run {printable(name)}.yaml --data DIR",
+            f"# {command('run', f'{printable(name)}.yaml', '--data', 'DIR')}",
             yaml.safe_dump({"name": name}, allow_unicode=True, width=10_000).strip(),
             f"like: {BASE}  # everything that isn't said here is as in that recipe: tag2mask recipes show {BASE}",
             "data:",

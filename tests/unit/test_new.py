@@ -47,7 +47,7 @@ def test_the_choices_stand_in_the_recipe_which_runs_as_written(tmp_path: Path, c
     text, said = as_drafted(folder, tmp_path, capsys)
     assert "is taken for 'csv'" in said
     assert "20 images" in said
-    assert f"tag2mask run {tmp_path / 'mine.yaml'} --data {folder}" in said
+    assert f"tag2mask run {tmp_path / 'mine.yaml'} --data '{folder}'" in said
     for expected in (
         "like: photos",
         "reader: csv",

@@ -134,6 +134,17 @@ def test_what_is_wrong_is_told_first(run: Path) -> None:
     assert told(run)[0].endswith("tag2mask run RUN")
 
 
+def test_commands_are_quoted(run: Path) -> None:
+    spaced = run.rename(run.parent / "leaf spots")
+    said = write_and_close(spaced, review=True)
+    assert f"tag2mask predict --images NEW --out '{spaced}' --masks DIR" in said[1]
+    assert f"tag2mask review '{spaced}'" in said[3]
+    page = (spaced / "report.html").read_text("utf-8")
+    assert "tag2mask review &#39;leaf spots&#39;</code>" in page
+    assert "tag2mask choose &#39;leaf spots&#39; NAME</code>" in page
+    assert "tag2mask run leaf" not in page
+
+
 def test_five_lines_end_a_run(run: Path) -> None:
     fill(run, "pseudo_masks")
     fill(run, "masks")

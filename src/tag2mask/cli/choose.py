@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.cli.common import add_command
+from tag2mask.common.commands import command
 from tag2mask.common.errors import ConfigError
 
 
@@ -28,7 +29,7 @@ def _choose(options: argparse.Namespace) -> int:
     print(f"{options.run}: later stages follow the pseudo-masks '{options.name}'")
     if aside:
         print(f"set aside, until the ones before are chosen again: {', '.join(aside)}")
-    print(f"to make network and masks by them: tag2mask run {options.run}")
+    print(f"to make network and masks by them: {command('run', options.run)}")
     return 0
 
 
@@ -42,5 +43,5 @@ def print_compared(run: Path) -> None:
     found = look(run, facts.index, facts.info.seed or 0)
     rows = compared(facts, found)
     if not rows:
-        raise ConfigError(f"{run}: it has no whole pseudo-masks to compare; give 'tag2mask run {run}'")
+        raise ConfigError(f"{run}: it has no whole pseudo-masks to compare; give: {command('run', run)}")
     print("\n".join(lines(rows, facts.classes)))

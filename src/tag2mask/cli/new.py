@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.cli.common import add_command
+from tag2mask.common.commands import command
 from tag2mask.common.errors import ConfigError
 
 
@@ -33,5 +34,5 @@ def _new(options: argparse.Namespace) -> int:
     if found.stops:
         print("\n".join(f"! a run would stop at: {line}" for line in found.stops))
         return 1
-    print(f"edit it where it is wrong, then: tag2mask run {out} --data {options.dir}")
+    print(f"edit it where it is wrong, then: {command('run', out, '--data', options.dir)}")
     return 0

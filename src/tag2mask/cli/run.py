@@ -19,6 +19,7 @@ from tag2mask.cli.common import (
     run_of,
 )
 from tag2mask.cli.scores import print_scores
+from tag2mask.common.commands import command
 from tag2mask.common.errors import ConfigError
 from tag2mask.runs.folder import is_finished
 from tag2mask.stages import STAGES
@@ -107,7 +108,7 @@ def _another(options: argparse.Namespace, run: Path) -> int:
     choices.save(run)
     chain.run_stage("refine", score=True)
     print_compared(run)
-    print(f"report: {write_report(run)} (pseudo-masks compared)\nto use it: tag2mask choose {run} {name}")
+    print(f"report: {write_report(run)} (pseudo-masks compared)\nto use it: {command('choose', run, name)}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tag2mask.common.commands import command
 from tag2mask.reports.gather import RunFacts, gather
 from tag2mask.reports.html import write_page
 from tag2mask.reports.look import FINAL, OWN, Look, look
@@ -22,16 +23,17 @@ def write_and_close(run: Path, *, review: bool) -> list[str]:
     report = write_page(facts, found, run / "report.html", review=review)
     folder = FINAL if FINAL in found.figures else OWN
     count = len(list((run / folder / "masks").glob("*.png")))
+    predict = command("predict", "--images", "NEW", "--out", run, "--masks", "DIR")
     lines = {
         "masks": f"{run / folder / 'masks'}  ({count} PNGs; what their numbers mean: classes.csv beside that folder)",
-        "network": f"{run / 'segmenter'}  (new photos: tag2mask predict --images NEW --out {run} --masks DIR)",
+        "network": f"{run / 'segmenter'}  (new photos: {predict})",
         "report": f"{report}  (open it in a browser)",
-        "review": f"tag2mask review {run}  (keep, correct or reject masks, the most doubtful first)",
+        "review": f"{command('review', run)}  (keep, correct or reject masks, the most doubtful first)",
         "look at": _to_look_at(facts, found, str(run), review),
     }
     if not review:
         lines["review"] = (
-            f"tag2mask export cvat {run}  (masks to be corrected in CVAT; other tools: tag2mask export -h)"
+            f"{command('export', 'cvat', run)}  (masks to be corrected in CVAT; other tools: tag2mask export -h)"
         )
     return [f"{name + ':':<9}{text}" for name, text in lines.items()]
 

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from tag2mask import __version__
+from tag2mask.common.commands import command
 from tag2mask.common.errors import DataError
 from tag2mask.common.files import atomic_write
 from tag2mask.common.values import as_dict, as_list, as_number, as_text
@@ -90,6 +91,7 @@ def render(facts: RunFacts, found: Look, examples: int, seed: int, review: bool)
         "facts": facts,
         "name": facts.info.name or run,
         "run": run,
+        "command": command,
         "advice": advice(facts, found, run, review=review),
         "look": found,
         "compared": compared(facts, found),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from tag2mask.common.commands import command
 from tag2mask.common.values import as_dict, as_number
 from tag2mask.reports.gather import RunFacts
 from tag2mask.reports.look import FINAL, OWN, Look, MaskFigures
@@ -47,7 +48,7 @@ def advice(facts: RunFacts, found: Look, run: str, *, review: bool) -> list[Advi
 
 def _unfinished(facts: RunFacts, run: str) -> Iterator[Advice]:
     if not facts.info.finished:
-        yield Advice("The run isn't finished; it goes on where it is.", f"tag2mask run {run}", urgent=True)
+        yield Advice("The run isn't finished; it goes on where it is.", command("run", run), urgent=True)
 
 
 def _warnings(facts: RunFacts) -> Iterator[Advice]:
@@ -72,7 +73,7 @@ def _lost(facts: RunFacts, found: Look, run: str) -> Iterator[Advice]:
     lower = _lower_threshold(facts)
     if own.lost.total() > MANY_LOST * own.tags.total() and lower:
         text = f"The pseudo-masks leave {_lost_of(own, found)}. A lower threshold, beside these, keeps more."
-        yield Advice(text, f"tag2mask refine {run} --set {lower}", urgent=True)
+        yield Advice(text, command("refine", run, "--set", lower), urgent=True)
     elif own.lost.total() and not final.tags:
         yield Advice(f"The pseudo-masks leave {_lost_of(own, found)}.", urgent=True)
 
@@ -115,10 +116,10 @@ def _look_through(found: Look, run: str, review: bool) -> Iterator[Advice]:
         return
     if review:
         yield Advice(
-            "Look the masks through, the most doubtful first: keep, correct or reject them.", f"tag2mask review {run}"
+            "Look the masks through, the most doubtful first: keep, correct or reject them.", command("review", run)
         )
     else:
-        yield Advice("Take the masks to where they can be corrected.", f"tag2mask export cvat {run}")
+        yield Advice("Take the masks to where they can be corrected.", command("export", "cvat", run))
 
 
 def _unscored(facts: RunFacts) -> Iterator[Advice]:
@@ -129,8 +130,8 @@ def _unscored(facts: RunFacts) -> Iterator[Advice]:
 
 def _use(facts: RunFacts, run: str) -> Iterator[Advice]:
     if any(stage.step.folder == "segmenter" and stage.manifest.finished for stage in facts.stages):
-        command = f"tag2mask predict --images NEW --out {run} --masks DIR"
-        yield Advice("The network answers photos without tags too.", command)
+        text = "The network answers photos without tags too."
+        yield Advice(text, command("predict", "--images", "NEW", "--out", run, "--masks", "DIR"))
 
 
 def _some(names: list[str]) -> str:
