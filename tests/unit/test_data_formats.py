@@ -262,6 +262,46 @@ def test_coco_exports(write: Write, file: str, images: str) -> None:
     assert [p.kind for p in dataset.problems if p.kind == "root-category"] == ["root-category"]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("coco_train", "coco_val"),
+        ("annotations_train", "annotations_val"),
+        ("train_annotations", "val_annotations"),
+        ("train-set", "val-set"),
+        ("instances_train_2017", "instances_val_2017"),
+        ("v3.train", "v3.val"),
+    ],
+)
+def test_splits_in_the_names_of_coco_files(write: Write, names: tuple[str, str]) -> None:
+    train, val = (f"annotations/{name}.json" for name in names)
+    root = write(
+        {
+            train: coco(["a.jpg", "b.jpg"], [(0, 1), (1, 2)], PETS),
+            val: coco(["a.jpg"], [(0, 1)], PETS),
+            "train/a.jpg": None,
+            "train/b.jpg": None,
+            "images/val/a.jpg": None,
+        }
+    )
+    dataset = read_dataset(root)
+    assert problems(dataset) == []
+    assert [(record.path.parent.name, record.split) for record in dataset.records] == [
+        ("train", "train"),
+        ("train", "train"),
+        ("val", "val"),
+    ]
+
+
+def test_coco_files_that_name_no_split_are_said(write: Write) -> None:
+    files = {f"annotations/{name}.json": coco([f"{name}.jpg"], [(0, 1)], PETS) for name in ("a", "train_val")}
+    dataset = read_dataset(write({**files, "a.jpg": None, "train_val.jpg": None}))
+    assert set(splits(dataset)) == {""}
+    assert [p.message for p in dataset.problems if p.kind == "split"] == [
+        "2 of 2 files are called as no split is, such as 'a.json'"
+    ]
+
+
 def test_coco_roots_that_bear_a_class_name_or_are_used(write: Write) -> None:
     same = [
         {"id": 0, "name": "cat", "supercategory": "none"},

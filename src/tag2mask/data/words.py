@@ -75,6 +75,7 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 _DIGITS = re.compile(r"(\d+)")
+_NO_LETTERS = re.compile(r"[\W\d_]+")
 
 
 def nfc(text: str) -> str:
@@ -126,6 +127,15 @@ def is_ignored(name: str) -> bool:
 def split_name(text: str) -> str | None:
     """Return "train", "val", "test" or "" for a split's usual names, None for others."""
     return SPLIT_NAMES.get(text.strip().casefold())
+
+
+def split_word(stem: str) -> str:
+    """Return the word of a file's name that names a split ("val" in "coco_val_2017"), "" without one or with several.
+
+    Words end at anything but a letter.
+    """
+    words = [word for word in _NO_LETTERS.split(stem) if split_name(word)]
+    return words[0] if len({split_name(word) for word in words}) == 1 else ""
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from tag2mask.data.readers.found import HELD_OUT, Folders, Found, Query, Row, ch
 from tag2mask.data.readers.located import Located
 from tag2mask.data.readers.tree import subfolders
 from tag2mask.data.records import BadFileError
-from tag2mask.data.words import nfc, split_name
+from tag2mask.data.words import nfc, split_name, split_word
 
 LOOKS_FOR = "annotations/instances_*.json (such as instances_train2014.json), or such a file in each split's folder"
 _YEARS = ("2014", "2017")
+_USUAL = ("images", "", "JPEGImages")  # folders of images, whatever the file is called
 _SNIFFED = 1 << 16  # bytes at either end of a JSON file
 _AT_ONCE = 1 << 22  # bytes, where a key is looked for in all of it
 
@@ -80,6 +80,7 @@ def read(root: Path, query: Query) -> Found:
     for index in indices:
         merge_categories(categories, index)
     _leave_out_root(found, categories, indices)
+    _say_no_split(found, files)
     for source, index in zip(files, indices, strict=True):
         _read_one(found, folders, source, index)
     found.known = ordered_classes(categories)
@@ -100,8 +101,9 @@ def sources(root: Path) -> list[Source]:
 def _source(path: Path) -> Source:
     split, folder = split_and_folder(path.name)
     home = home_of(path)
-    own = next((base for base in (folder, f"images/{folder}") if folder and (home / base).is_dir()), "")
-    return Source(path, split, image_bases(folder), own)
+    bases = image_bases(folder)
+    own = next((base for base in bases[: -len(_USUAL)] if (home / base).is_dir()), "")
+    return Source(path, split, bases, own)
 
 
 def _exports(root: Path) -> list[Source]:
@@ -131,6 +133,14 @@ def _leave_out_root(found: Found, categories: dict[Id, str], indices: Sequence[C
             message = f"category {number} '{name}' owns no annotation and is the others' supercategory"
             file = indices[0].path.name
             found.report("root-category", file, "", message, "left out of the classes", note=True)
+
+
+def _say_no_split(found: Found, files: Sequence[Source]) -> None:
+    rest = [source.path.name for source in files if not source.split]
+    if rest and len(files) > 1:
+        message = f"{len(rest)} of {len(files)} files are called as no split is, such as '{rest[0]}'"
+        remedy = "if one is for scoring, call it so: instances_val.json"
+        found.report("split", found.name, "", message, remedy, note=True)
 
 
 def home_of(root: Path) -> Path:
@@ -174,12 +184,13 @@ def ordered_classes(categories: dict[Id, str]) -> tuple[str, ...]:
 def split_and_folder(file: str) -> tuple[str, str]:
     """Return (split, name of the images' folder) of an instances file: "train" and "train2014"."""
     folder = file.removeprefix("instances").removesuffix(".json").lstrip("_")
-    return split_name(re.sub(r"\d+$", "", folder)) or "", folder
+    return split_name(split_word(folder)) or "", folder
 
 
 def image_bases(folder: str) -> tuple[str, ...]:
     """Return the folders, below the data set's, in which an instances file's images may lie."""
-    return (folder, f"images/{folder}", "images", "", "JPEGImages")
+    named = dict.fromkeys(name for name in (folder, split_word(folder)) if name)
+    return (*(base for name in named for base in (name, f"images/{name}")), *_USUAL)
 
 
 def _read_one(found: Found, folders: Folders, source: Source, index: CocoIndex) -> None:
