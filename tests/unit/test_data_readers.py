@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,62 @@ def test_folders_that_are_no_classes_are_refused(tmp_path: Path, files: tuple[st
     assert read_dataset(tmp_path, reader="folders").classes
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("labels.json", '{"2023/a.jpg": ["cat"]}', "names pictures.* JSON of this form isn't read"),
+        ("metadata.jsonl", '{"file_name": "2023/a.jpg", "label": "cat"}', "names pictures"),
+        ("labels.xlsx", "PK", "may hold the labels, and isn't read"),
+        ("labels.parquet", "PAR1", "may hold the labels, and isn't read"),
+        ("labels.txt", "2023/a.jpg cat\n", "names pictures and labels"),
+        ("train.txt", "image label\n2023/a b.jpg\t0\n", "names pictures and labels"),
+        ("2023/a.json", '{"shapes": [], "imagePath": "a.jpg"}', "is Labelme's JSON.*labelme2coco"),
+        ("2023/ann/a.jpg.json", '{"objects": [{"classTitle": "cat"}]}', "Supervisely.* export as COCO"),
+        ("x/1.json", '{"item": {"name": "a.jpg"}, "annotations": []}', "Darwin.* export as COCO"),
+        ("annotations/default.json", '{"categories": {}, "items": []}', "Datumaro.* export as COCO"),
+        ("via.json", '{"a.jpg": {"regions": [{"region_attributes": {}}]}}', "VGG Image Annotator"),
+        ("2023/a.txt", "0 .5 0.5 .1 .1\n", "YOLO's label file.* put classes.txt .*data.reader=yolo"),
+    ],
+)
+def test_labels_in_other_forms_are_named(tmp_path: Path, file: str, text: str, words: str) -> None:
+    for name in ("2023/a.jpg", "2024/b.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{re.escape(file)}: .*{words}.* or, if every folder is a class"):
+        read_dataset(tmp_path)
+    assert {"2023", "2024"} <= set(read_dataset(tmp_path, reader="folders").classes)
+    for name in ("2023/a.jpg", "2024/b.jpg"):
+        (tmp_path / name).unlink()
+    if "YOLO" not in words:
+        with pytest.raises(DataError, match=words):
+            read_dataset(tmp_path)
+
+
+def test_labels_of_hugging_face_in_splits_are_named(tmp_path: Path) -> None:
+    for name in ("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "train" / "metadata.jsonl").write_text('{"file_name": "a/1.jpg", "label": "cat"}')
+    with pytest.raises(DataError, match=r"train/metadata\.jsonl: names pictures"):
+        read_dataset(tmp_path)
+    (tmp_path / "train" / "metadata.jsonl").rename(tmp_path / "train" / "metadata.csv")
+    with pytest.raises(DataError, match=r"train/metadata\.csv: may hold the labels"):
+        read_dataset(tmp_path)
+
+
+def test_files_beside_class_folders_that_hold_no_labels(tmp_path: Path) -> None:
+    for name in ("cat/a.jpg", "dog/b.jpg"):
+        picture(tmp_path / name)
+    for name, text in (
+        ("class_indices.json", '{"0": "cat"}'),
+        ("list.txt", "cat/a.jpg\ndog/b.jpg\n"),
+        ("README.txt", "Photos of cats and dogs.\n"),
+        ("cat/a.txt", "a cat on a mat\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    assert read_dataset(tmp_path).classes == ("cat", "dog")
+
+
 def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
     for name in ("train/a.jpg", "bus/b.jpg"):
         picture(tmp_path / name)
@@ -471,8 +528,19 @@ def test_folders_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_folder_of_nothing_known(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"looked for prepared: .*csv: .*labels.csv.*; voc: .*; coco: .*; folders: "):
+    with pytest.raises(
+        DataError, match=r"no known kind of data set; there are no files\. Write labels\.csv .*folders"
+    ):
         read_dataset(tmp_path)
+    (tmp_path / "a.HEIC").touch()
+    with pytest.raises(DataError, match=r"there are 1 \.heic, none of them a picture that is read \(convert them"):
+        read_dataset(tmp_path)
+    picture(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"there are 1 \.heic, 1 \.jpg\. Write") as caught:
+        read_dataset(tmp_path)
+    assert len(str(caught.value).removeprefix(str(tmp_path))) < 300
+    with pytest.raises(DataError, match="this is a picture"):
+        read_dataset(tmp_path / "a.jpg")
     with pytest.raises(DataError, match="no such file or folder"):
         read_dataset(tmp_path / "gone")
 

@@ -22,6 +22,7 @@ from tag2mask.data.readers import (
     yolo,
 )
 from tag2mask.data.readers.found import BINARY, Found, Query, assemble
+from tag2mask.data.readers.unread import seen, unread_labels
 from tag2mask.data.records import VOC_CLASSES, Dataset
 from tag2mask.data.words import BACKGROUND, is_background, is_ignored, nfc
 
@@ -167,5 +168,10 @@ def _guess(root: Path) -> str:
             if name == "folders":
                 class_folders.refuse_other_layouts(root)
             return name
-    looked = "; ".join(f"{key}: {reader.looks_for}" for key, reader in READERS.items())
-    raise DataError(f"{root}: no known kind of dataset; looked for {looked}")
+    unread = unread_labels(root) if root.is_dir() else None
+    if unread is not None:
+        raise DataError(unread)
+    raise DataError(
+        f"{root}: no known kind of data set; {seen(root)}. Write labels.csv (columns image,labels) beside the "
+        f"pictures, or sort them into a folder for each class; what else is read: {', '.join(READERS)} (docs/data.md)"
+    )

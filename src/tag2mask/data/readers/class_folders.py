@@ -13,6 +13,7 @@ from tag2mask.data.readers.found import MASK_FOLDERS, MASK_PLACES, Folders, Foun
 from tag2mask.data.readers.ids import decoded
 from tag2mask.data.readers.mask_files import give_masks, is_mask_beside
 from tag2mask.data.readers.tree import is_picture, subfolders, visible_folders, walk, written_by_run
+from tag2mask.data.readers.unread import unread_labels
 from tag2mask.data.words import natural, nfc, split_name
 
 LOOKS_FOR = "a folder for each class with pictures in it (or such folders under train and val)"
@@ -36,7 +37,7 @@ _NOT_CLASSES = frozenset(
         "annotations",
     }
 )
-_IF_CLASSES = "or, if every folder is a class, say so by --set data.reader=folders (data check: --reader folders)"
+_IF_CLASSES = "or, if every folder is a class, say so by --set data.reader=folders"
 
 
 def matches(root: Path) -> bool:
@@ -49,16 +50,21 @@ def matches(root: Path) -> bool:
 def refuse_other_layouts(root: Path) -> None:
     """Raise DataError where the folders, though pictures lie in them, are probably not classes.
 
-    That is: beside a CSV of another name than labels.csv, called images and the like, splits and others mixed, or one
-    folder around all others. Reader "folders" skips this.
+    That is: beside a CSV of another name than labels.csv or labels in a form that isn't read, called images and the
+    like, splits and others mixed, or one folder around all others. Reader "folders" skips this.
     """
-    tables = sorted(name for name in Folders(root).files("").values() if name.lower().endswith((".csv", ".tsv")))
-    if tables and "labels.csv" not in tables:
-        raise DataError(
-            f"{root / tables[0]}: may hold the labels, but only labels.csv (columns image,labels) is read by itself; "
-            f"rename it, or give this file instead of the folder, {_IF_CLASSES}"
-        )
     inner = _class_folders(root)
+    for place in (root, *(folder for folder in inner if split_name(folder.name))):
+        tables = sorted(name for name in Folders(place).files("").values() if name.lower().endswith((".csv", ".tsv")))
+        if tables and "labels.csv" not in tables:
+            other = "give this file instead of the folder, " if place == root else ""
+            raise DataError(
+                f"{place / tables[0]}: may hold the labels, but only labels.csv (columns image,labels) is read by "
+                f"itself; rename it, {other}{_IF_CLASSES}"
+            )
+    unread = unread_labels(root)
+    if unread is not None:
+        raise DataError(f"{unread}, {_IF_CLASSES}")
     _refuse_mixed_splits(root, inner)
     filled = [f for _, parent in _split_folders(root) for f in _class_folders(parent) if _holds_picture(f)]
     if filled and all(_is_usual(folder.name) for folder in filled):

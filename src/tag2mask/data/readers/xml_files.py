@@ -15,7 +15,7 @@ from tag2mask.data.records import BadFileError
 from tag2mask.data.words import natural, split_name
 
 LOOKS_FOR = "an XML file for each image (beside it, or in annotations or Annotations)"
-_FOLDERS = ("annotations", "Annotations", "xmls", "labels")
+_FOLDERS = ("annotations", "Annotations", "xmls", "xml", "labels")
 
 
 def matches(root: Path) -> bool:
