@@ -369,6 +369,44 @@ def test_class_folders_give_no_mask_to_two_images(tmp_path: Path) -> None:
     assert [p.kind for p in dataset.problems] == ["ambiguous-mask"] * 2
 
 
+@pytest.mark.parametrize("names", [("mask", "mask"), ("Masks", "Masks"), ("gt", "gt"), ("cat_masks", "dog-GT")])
+@pytest.mark.parametrize("end", ["", "_mask"])
+def test_folders_of_masks_beside_classes_are_no_classes(tmp_path: Path, names: tuple[str, str], end: str) -> None:
+    for number, name in enumerate(("cat/1.jpg", "dog/2.jpg")):
+        picture(tmp_path / name, number)
+        write_mask(tmp_path / names[number] / f"{number + 1}{end}.png", np.full((6, 8), number + 1))
+    dataset = read_dataset(tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert [record.mask_path is not None for record in dataset.records] == [True, True]
+    assert {problem.kind for problem in dataset.problems} == {"masks"}
+
+
+def test_a_class_called_as_masks_is_asked_about(tmp_path: Path) -> None:
+    for number, name in enumerate(("cat/1.png", "dog/2.png", "label/1.png", "with_mask/2.png")):
+        picture(tmp_path / name, number)
+    dataset = read_dataset(tmp_path)
+    assert dataset.classes == ("cat", "dog", "label", "with_mask")
+    assert [(problem.kind, problem.file) for problem in dataset.problems] == [("masks", "label/")]
+    write_mask(tmp_path / "label" / "1.png", np.ones((6, 8)))
+    assert read_dataset(tmp_path).classes == ("cat", "dog", "with_mask")
+    for name in ("cat", "dog"):
+        (tmp_path / name).rename(tmp_path / f"no-{name}-mask")  # each is called so
+    assert "with_mask" in read_dataset(tmp_path).classes
+
+
+@pytest.mark.parametrize("masks", [("a_mask.png", "a_mask_1.png"), ("a_gt.jpg",), ("a-GT2.png",)])
+def test_masks_beside_photos_are_no_photos(tmp_path: Path, masks: tuple[str, ...]) -> None:
+    for name in ("cat/a.jpg", "dog/b.jpg"):
+        picture(tmp_path / name)
+    for name in masks:
+        picture(tmp_path / "cat" / name)
+    dataset = read_dataset(tmp_path)
+    assert [record.path.name for record in dataset.records] == ["a.jpg", "b.jpg"]
+    used = masks == ("a-GT2.png",)
+    assert (dataset.records[0].mask_path is not None) == used
+    assert [problem.kind for problem in dataset.problems] == ([] if used else ["ambiguous-mask"])
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [

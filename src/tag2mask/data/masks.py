@@ -49,6 +49,15 @@ def read_mask(path: Path | str, lut: np.ndarray | None = None) -> np.ndarray:
     return values if lut is None else np.asarray(lut, dtype=np.uint8)[values]
 
 
+def has_one_channel(path: Path | str) -> bool:
+    """Tell from its header a picture of one channel or with a palette, as masks are; not one that can't be opened."""
+    try:
+        with open_picture(path, _MASK_PIXELS) as picture:
+            return len(picture.getbands()) == 1
+    except DataError:
+        return False
+
+
 def write_mask(path: Path | str, mask: np.ndarray) -> None:
     """Write (H, W) integers 0..255 as a palette PNG in VOC colours, whole or not at all."""
     mask = np.asarray(mask)

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.common.files import digest_file
-from tag2mask.data.readers.found import MASK_FOLDERS, MASK_PLACES, Folders, Found, Query, Row
+from tag2mask.data.masks import has_one_channel
+from tag2mask.data.readers.found import MASK_FOLDERS, Folders, Found, Query, Row
 from tag2mask.data.readers.ids import decoded
-from tag2mask.data.readers.mask_files import give_masks, is_mask_beside
+from tag2mask.data.readers.mask_files import bare_name, give_masks, is_mask_beside, is_mask_folder
 from tag2mask.data.readers.tree import is_picture, subfolders, visible_folders, walk, written_by_run
 from tag2mask.data.readers.unread import unread_labels
 from tag2mask.data.words import natural, nfc, split_name
@@ -108,9 +109,13 @@ def read(root: Path, query: Query) -> Found:
         raise DataError(f"{root}: is a file; give the folder that holds the class folders")
     found = Found(root.name, voc_masks=(root / "SegmentationClass").is_dir(), ids_by_path=True)
     classes: set[str] = set()
+    places: list[Path] = []
     for split, parent in _split_folders(root):
         _report_loose(found, root, parent)
-        for folder in _class_folders(parent):
+        inner = _class_folders(parent)
+        masks = [] if all(is_mask_folder(folder.name) for folder in inner) else _masks_among(found, root, inner)
+        places += masks
+        for folder in (folder for folder in inner if folder not in masks):
             name = decoded(nfc(folder.name))
             if not query.means_none(name):
                 classes.add(name)
@@ -118,7 +123,7 @@ def read(root: Path, query: Query) -> Found:
     found.known, found.known_from = natural(classes), "the folders' names, sorted"
     _report_absent(found, query)
     found.rows = _join_same_files(found, found.rows)
-    give_masks(found, Folders(root), found.rows, MASK_FOLDERS)
+    give_masks(found, Folders(root), found.rows, (*MASK_FOLDERS, *(_relative(root, place) for place in places)))
     return found
 
 
@@ -179,11 +184,40 @@ def _masks_inside(folder: Path) -> list[Path]:
     stems: dict[Path, set[str]] = {}  # by folder of masks; the folder itself stands for all photos outside of them
     for parent, names in walk(folder):
         parts = parent.relative_to(folder).parts
-        at = next((number for number, part in enumerate(parts, 1) if part in MASK_PLACES), 0)
+        at = next((number for number, part in enumerate(parts, 1) if is_mask_folder(part)), 0)
         place = folder.joinpath(*parts[:at])
         stems.setdefault(place, set()).update(os.path.splitext(name)[0] for name in names if is_picture(name))
     photos = stems.pop(folder, set())
     return [place for place, masks in stems.items() if masks and 2 * len(masks & photos) > len(masks)]
+
+
+def _masks_among(found: Found, root: Path, inner: Sequence[Path]) -> list[Path]:
+    """The folders beside the classes' that are called as one of masks and hold PNGs of the photos' names.
+
+    Where the photos are PNGs too, only PNGs of one channel are certain. Another folder that is called so is a class,
+    and asked about.
+    """
+    called = [folder for folder in inner if is_mask_folder(folder.name)]
+    photos = [path for folder in inner if folder not in called for path in _pictures(folder)]
+    of_photos = {path.stem for path in photos}
+    differs = any(path.suffix.lower() != ".png" for path in photos)
+    masks = []
+    for folder in called:
+        pictures = _pictures(folder)
+        own = [p for p in pictures if p.suffix.lower() == ".png" and {p.stem, bare_name(p.stem)} & of_photos]
+        place = _relative(root, folder) + "/"
+        if 2 * len(own) > len(pictures) and (differs or has_one_channel(own[0])):
+            masks.append(folder)
+            message = "its PNGs are called as the photos, so they are taken for their masks"
+            found.report("masks", place, "", message, "call the folder 'masks'; if it is a class, rename it")
+        elif pictures and is_mask_folder(folder.name, alone=True):
+            message = "is read as a class, and folders of masks are called so"
+            found.report("masks", place, "", message, "if it holds masks, call it 'masks'; if not, rename it")
+    return masks
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [parent / name for parent, names in walk(folder) for name in names if is_picture(name)]
 
 
 def _relative(root: Path, path: Path) -> str:

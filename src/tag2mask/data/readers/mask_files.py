@@ -13,8 +13,10 @@ from tag2mask.data.readers.tree import is_picture, walk
 from tag2mask.data.words import nfc
 
 # what tools put after an image's name, or before it
-_WORDS = "masks?|seg|segm|segmentation|labels?|label_?ids|gt|ground_?truth|annotations?|semantic|pixels"
-_AFTER = re.compile(rf"(?<=.)[ _.\-](?:{_WORDS})$", re.IGNORECASE)
+_WORDS = "masks?|seg|segm|segmentations?|labels?|label_?ids|gt|ground[_ -]?truths?|annotations?|semantic|pixels"
+_AFTER = re.compile(rf"(?<=.)[ _.\-](?:{_WORDS})(?:[ _.\-]?\d+)?$", re.IGNORECASE)
+_WORD = re.compile(_WORDS, re.IGNORECASE)
+_ENDING = re.compile(rf"(?:.+[ _.\-])?(?:{_WORDS})", re.IGNORECASE)
 _BEFORE = re.compile(rf"^(?:{_WORDS})[ _.\-](?=.)", re.IGNORECASE)
 
 
@@ -67,6 +69,7 @@ def give_masks(found: Found, folders: Folders, rows: Iterable[Row], places: Iter
     files = MaskFiles(folders.root, places)
     names = {row.path: tuple(enumerate(names_of(row.relative))) for row in found.rows}
     users = Counter(name for own in names.values() for name in own)
+    beside: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         masks = [(options, users[key]) for key in names[row.path] if (options := files.of(nfc(key[1])))]
         alone = next((options for options, count in masks if count == 1), None)
@@ -83,27 +86,49 @@ def give_masks(found: Found, folders: Folders, rows: Iterable[Row], places: Iter
             remedy = "not used; put masks under the images' paths (masks/day1/IMG_1.png)"
             found.report("ambiguous-mask", row.file, row.place, message, remedy)
         else:
-            row.mask_path = mask_beside(folders, row.relative)
+            _give_beside(found, folders, row, beside)
     _say_orphans(found, folders, files)
 
 
-def mask_beside(folders: Folders, relative: str) -> Path | None:
-    """Return NAME_mask.png in the image's own folder."""
-    folder, _, name = relative.rpartition("/")
-    stem = nfc(os.path.splitext(name)[0])
-    there = folders.files(folder)
-    for word in ("_mask", "-mask", "_seg", "_label", "_gt"):
-        actual = there.get(f"{stem}{word}.png")
-        if actual is not None:
-            return folders.root / folder / actual
-    return None
+def _give_beside(found: Found, folders: Folders, row: Row, beside: dict[str, dict[str, list[str]]]) -> None:
+    """Take NAME_mask.png in the image's own folder; `beside` keeps {folder: {image's stem: its masks}}."""
+    folder, _, name = row.relative.rpartition("/")
+    if folder not in beside:
+        beside[folder] = defaultdict(list)
+        for there in filter(is_picture, folders.files(folder).values()):
+            stem = os.path.splitext(nfc(there))[0]
+            if bare_name(stem) != stem:
+                beside[folder][bare_name(stem)].append(there)
+    masks = beside[folder].get(os.path.splitext(nfc(name))[0], [])
+    exact = [mask for mask in masks if mask.lower().endswith(".png")]
+    if len(exact) == 1:
+        row.mask_path = folders.root / folder / exact[0]
+    elif masks:
+        shown = " and ".join(masks[:2])
+        message = (
+            f"image '{row.relative}' has " + ("several masks" if exact else "a mask that is no PNG") + f": {shown}"
+        )
+        remedy = "not used; keep one, a PNG with a number for each class"
+        found.report("ambiguous-mask", row.file, row.place, message, remedy)
 
 
 def is_mask_beside(name: str, others: Iterable[str]) -> bool:
     """Tell NAME_mask.png, whose image is one of the other files of its folder, from an image."""
-    stem, suffix = os.path.splitext(name)
-    bare = _AFTER.sub("", stem)
-    return suffix.lower() == ".png" and bare != stem and any(os.path.splitext(other)[0] == bare for other in others)
+    stem = os.path.splitext(name)[0]
+    bare = bare_name(stem)
+    if bare == stem or not is_picture(name):
+        return False
+    return any(os.path.splitext(other)[0] == bare for other in others if is_picture(other))
+
+
+def bare_name(stem: str) -> str:
+    """Return what a mask's name says of its image: NAME of NAME_mask."""
+    return _AFTER.sub("", stem)
+
+
+def is_mask_folder(name: str, *, alone: bool = False) -> bool:
+    """Tell a folder's name that is a word for masks, or, if not `alone`, ends in one (cat_masks)."""
+    return (_WORD if alone else _ENDING).fullmatch(name) is not None
 
 
 def _say_orphans(found: Found, folders: Folders, files: MaskFiles) -> None:
