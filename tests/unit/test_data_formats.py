@@ -215,6 +215,57 @@ def test_cvat_segmentation_masks(write: Write, listed: str) -> None:
 # ---------------------------------------------------------------- COCO
 
 
+def test_names_of_yolo_are_what_is_written(write: Write) -> None:
+    files = {"images/a.jpg": None, "labels/a.txt": f"1 {BOX}\n"}
+    assert read_dataset(write({**files, "data.yaml": "names: [no, yes, null, 007]\n"})).classes == (
+        *("no", "yes", "null", "007"),
+    )
+    root = write({**files, "data.yaml": "names: {0: on, 1: 1.50}\n"})
+    assert read_dataset(root).classes == ("on", "1.50")
+
+
+@pytest.mark.parametrize("line", ["0.5 0.5 0.2 0.2", f"1.9 {BOX}", "0 0.5 0.5 0.2"])
+def test_lines_of_yolo_without_a_class_are_refused(write: Write, line: str) -> None:
+    root = write(
+        {
+            **{f"images/{name}.jpg": None for name in "ab"},
+            "labels/a.txt": f"0.0 {BOX}\n",
+            "labels/b.txt": f"0 {BOX}\n{line}\n",
+            "data.yaml": "names: [cat, dog]\n",
+        }
+    )
+    dataset = read_dataset(root)
+    assert labels(dataset) == {"images__a": ["cat"]}
+    assert problems(dataset) == ["bad-annotation"]
+    assert f"'{line}'"[:8] in dataset.problems[0].message
+
+
+def test_splits_of_yolo_are_not_dropped_from_a_path(write: Write) -> None:
+    root = write(
+        {
+            **{f"images/{split}/{split}.jpg": None for split in ("train", "val")},
+            **{f"labels/{split}/{split}.txt": f"0 {BOX}\n" for split in ("train", "val")},
+            "data.yaml": "train: ../train/images\nval: ../valid/images\nnames: [cat, dog]\n",
+        }
+    )
+    dataset = read_dataset(root)
+    assert splits(dataset) == ["train", "val"]
+    assert problems(dataset) == ["missing-split"] * 2
+
+
+def test_a_label_file_of_yolo_is_one_images(write: Write) -> None:
+    root = write(
+        {
+            **{f"images/{name}.jpg": None for name in ("train/1", "train/2", "val/1")},
+            **{f"labels/{name}.txt": f"{name[-1]} {BOX}\n" for name in ("0", "1", "2")},
+            "data.yaml": "train: images/train\nval: images/val\nnames: [cat, dog, fox]\n",
+        }
+    )
+    dataset = read_dataset(root)
+    assert [record.path.name for record in dataset.records] == ["2.jpg"]
+    assert problems(dataset) == ["bad-annotation"] * 2
+
+
 def coco(names: list[str], annotations: list[tuple[int, int]], categories: list[dict], crowd: int = 0) -> str:
     return json.dumps(
         {

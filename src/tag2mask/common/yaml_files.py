@@ -33,6 +33,24 @@ def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
         raise ValueError("too many values lie in each other") from None
 
 
+def as_written(node: yaml.Node | None, key: str) -> Any:
+    """Return the texts, or texts by key, below a key of a mapping as they are written: no is "no", 007 "007".
+
+    None for anything else.
+    """
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    found = next((value for name, value in pairs if name.value == key), None)
+    if isinstance(found, yaml.SequenceNode):
+        return [item.value for item in found.value] if _are_texts(found.value) else None
+    if isinstance(found, yaml.MappingNode) and _are_texts([part for pair in found.value for part in pair]):
+        return {name.value: item.value for name, item in found.value}
+    return None
+
+
+def _are_texts(nodes: list[yaml.Node]) -> bool:
+    return all(isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":merge") for node in nodes)
+
+
 def _size(node: yaml.Node, known: dict[int, float]) -> float:
     """Number of values below a node with aliases written out; endless where it holds itself."""
     if id(node) in known:

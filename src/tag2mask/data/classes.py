@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from tag2mask.common.errors import DataError
-from tag2mask.common.yaml_files import parse_yaml
+from tag2mask.common.yaml_files import as_written, parse_yaml
 from tag2mask.data.records import IGNORED, MAX_CLASSES, BadFileError
 from tag2mask.data.text import read_text, table_rows
 from tag2mask.data.words import BACKGROUND, is_background, is_ignored, labelmap_name, nfc, plain
@@ -209,12 +209,13 @@ def of_yaml(path: Path, names: object) -> ClassList:
 def load_yaml_mapping(path: Path) -> dict[str, object]:
     """Read a YAML mapping of data; BadFileError for anything else."""
     try:
-        values, _ = parse_yaml(read_text(path))
+        values, node = parse_yaml(read_text(path))
     except (yaml.YAMLError, ValueError) as error:
         raise BadFileError(path, f"is not valid YAML ({' '.join(str(error).split())})", "repair it") from error
     if not isinstance(values, dict):
         raise BadFileError(path, "is no mapping", "write names: and train: lines")
-    return values
+    names = as_written(node, "names")
+    return values if names is None else {**values, "names": names}
 
 
 def colours_beside(mask: Path) -> Mapping[Colour, int]:

@@ -54,6 +54,8 @@ def read(root: Path, query: Query) -> Found:
     found = Found(home.name, ids_by_path=True, known=listed.names, known_from=listed.source)
     images = list(_images(found, home, settings)) if path is not None else []
     images = images or [(split_name(_part(rel)) or "", rel) for rel in _pictures(home, "")]
+    files = {relative: _labels_of(home, relative) for _, relative in images}
+    users = Counter(files[relative] for relative in {os.path.splitext(name)[0]: name for name in files}.values())
     missing: Counter[str] = Counter()
     seen: set[str] = set()
     again = 0
@@ -62,7 +64,12 @@ def read(root: Path, query: Query) -> Found:
             again += 1
             continue
         row = Row(home / relative, relative, [], split, None, relative)
-        labels = _labels_of(home, relative)
+        labels = files[relative]
+        if labels is not None and users[labels] > 1:
+            message = f"label file '{labels}' may be that of {users[labels]} images, one of them '{relative}'"
+            remedy = "left out; put label files under the images' paths (labels/train/1.txt)"
+            found.report("bad-annotation", labels, "", message, remedy)
+            continue
         if labels is None:
             missing[split] += 1
             row.negative = True
@@ -90,6 +97,8 @@ def _images(found: Found, home: Path, settings: dict[str, object]) -> Iterator[t
         given = settings.get(key)
         for entry in [given] if isinstance(given, str) else given if isinstance(given, list) else ():
             place = _place(home, base, str(entry))
+            if place is not None and (home / place).is_dir() and _names_split(str(entry)) and not _names_split(place):
+                place = None  # the folder that is left may hold all splits
             split = split_name(key) or ""
             if place is None:
                 message = f"{key}: '{entry}' is not in the data set's folder"
@@ -111,6 +120,10 @@ def _place(home: Path, base: str, entry: str) -> str | None:
         if relative is not None and (home / relative).exists():
             return relative
     return "" if parts and not plain else None
+
+
+def _names_split(path: str) -> bool:
+    return any(split_name(part) for part in PurePosixPath(path.replace("\\", "/")).parts)
 
 
 def _pictures(home: Path, place: str) -> Iterator[str]:
@@ -146,7 +159,7 @@ def _fill(found: Found, row: Row, path: Path, shown: str, listed: ClassList) -> 
     """Put the tags into a row; report and return False for a file that isn't YOLO's."""
     try:
         lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        numbers = {int(float(fields[0])) for fields in lines}
+        numbers = {_class_of(fields) for fields in lines}
     except (ValueError, OverflowError) as error:
         found.report("bad-annotation", shown, "", f"is no label file ({error})", "left out; export it again")
         return False
@@ -160,6 +173,14 @@ def _fill(found: Found, row: Row, path: Path, shown: str, listed: ClassList) -> 
     row.names = [name for name in names if name in listed.names]
     row.negative, row.label_file = all(map(is_background, names)), shown
     return True
+
+
+def _class_of(fields: list[str]) -> int:
+    """Return the first number of a line; ValueError where the line has none that counts a class."""
+    number = float(fields[0])
+    if number != int(number) or 1 < len(fields) < 5:
+        raise ValueError(f"'{' '.join(fields[:5])}' is no class with a box or a polygon")
+    return int(number)
 
 
 def _say_missing(found: Found, missing: Counter[str]) -> None:
