@@ -109,6 +109,14 @@ def test_empty_classes(messy: Path) -> None:
     assert any("class 'hrose' has no image;" in line for line in found)
 
 
+def test_images_that_a_run_leaves_out_are_said(tmp_path: Path) -> None:
+    for number in range(3):
+        photo(tmp_path / f"{number}.jpg", number)
+    (tmp_path / "labels.csv").write_text("image,labels,split\n0.jpg,cat,train\n1.jpg,dog,train\n2.jpg,cat,\n")
+    report = check_dataset(read_dataset(tmp_path), progress=False)
+    assert any("1 of 3 images name no split where others name train" in p.message for p in report.problems)
+
+
 def test_a_clean_set_is_ok(tmp_path: Path) -> None:
     photo(tmp_path / "cat" / "a.png", 1)
     photo(tmp_path / "dog" / "b.png", 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -487,6 +488,48 @@ def test_files_beside_class_folders_that_hold_no_labels(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(text)
     assert read_dataset(tmp_path).classes == ("cat", "dog")
+
+
+def test_links_to_folders_are_followed_without_going_in_circles(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for name in ("set/cat/a.jpg", "set/dog/b.jpg", "away/c.jpg", "away/deep/d.jpg"):
+        picture(tmp_path / name)
+    for link, target in (("cat/more", "away"), ("fox", "away"), ("cat/up", "set"), ("dog/itself", "set/dog")):
+        (root / link).symlink_to(tmp_path / target)
+    (tmp_path / "away" / "back").symlink_to(root / "cat")
+    dataset = read_dataset(root)
+    assert sorted(r.path.relative_to(root).as_posix() for r in dataset.records) == [
+        "cat/a.jpg",
+        "cat/more/c.jpg",
+        "cat/more/deep/d.jpg",
+        "dog/b.jpg",
+        "fox/back/a.jpg",
+        "fox/c.jpg",
+        "fox/deep/d.jpg",
+    ]
+
+
+def test_a_file_hidden_by_another_way_to_write_accents_is_said(tmp_path: Path) -> None:
+    names = [unicodedata.normalize(form, "b\u00fcr.jpg") for form in ("NFC", "NFD")]
+    for number, name in enumerate((*names, "c.jpg")):
+        picture(tmp_path / name, number)
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system doesn't tell them apart")
+    (tmp_path / "labels.csv").write_text(f"image,labels\n{names[0]},cat\nc.jpg,dog\n", encoding="utf-8")
+    assert "same-name" in [problem.kind for problem in read_dataset(tmp_path).problems]
+
+
+def test_a_list_test_of_voc_is_said_not_to_be_read(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        (tmp_path / "Annotations").mkdir(exist_ok=True)
+        (tmp_path / "Annotations" / f"{name}.xml").write_text("<a><object><name>cat</name></object></a>")
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "test.txt").write_text("b\n")
+    found = read_dataset(tmp_path).problems
+    assert [(p.kind, p.file, p.note) for p in found] == [("split", "ImageSets/Main/test.txt", True)]
 
 
 def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def check_dataset(dataset: Dataset, *, decode: bool = True, progress: bool = Tru
     content and, with `decode`, unreadable or tiny images and masks that don't fit. `progress` shows a bar.
     """
     problems = [*dataset.problems, *_class_problems(dataset), *_same_content(dataset), *of_set(dataset)]
+    problems += _without_split(dataset)
     if decode:
         problems += _decoded_problems(dataset, progress)
     splits = sorted({record.split for record in dataset.records})
@@ -155,6 +156,14 @@ def _class_problems(dataset: Dataset) -> Iterator[Problem]:
             message = f"class '{name}' ({count} image(s)) is nearly '{twin}' ({everywhere[twin]} image(s))"
             remedy = f"if it is a slip, write '{twin}'"
             yield Problem("suspect-class", dataset.name, "", message, remedy)
+
+
+def _without_split(dataset: Dataset) -> Iterator[Problem]:
+    rest = [record for record in dataset.records if not record.split]
+    if rest and any(record.split == "train" for record in dataset.records):
+        message = f"{len(rest)} of {len(dataset)} images name no split where others name train"
+        remedy = "a run leaves them out; write train, val or test for each"
+        yield Problem("split", dataset.name, "", message, remedy, note=True)
 
 
 def _twin(name: str, counts: dict[str, int]) -> str | None:

@@ -113,6 +113,7 @@ class Folders:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._files: dict[str, dict[str, str]] = {}
+        self.twins: list[str] = []  # files that another one hides, whose accents are written otherwise
         self._stems: dict[str, dict[str, str]] = {}
 
     def files(self, folder: str) -> dict[str, str]:
@@ -126,6 +127,8 @@ class Folders:
             except (OSError, ValueError):  # not there, not a folder, or a name that no file system takes
                 names = []
             self._files[folder] = {nfc(name): name for name in names}
+            if len(self._files[folder]) < len(names):
+                self.twins += [f"{folder}/{n}".strip("/") for n in names if self._files[folder][nfc(n)] != n]
         return self._files[folder]
 
     def find(self, relative: str, bases: Iterable[str] = ("",)) -> str | None:

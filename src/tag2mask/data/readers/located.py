@@ -59,7 +59,10 @@ class Located:
                     self.why[name] = f"and '{names[names[0] == name]}' may both be '{path}'"
 
     def say(self, found: Found, file: str) -> None:
-        """Note once how many images were found by their names alone."""
+        """Note once how many images were found by their names alone; say which files others hide."""
+        for twin in self.folders.twins:
+            message = "is called as another file there, with accents written otherwise"
+            found.report("same-name", twin, "", message, "it is left out; rename one of the two")
         if self.by_name:
             name, path = next(iter(self.by_name.items()))
             message = f"{len(self.by_name)} path(s) lead elsewhere, such as '{name}'"

@@ -32,9 +32,18 @@ def visible_folders(folder: Path) -> list[Path]:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield (folder, names of its visible files, sorted) for `folder` and all below, as far as `subfolders` goes."""
-    for parent, inner, names in os.walk(folder, onerror=_raise_not_listed):
+    """Yield (folder, names of its visible files, sorted) for `folder` and all below, as far as `subfolders` goes.
+
+    Links to folders are followed, each folder once, but not to one that the link itself lies in.
+    """
+    linked = {os.path.realpath(folder)}
+    for parent, inner, names in os.walk(folder, onerror=_raise_not_listed, followlinks=True):
         inner[:] = sorted(n for n in inner if _is_data(n) and not written_by_run(Path(parent, n)))
+        for link in [name for name in inner if os.path.islink(os.path.join(parent, name))]:
+            target = os.path.realpath(os.path.join(parent, link))
+            if target in linked or Path(os.path.realpath(parent)).is_relative_to(target):
+                inner.remove(link)
+            linked.add(target)
         yield Path(parent), sorted(name for name in names if not name.startswith("."))
 
 

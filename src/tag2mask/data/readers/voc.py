@@ -33,7 +33,15 @@ def read(root: Path, query: Query) -> Found:
     there is a list "trainaug", it is the train split, without the images of val.
     """
     home = voc_home(root)
-    return read_lists(home, listed(home, query.split), query)
+    lines = listed(home, query.split)
+    found = read_lists(home, lines, query)
+    lists = {name for _, name, _, _ in lines}
+    test = (home / lines[0][1]).with_name("test.txt")
+    shown = test.relative_to(home).as_posix()
+    if query.split is None and shown not in lists and test.is_file():
+        message = f"its {len(list_lines(test, 'test'))} image(s) are not read, only those of train and val"
+        found.report("split", shown, "", message, "name it val.txt to score by them", note=True)
+    return found
 
 
 def read_lists(
