@@ -48,6 +48,8 @@ def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
         ("seed: [1]", r"seed is \[1\]"),
         ("name: 'x", "not valid YAML"),
         ("name: 2024-13-45", "not valid YAML"),
+        ("name: x\nseed: 1\nseed: 2", "line 3: 'seed' is there already, in line 2"),
+        ("name: x\ndata: {reader: csv, reader: coco}", "line 2: 'reader' is there already"),
         (
             f"classifier: {{learning_rate: 1{400 * '0'}}}",
             r"classifier.learning_rate is 10+(;|[.]{3}) expected a number",
@@ -80,6 +82,12 @@ def test_missing_name_and_file(tmp_path: Path) -> None:
         load_recipe(write(tmp_path, "seed: 1\n"))
     with pytest.raises(ConfigError, match="no such recipe"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+def test_merged_keys_may_come_again(tmp_path: Path) -> None:
+    text = "name: x\ndata: &a\n  <<: {reader: csv}\n  <<: {val_fraction: 0.2}\n  reader: coco\n"
+    recipe = load_recipe(write(tmp_path, text))
+    assert (recipe.data.reader, recipe.data.val_fraction) == ("coco", 0.2)
 
 
 def test_overrides(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
     """Return the plain values of a YAML text and its nodes, which know their lines.
 
     Raises yaml.YAMLError or ValueError for anything else: tags of Python objects, aliases that repeat without end,
-    more than can be a recipe or a list of names.
+    keys that a mapping has twice, more than can be a recipe or a list of names.
     """
     if len(text) > MOST_TEXT:
         raise ValueError(f"it has {len(text)} characters, at most {MOST_TEXT} are read")
@@ -51,12 +51,24 @@ def _are_texts(nodes: list[yaml.Node]) -> bool:
     return all(isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":merge") for node in nodes)
 
 
+def _refuse_repeated(mapping: yaml.MappingNode) -> None:
+    """Raise ValueError for a key that is written twice, of which YAML would take the last; << may be."""
+    first: dict[tuple[str, str], yaml.Node] = {}
+    for key, _ in mapping.value:
+        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+            before = first.setdefault((key.tag, key.value), key)
+            if before is not key:
+                lines = key.start_mark.line + 1, before.start_mark.line + 1
+                raise ValueError(f"line {lines[0]}: '{key.value}' is there already, in line {lines[1]}; keep one")
+
+
 def _size(node: yaml.Node, known: dict[int, float]) -> float:
     """Number of values below a node with aliases written out; endless where it holds itself."""
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = float("inf")
     if isinstance(node, yaml.MappingNode):
+        _refuse_repeated(node)
         size = sum(_size(key, known) + _size(value, known) for key, value in node.value)
     elif isinstance(node, yaml.SequenceNode):
         size = sum(_size(value, known) for value in node.value)
