@@ -379,6 +379,22 @@ def test_coco_crowds_are_no_negatives_and_paths_are_found(write: Write) -> None:
     assert problems(dataset) == ["no-label"]
 
 
+def test_coco_categories_with_one_id_are_refused(write: Write) -> None:
+    twice = [{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]
+    root = write({"x.json": coco(["a.jpg"], [(0, 1)], twice), "a.jpg": None})
+    with pytest.raises(DataError, match=r"categories\[1\]: id 1 is 'dog' here, 'cat' before"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize(("given", "crowd"), [("0", False), (False, False), ("1", True), (True, True)])
+def test_coco_crowds_written_as_text(write: Write, given: object, crowd: bool) -> None:
+    text = coco(["a.jpg", "b.jpg"], [(0, 1), (1, 2)], PETS)
+    values = json.loads(text)
+    values["annotations"][0]["iscrowd"] = given
+    root = write({"x.json": json.dumps(values), "a.jpg": None, "b.jpg": None})
+    assert ("a" not in labels(read_dataset(root))) == crowd
+
+
 # ---------------------------------------------------------------- images and masks alone
 
 

@@ -32,7 +32,7 @@ class CocoIndex:
         """Note one annotation and where it stands in the file."""
         self.rows.setdefault(value["image_id"], array("q")).append(len(self.category))
         self.category.append(value["category_id"])
-        self.crowd.append(bool(value.get("iscrowd")))
+        self.crowd.append(value.get("iscrowd") not in (None, 0, "", "0", "false", "False"))  # some write it as text
         self.start.append(start)
         self.length.append(length)
 
@@ -69,7 +69,10 @@ def scan_instances(path: Path) -> CocoIndex:
             height, width = (value.get(side) for side in ("height", "width"))
             index.images.append((value["id"], str(value["file_name"]), _side(height), _side(width)))
         elif key == "categories":
-            index.categories[value["id"]] = str(value["name"])
+            before = index.categories.setdefault(value["id"], str(value["name"]))
+            if before != str(value["name"]):
+                message = f"categories[{number}]: id {value['id']} is '{value['name']}' here, '{before}' before"
+                raise BadFileError(path, message, "give each category an id of its own")
             index.parents[value["id"]] = str(value.get("supercategory") or "")
         else:
             index.add_annotation(value, start, length)
