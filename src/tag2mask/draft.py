@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,17 +37,23 @@ class Draft:
     stops: list[str]  # what would stop a run before training
 
 
-def draft(root: Path, name: str, *, decode: bool = True) -> Draft:
+def draft(root: Path, name: str, *, decode: bool = True, given: Mapping[str, Any] | None = None) -> Draft:
     """Look at a data set and draft its recipe, called `name`; `decode` opens every picture. Raises DataError.
 
-    Settings that a finding's remedy names are tried, and kept where the finding is gone with them.
+    Settings that a finding's remedy names are tried, and kept where the finding is gone with them. `given` are
+    settings of the section `data` that stay as they are.
     """
-    reader = taken_for(root)
-    tried: dict[str, Any] = {"reader": reader, "long_side": load_recipe(BASE).data.long_side}
+    given = given or {}
+    reader = given.get("reader", "auto")
+    if reader == "auto":
+        reader = "names" if given.get("pattern") else taken_for(root)
+    tried: dict[str, Any] = {"long_side": load_recipe(BASE).data.long_side, **given, "reader": reader}
     reasons: dict[str, str] = {}
     dataset = _read(root, tried)
     wrong = _wrong(dataset)
     for problem, setting, value in _remedies(wrong):
+        if setting in given:
+            continue
         other = _read_or_none(root, {**tried, setting: value})
         left = wrong if other is None else _wrong(other)
         if other is not None and len(left) < len(wrong):
@@ -55,7 +61,8 @@ def draft(root: Path, name: str, *, decode: bool = True) -> Draft:
             reasons[setting] = " ".join(problem.message.split())[:_REASON]
     report = check_dataset(dataset, decode=decode)
     about = [f"{root} is taken for '{reader}': {READERS[reader].looks_for}", *report.summary()]
-    settings = list(_settings(root, dataset, tried, reasons))
+    settings = [line for line in _settings(root, dataset, tried, reasons) if line.key not in given]
+    settings = [*(Line("as given", key, value) for key, value in given.items()), *settings]
     return Draft(about, _written(root, name, settings), [str(problem) for problem in wrong if problem.fatal])
 
 
@@ -171,9 +178,10 @@ def _long_side(dataset: Dataset) -> Line:
 
 
 def _written(root: Path, name: str, settings: Iterable[Line]) -> str:
+    folder = printable(root.resolve().name)
     return "\n".join(
         [
-            f"# Drafted by `tag2mask new` for {printable(root.name)}: look it through, change what is wrong, then",
+            f"# Drafted by `tag2mask new` for {folder}: look it through, change what is wrong, then",
             f"# {command('run', f'{printable(name)}.yaml', '--data', 'DIR')}",
             yaml.safe_dump({"name": name}, allow_unicode=True, width=10_000).strip(),
             f"like: {BASE}  # everything that isn't said here is as in that recipe: tag2mask recipes show {BASE}",

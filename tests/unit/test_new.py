@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,39 @@ def test_nothing_is_overwritten_and_what_stops_a_run_is_said(tmp_path: Path, cap
     assert "nothing is overwritten" in capsys.readouterr().err
     assert out.read_bytes() == before
     assert main(["new", str(tmp_path / "nowhere")]) == 2
+
+
+def test_settings_may_be_given_and_what_is_printed_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "it's; odd"
+    for number, name in enumerate(("no/1.png", "yes/2.png", "yes/3.png")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (50 * number, 9, 9)).save(folder / name)
+    (folder / "labels.xlsx").touch()
+    assert main(["new", str(folder)]) != 0
+    assert "say so by --set data.reader=folders" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    given = ["--set", "data.reader=folders", "--set", "data.negatives=['no']", "--set", "data.val_fraction=0.1"]
+    assert main(["new", str(folder), "--out", "a b.yaml", *given]) == 0
+    said = capsys.readouterr().out.strip().splitlines()[-1]
+    assert shlex.split(said.partition("then: ")[2]) == ["tag2mask", "run", "a b.yaml", "--data", str(folder)]
+    recipe = load_recipe(tmp_path / "a b.yaml")
+    assert (recipe.data.reader, recipe.data.negatives, recipe.data.val_fraction) == ("folders", ("no",), 0.1)
+    monkeypatch.chdir(folder)
+    assert main(["new", ".", *given[:2]]) == 0
+    assert "Drafted by `tag2mask new` for it's; odd:" in capsys.readouterr().out
+
+
+def test_what_is_said_of_a_class_no_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for number, name in enumerate(("0/1.png", "1/2.png", "no/3.png")):
+        (tmp_path / name).parent.mkdir()
+        Image.new("RGB", (40, 40), (50 * number, 9, 9)).save(tmp_path / name)
+    main(["data", "check", str(tmp_path)])
+    options = re.findall(r'or (--set "[^"]+")', capsys.readouterr().out)
+    assert len(options) == 1
+    main(["data", "check", str(tmp_path), *shlex.split(options[0])])
+    assert "negatives (none of the classes): 2 of 3 images" in capsys.readouterr().out
 
 
 def test_names_of_recipes(tmp_path: Path) -> None:

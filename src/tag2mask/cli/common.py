@@ -53,6 +53,18 @@ def add_recipe_options(command: argparse.ArgumentParser, optional: bool = False)
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's setting")
 
 
+def data_settings(overrides: list[str], section: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of a recipe's data section that --set gives, over those of `section`; ConfigError for others."""
+    from tag2mask.config import with_overrides
+
+    values = with_overrides({"data": section or {}}, overrides)
+    other = [key for key in values if key != "data"]
+    if other:
+        raise ConfigError(f"--set {other[0]}: takes settings of the data section only here, as data.KEY=VALUE")
+    settings: dict[str, Any] = values["data"]
+    return settings
+
+
 def add_execution_options(command: argparse.ArgumentParser) -> None:
     """Options of commands that compute: devices, processes."""
     command.add_argument("--device", default="auto", choices=DEVICES, help="what computes (default auto)")

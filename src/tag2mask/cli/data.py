@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tag2mask.cli.common import add_command, at_least
+from tag2mask.cli.common import add_command, at_least, data_settings
 from tag2mask.common.errors import ConfigError
 
 
@@ -55,18 +55,15 @@ def add(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from tag2mask.config import build, with_overrides
+    from tag2mask.config import build
     from tag2mask.data import check_dataset
     from tag2mask.data.settings import DataConfig, read_set
 
     section: dict[str, Any] = {"reader": options.reader}
     if options.classes:
         section["classes"] = [name.strip() for name in options.classes.split(",")]
-    values = with_overrides({"data": section}, options.overrides)
-    other = [key for key in values if key != "data"]
-    if other:
-        raise ConfigError(f"--set {other[0]}: data check takes settings of the data section only, as data.KEY=VALUE")
-    dataset = read_set(options.dir, build(DataConfig, values["data"], source="--set", place=("data",)))
+    settings = data_settings(options.overrides, section)
+    dataset = read_set(options.dir, build(DataConfig, settings, source="--set", place=("data",)))
     report = check_dataset(dataset, decode=not options.no_decode)
     print("\n".join(report.summary()))
     if options.all:

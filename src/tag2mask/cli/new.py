@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tag2mask.cli.common import add_command
+from tag2mask.cli.common import add_command, data_settings
 from tag2mask.common.commands import command
 from tag2mask.common.errors import ConfigError
 
@@ -16,6 +16,9 @@ def add(commands: Any) -> None:
     new = add_command(commands, "new", "look at a folder, check it, and write a short recipe for it", _new)
     new.add_argument("dir", type=Path, help="the data set's folder or label file")
     new.add_argument("--out", type=Path, metavar="FILE", help="where the recipe goes (default: NAME.yaml, here)")
+    new.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of data, as data.reader=folders"
+    )
     new.add_argument("--no-decode", action="store_true", help="don't open every image (faster)")
 
 
@@ -25,7 +28,7 @@ def _new(options: argparse.Namespace) -> int:
     out: Path = options.out or Path(f"{free_name(options.dir)}.yaml")
     if out.exists():
         raise ConfigError(f"{out}: is there already, and nothing is overwritten; edit it, or choose another --out")
-    found = draft(options.dir, out.stem, decode=not options.no_decode)
+    found = draft(options.dir, out.stem, decode=not options.no_decode, given=data_settings(options.set))
     print("\n".join(found.lines))
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("x", encoding="utf-8") as stream:

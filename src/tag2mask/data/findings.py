@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import yaml
+
 from tag2mask.data import agreement, ranges
 from tag2mask.data.check_masks import check_masks
 from tag2mask.data.records import IGNORED, Dataset, Problem, printable
@@ -47,9 +49,12 @@ def of_set(dataset: Dataset) -> Iterator[Problem]:
         remedy = "maps will mean little; add photos without it (an empty label, or a folder 'background')"
         yield Problem("one-class", dataset.name, "", message, remedy)
     if not dataset.negatives():
-        for name in filter(perhaps_negative, dataset.classes if len(dataset.classes) > 1 else ()):
-            message = f"class '{name}' may mean that there is none of the others"
-            yield Problem("negatives", dataset.name, "", message, f"if so, set data.negatives: {name}", note=True)
+        names = list(filter(perhaps_negative, dataset.classes if len(dataset.classes) > 1 else ()))
+        if names:
+            message = f"class {' and '.join(map(repr, names))} may mean that there is none of the others"
+            value = yaml.safe_dump(names, default_flow_style=True, allow_unicode=True, width=10_000).strip()
+            remedy = f'if so, set data.negatives: {value}, or --set "data.negatives={value}"'
+            yield Problem("negatives", dataset.name, "", message, remedy, note=True)
     yield from _split_groups(dataset)
 
 
