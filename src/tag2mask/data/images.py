@@ -215,7 +215,10 @@ def _refuse_bomb(path: Path, picture: Image.Image, max_pixels: int, long_side: L
     pixels = _decoded_pixels(picture, long_side) if by_fraction else picture.size[0] * picture.size[1]
     most = _SMALL_FILES_PIXELS * (2 if picture.mode in ("L", "P", "1") else 1)
     if pixels > most:
-        raise _too_large(path, picture.size, most)
+        width, height = picture.size
+        message = f"{width} x {height} pixels in so small a file are over the limit of {most} pixels"
+        smaller = "set data.long_side to work on it at that size, or " if by_fraction and long_side is None else ""
+        raise BadFileError(path, message, f"{smaller}set data.max_pixels above {max_pixels} if you trust the file")
 
 
 def _check_file(path: Path) -> None:
