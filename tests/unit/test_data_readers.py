@@ -538,6 +538,13 @@ def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
     assert read_dataset(tmp_path).classes == ("bus", "train")
 
 
+def test_files_that_file_systems_leave_are_no_data(tmp_path: Path) -> None:
+    picture(tmp_path / "cat" / "a.jpg")
+    for name in ("Thumbs.db", "desktop.ini", "Icon\r"):
+        (tmp_path / "cat" / name).touch()
+    assert read_dataset(tmp_path).problems == ()
+
+
 def test_what_runs_and_computers_leave_is_no_data(tmp_path: Path) -> None:
     for name in (
         "cat/a.jpg",

@@ -14,6 +14,7 @@ from tag2mask.data.images import IMAGE_SUFFIXES
 _JUNK_FOLDERS = frozenset(
     {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
+_JUNK_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -44,7 +45,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             if target in linked or Path(os.path.realpath(parent)).is_relative_to(target):
                 inner.remove(link)
             linked.add(target)
-        yield Path(parent), sorted(name for name in names if not name.startswith("."))
+        yield Path(parent), sorted(n for n in names if not n.startswith(".") and n.casefold() not in _JUNK_FILES)
 
 
 def not_listed(folder: Path | str) -> DataError:
