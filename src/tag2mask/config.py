@@ -253,8 +253,10 @@ def _convert(hint: Any, value: Any, source: str, lines: Lines, place: tuple[str,
             return number
     elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
+    words = isinstance(value, (list, tuple)) and any(isinstance(one, bool) or one is None for one in value)
+    quotes = "; put words like no, yes, on and null in quotes" if words and "text" in _describe(hint) else ""
     raise ConfigError(
-        f"{where(source, lines, place)}: {'.'.join(place)} is {_shown(value)}; expected {_describe(hint)}"
+        f"{where(source, lines, place)}: {'.'.join(place)} is {_shown(value)}; expected {_describe(hint)}{quotes}"
     )
 
 

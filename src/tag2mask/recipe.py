@@ -156,7 +156,11 @@ def _with_base(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any]
     if not isinstance(base, str) or path.resolve() in above:
         raise ConfigError(f"{there}: like is {base!r}; expected the name or file of another recipe")
     beside = path.parent / base
-    before, _ = _with_base(beside if beside.is_file() else find_recipe(base), (*above, path.resolve()))
+    try:
+        found = beside if beside.is_file() else find_recipe(base)
+    except ConfigError as error:
+        raise ConfigError(f"{there}: like: {error}") from error
+    before, _ = _with_base(found, (*above, path.resolve()))
     if isinstance(before.get(VARIANTS), dict):  # what this recipe says itself comes before what a variant says
         said = {key: value for key, value in values.items() if key not in (VARIANT, VARIANTS)}
         before[VARIANTS] = {name: with_changes(changes, said) for name, changes in before[VARIANTS].items()}

@@ -48,6 +48,8 @@ def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
         ("seed: [1]", r"seed is \[1\]"),
         ("name: 'x", "not valid YAML"),
         ("name: 2024-13-45", "not valid YAML"),
+        ("data: {classes: [no, cat]}", "is .False, 'cat'.; expected a list of text or null; put words like no"),
+        ("name: x\nlike: photo", r"recipe.yaml line 2: like: photo: no such recipe .*'photos'"),
         ("name: x\nseed: 1\nseed: 2", "line 3: 'seed' is there already, in line 2"),
         ("name: x\ndata: {reader: csv, reader: coco}", "line 2: 'reader' is there already"),
         (
