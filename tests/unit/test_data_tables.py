@@ -337,6 +337,16 @@ def test_exports_of_label_studio_as_csv(folder: Write) -> None:
     assert labels(dataset) == {"a": ["cat"], "b": ["cat", "dog"], "c": []}
 
 
+def test_the_last_answer_counts_in_short_exports_of_label_studio(folder: Write) -> None:
+    root = folder("", "a.png", "b.png")
+    answers = [("a", "cat"), ("b", "dog"), ("a", "dog"), ("b", "dog")]
+    tasks = [{"image": f"/x/{name}.png", "choice": tag, "annotation_id": 1, "lead_time": 1} for name, tag in answers]
+    (root / "export.json").write_text(json.dumps(tasks), encoding="utf-8")
+    dataset = read_dataset(root)
+    assert labels(dataset) == {"a": ["dog"], "b": ["dog"]}
+    assert [problem.kind for problem in dataset.problems if not problem.note] == ["contradiction"]
+
+
 def test_short_exports_of_label_studio_as_json(folder: Write) -> None:
     root = folder("", "a.png", "b.png", "c.png")
 

@@ -51,6 +51,7 @@ def read(root: Path, query: Query) -> Found:
     names, keys = [_image(task) for task in tasks], _keys_of_tags(path, tasks)
     located = Located.find(folders, names, (*IMAGE_FOLDERS, "upload", "media/upload"))
     located.say(found, path.name)
+    last: dict[Path, Row] = {}  # of the short form, which has an entry for each person's answer
     for number, (task, name) in enumerate(zip(tasks, names, strict=True)):
         actual, place = located.names[name], f"task {number}"
         if actual is None:
@@ -63,7 +64,14 @@ def read(root: Path, query: Query) -> Found:
             found.report("bad-annotation", path.name, place, f"'{name}' {error}", "left out; export it again")
             continue
         row = Row(folders.root / actual, actual, labels or [], "", None, path.name, place, negative=labels == [])
-        found.rows.append(row)
+        before = last.setdefault(row.path, row) if _is_short(task) else row
+        if before is row:
+            found.rows.append(row)
+            continue
+        if set(before.names) != set(row.names):
+            message = f"image '{actual}' was tagged differently before ({before.place})"
+            found.report("contradiction", path.name, place, message, "the last answer counts")
+        before.names, before.negative, before.place = row.names, row.negative, row.place
     check_complete(found, path.name)
     give_masks(found, folders, found.rows)
     return found
