@@ -142,6 +142,12 @@ def test_what_is_said_of_a_class_no_can_be_given(tmp_path: Path, capsys: pytest.
     assert "negatives (none of the classes): 2 of 3 images" in capsys.readouterr().out
 
 
+def test_a_check_refuses_a_split_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = write_set(tmp_path / "set", {"cat": 1, "dog": 2})
+    assert main(["data", "check", str(folder), "--set", "data.train_split=foo"]) == 2
+    assert "foo" in capsys.readouterr().err
+
+
 def test_names_of_recipes(tmp_path: Path) -> None:
     assert free_name(tmp_path / "my photos (2)") == "my-photos-2"
     assert free_name(tmp_path / "листья") == "mine"

@@ -63,7 +63,11 @@ def _check(options: argparse.Namespace) -> int:
     if options.classes:
         section["classes"] = [name.strip() for name in options.classes.split(",")]
     settings = data_settings(options.overrides, section)
-    dataset = read_set(options.dir, build(DataConfig, settings, source="--set", place=("data",)))
+    config = build(DataConfig, settings, source="--set", place=("data",))
+    dataset = read_set(options.dir, config)
+    for split, usual in ((config.train_split, DataConfig.train_split), (config.val_split, DataConfig.val_split)):
+        if split != usual:
+            dataset.select(split)  # an error where no image has it, as a run says
     report = check_dataset(dataset, decode=not options.no_decode)
     print("\n".join(report.summary()))
     if options.all:
