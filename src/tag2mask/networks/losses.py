@@ -88,7 +88,8 @@ def segmentation_loss(
     takes the mean of the two, so that large backgrounds don't drown small objects. A batch without a labelled pixel
     gives 0. In training over several processes the averages are those of the whole batch.
     """
-    small = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0].long()
+    # the pixel in a cell's middle, where enlarged logits put the cell; "nearest" takes its corner, half a cell away
+    small = F.interpolate(labels[:, None].float(), size=logits.shape[-2:], mode="nearest-exact")[:, 0].long()
     known = small != IGNORED
     costs = LOSSES[loss](logits, small)  # (B, h, w)
     kinds = (known & (small > 0), small == 0) if balanced else (known,)

@@ -134,7 +134,10 @@ def records_with_maps(dataset: Dataset, maps: Path, folder: StageFolder) -> dict
     """Records by id that have a file in `maps` or need none, since they have no tag; others fail in `folder`."""
     there = {path.name for path in maps.glob("*.npz")} if maps.is_dir() else set()
     if not there:
-        raise ConfigError(f"{maps}: no maps there; run localize first, with localize.method: {maps.name}")
+        raise ConfigError(
+            f"{maps}: no maps there; run the stage that makes them, or see why it failed for each image: "
+            f"{maps.parent / 'manifest.json'}"
+        )
     records = {r.id: r for r in dataset.records if not r.labels or f"{r.id}.npz" in there}
     for record in dataset.records:
         if record.id not in records:

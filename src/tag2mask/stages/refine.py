@@ -84,6 +84,8 @@ class RefineConfig(Settings):
         for name, own in self.thresholds.items():
             if not 0 <= own <= 1:
                 raise SettingError(self, ("thresholds",), f"0 or more, at most 1, for each class ({name}: {own})")
+            if self.unsure and not self.unsure < min(own, 1 - own):
+                raise SettingError(self, ("unsure", "thresholds"), f"below {name}'s, {own}, and below 1 - that")
         threshold = 0.5 if self.threshold == "auto" and self.method != "irn" else self.background[0]
         if self.unsure and not self.unsure < min(threshold, 1 - threshold):
             name = "walk.threshold" if self.method == "irn" else "threshold"
