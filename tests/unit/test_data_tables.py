@@ -312,6 +312,37 @@ def test_labels_as_numbers(folder: Write) -> None:
         read_dataset(root)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "numbers", "names"),
+    [
+        ("classes.txt", "background\ncat\ndog\n", "011", [[], ["cat"], ["cat"]]),
+        ("classes.txt", "background\ncat\ndog\n", "012", [[], ["cat"], ["dog"]]),
+        ("classes.txt", "background\ncat\ndog\n", "112", [["cat"], ["cat"], ["dog"]]),
+        ("classes.txt", "cat\ndog\n", "112", [["cat"], ["cat"], ["dog"]]),
+        ("classes.txt", "0 cat\n1 dog\n2 fox\n", "122", [["dog"], ["fox"], ["fox"]]),
+        ("classes.txt", "1 cat\n2 dog\n3 fox\n", "122", [["cat"], ["dog"], ["dog"]]),
+        ("classes.csv", "value,name\n3,dog\n1,cat\n2,fox\n", "132", [["cat"], ["dog"], ["fox"]]),
+        ("data.yaml", "names: [background, cat]\n", "011", [[], ["cat"], ["cat"]]),
+        ("data.yaml", "names: {1: dog, 3: cat}\n", "133", [["dog"], ["cat"], ["cat"]]),
+        ("classes.txt", "1 cat\n2 dog\n3 fox\n", "012", "classes.txt has no number 0"),
+        ("classes.txt", "0 cat\n1 dog\n2 fox\n", "123", "classes.txt has no number 3"),
+        ("classes.txt", "cat\ndog\nfox\n", "122", "numbers may begin at 0 or at 1"),
+        ("classes.txt", "background\ncat\ndog\n", "123", "numbers may begin at 0 or at 1"),
+    ],
+)
+def test_labels_as_the_class_file_numbers_them(
+    folder: Write, name: str, text: str, numbers: str, names: list[list[str]] | str
+) -> None:
+    rows = "".join(f"{at}.png,{number}\n" for at, number in enumerate(numbers))
+    root = folder(f"image,labels\n{rows}", "0.png", "1.png", "2.png")
+    (root / name).write_text(text)
+    if isinstance(names, str):
+        with pytest.raises(DataError, match=names):
+            read_dataset(root)
+    else:
+        assert list(labels(read_dataset(root)).values()) == names
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

@@ -39,6 +39,8 @@ class ClassList:
     colours: Mapping[Colour, int] = field(default_factory=dict)  # colour in a mask -> its value
     # as label files count the names: from 0, or as the file numbers them, with background and what is ignored
     numbered: Mapping[int, str] = field(default_factory=dict)
+    # the numbers that the file itself gives; {} for mere lists
+    stated: Mapping[int, str] = field(default_factory=dict)
 
 
 def lut_of(values: Mapping[int, str], classes: Iterable[str], *, background: bool = True) -> list[int]:
@@ -102,22 +104,23 @@ def read_list(path: Path) -> ClassList | None:
     return of_names(path.name, dict(enumerate(lines)), path)
 
 
-def of_names(source: str, numbered: Mapping[int, str], path: Path) -> ClassList:
-    """Return the list of classes whose masks hold 1..C in this order."""
+def of_names(source: str, numbered: Mapping[int, str], path: Path, *, stated: bool = False) -> ClassList:
+    """Return the list of classes whose masks hold 1..C in this order; `stated`: the file gives the numbers."""
     kept = [name for name in numbered.values() if not is_background(name) and not is_ignored(name)]
-    return ClassList(_checked(path, kept), source, dict(enumerate(kept, start=1)), numbered=numbered)
+    values = dict(enumerate(kept, start=1))
+    return ClassList(_checked(path, kept), source, values, numbered=numbered, stated=numbered if stated else {})
 
 
 def _of_numbers(path: Path, names: Mapping[int, str]) -> ClassList:
     """Numbers are mask values where they leave 0 to the background; else they count from 0 and masks from 1."""
     if 0 in names and not any(map(is_background, names.values())):
-        return of_names(path.name, names, path)
+        return of_names(path.name, names, path, stated=True)
     if max(names) > IGNORED:
         raise BadFileError(path, f"has the value {max(names)}", "masks hold 0..255")
     values = {number: _meaning(name) for number, name in names.items()}
     kept = [name for name in values.values() if name not in _MEANINGS]
     numbered = names if 0 in names else dict(enumerate(names.values()))
-    return ClassList(_checked(path, kept), path.name, values, numbered=numbered)
+    return ClassList(_checked(path, kept), path.name, values, numbered=numbered, stated=names)
 
 
 def _meaning(name: str) -> str:
@@ -203,7 +206,7 @@ def of_yaml(path: Path, names: object) -> ClassList:
     ordered = sorted((int(key), nfc(str(name).strip())) for key, name in by_number.items())
     if any(is_background(name) for _, name in ordered):
         return _of_numbers(path, dict(ordered))
-    return of_names(path.name, dict(ordered), path)
+    return of_names(path.name, dict(ordered), path, stated=listed is None)
 
 
 def load_yaml_mapping(path: Path) -> dict[str, object]:

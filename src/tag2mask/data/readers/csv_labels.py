@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from tag2mask.common.errors import did_you_mean
+from tag2mask.data.classes import ClassList
 from tag2mask.data.readers.found import IMAGE_FOLDERS, Folders, Found, Query, Row, inside, names_of
 from tag2mask.data.readers.labels import LabelError, split_labels
 from tag2mask.data.readers.located import Located
@@ -147,18 +148,30 @@ def _say_spaces(found: Found, path: Path, entries: list[Entry], names: list[list
 
 def _numbers_named(found: Found, path: Path, names: list[list[str] | None], query: Query) -> list[list[str] | None]:
     """Replace numbers by the names in the class file, where all labels are numbers and it has no such names."""
-    listed = query.listed.names if query.listed else ()
+    listed = query.listed
     used = {name for row in names for name in row or ()}
-    if not listed or not used or used & set(listed) or not all(name.isdecimal() for name in used):
+    if listed is None or not used or used & set(listed.names) or not all(name.isdecimal() for name in used):
         return names
-    numbers = sorted(int(name) for name in used)
-    first = 0 if numbers[0] == 0 else 1
-    if numbers[-1] - first >= len(listed) or (first == 1 and numbers[-1] < len(listed)):
-        message = f"labels are the numbers {numbers[0]}..{numbers[-1]}, and {len(listed)} classes are listed"
-        raise BadFileError(path, message, "write names, since numbers may begin at 0 or at 1")
-    message = f"labels are numbers: {first} is '{listed[0]}', as in the class file"
+    meaning = _meaning_of_numbers(path, sorted(map(int, used)), listed)
+    first = min(number for number, name in meaning.items() if name in listed.names)
+    how = "as it numbers them" if listed.stated else "counted along its lines"
+    message = f"labels are numbers: {first} is '{meaning[first]}' of {listed.source}, {how}"
     found.report("numbers", path.name, "", message, "write names if that is wrong", note=True)
-    return [None if row is None else [listed[int(name) - first] for name in row] for row in names]
+    return [None if row is None else [meaning[int(name)] for name in row] for row in names]
+
+
+def _meaning_of_numbers(path: Path, used: list[int], listed: ClassList) -> Mapping[int, str]:
+    """Return the class of each number: as the class file numbers them, else counted from 0 or from 1."""
+    counted = (listed.numbered or dict(enumerate(listed.names)), dict(enumerate(listed.names, start=1)))
+    fitting = [names for names in ((listed.stated,) if listed.stated else counted) if set(used) <= set(names)]
+    if not fitting and listed.stated:
+        number = next(number for number in used if number not in listed.stated)
+        message = f"labels are the numbers {used[0]}..{used[-1]}, and {listed.source} has no number {number}"
+        raise BadFileError(path, message, "correct the numbers, or write names")
+    if not fitting or any(names[number] != fitting[0][number] for names in fitting for number in used):
+        message = f"labels are the numbers {used[0]}..{used[-1]}, and {len(listed.names)} classes are listed"
+        raise BadFileError(path, message, "write names, since numbers may begin at 0 or at 1")
+    return fitting[0]
 
 
 def _row(found: Found, folders: Folders, file: str, entry: Entry, located: Located) -> Row | None:
