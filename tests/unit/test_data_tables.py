@@ -343,6 +343,28 @@ def test_labels_as_the_class_file_numbers_them(
         assert list(labels(read_dataset(root)).values()) == names
 
 
+@pytest.mark.parametrize("cells", [("[1, 0]", "[0, 1]", "[0, 0]"), ("1 0", "0 1", "0 0"), ("1;0", "0;1", "")])
+def test_a_0_or_1_for_each_class(folder: Write, cells: tuple[str, ...]) -> None:
+    rows = "".join(f'{at}.png,"{cell}"\n' for at, cell in enumerate(cells))
+    root = folder(f"image,labels\n{rows}", "0.png", "1.png", "2.png")
+    with pytest.raises(DataError, match=r"a 0 or 1 for each of 2 classes, such as '1 0'"):
+        read_dataset(root)
+    (root / "classes.txt").write_text("cat\ndog\nfox\n")
+    with pytest.raises(DataError, match=r"classes\.txt has 3 classes"):
+        read_dataset(root)
+    (root / "classes.txt").write_text("dog\ncat\n")
+    assert labels(read_dataset(root)) == {"0": ["dog"], "1": ["cat"], "2": []}
+
+
+def test_lists_of_numbers_are_no_vectors(folder: Write) -> None:
+    root = folder('image,labels\na.png,"[0, 1]"\nb.png,[1]\nc.png,[]\n', "a.png", "b.png", "c.png")
+    (root / "classes.txt").write_text("dog\ncat\n")
+    assert labels(read_dataset(root)) == {"a": ["dog", "cat"], "b": ["cat"], "c": []}
+    (root / "labels.csv").write_text('image,labels\na.png,"[0, 1]"\nb.png,"[0, 1]"\n')
+    with pytest.raises(DataError, match="look like a 0 or 1 for each of 2 classes"):  # dog and cat, or cat
+        read_dataset(root)
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

@@ -9,7 +9,7 @@ from pathlib import Path
 from tag2mask.common.errors import did_you_mean
 from tag2mask.data.classes import ClassList
 from tag2mask.data.readers.found import IMAGE_FOLDERS, Folders, Found, Query, Row, inside, names_of
-from tag2mask.data.readers.labels import LabelError, split_labels
+from tag2mask.data.readers.labels import LabelError, split_labels, vectors
 from tag2mask.data.readers.located import Located
 from tag2mask.data.readers.mask_files import give_masks, is_mask_beside
 from tag2mask.data.readers.tables import Columns, Entry, is_label_table, read_table
@@ -111,6 +111,9 @@ def _names(found: Found, path: Path, columns: Columns, entries: list[Entry], que
         found.known = tuple(dict.fromkeys((*(found.known or ()), *_class_names(columns, query))))
         found.known_from = f"the columns of {path.name}"
         return [list(entry.one_hot or ()) for entry in entries]
+    vector = vectors(" ".join(entry.labels) for entry in entries)
+    if vector is not None:
+        return _of_vectors(found, path, vector, query.listed)
     known = query.known() or _vocs(path.parent, entries)
     names: list[list[str] | None] = []
     for entry in entries:
@@ -144,6 +147,23 @@ def _say_spaces(found: Found, path: Path, entries: list[Entry], names: list[list
             if " " in name and all(word in all_names for word in name.split()):
                 message = f"label '{name}' consists of other labels; a space doesn't separate labels"
                 found.report("several-words", path.name, entry.place, message, "write ';' between them")
+
+
+def _of_vectors(
+    found: Found, path: Path, rows: list[tuple[int, ...]], listed: ClassList | None
+) -> list[list[str] | None]:
+    """Return the classes of vectors with a 0 or 1 for each class of the class file."""
+    length = max(map(len, rows))
+    numbered = [name for _, name in sorted((listed.stated or listed.numbered).items())] if listed else []
+    fitting = next((names for names in (numbered, listed.names if listed else ()) if len(names) == length), None)
+    shown = " ".join(map(str, next(filter(None, rows))))
+    if listed is None or fitting is None or all(row in ((), (0, 1)) for row in rows):  # 0 and 1 may be two numbers
+        source = "no class file says which" if listed is None else f"{listed.source} has {len(listed.names)} classes"
+        message = f"labels look like a 0 or 1 for each of {length} classes, such as '{shown}', and {source}"
+        raise BadFileError(path, message, f"write names, or {length} names in classes.txt in this order")
+    message = f"labels such as '{shown}' are read as a 0 or 1 for each class of {listed.source}"
+    found.report("numbers", path.name, "", message, "write names if that is wrong", note=True)
+    return [[name for name, bit in zip(fitting, row, strict=False) if bit] for row in rows]
 
 
 def _numbers_named(found: Found, path: Path, names: list[list[str] | None], query: Query) -> list[list[str] | None]:

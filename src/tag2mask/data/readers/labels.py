@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from tag2mask.data.words import is_empty, nfc
@@ -19,6 +19,8 @@ _TRUE, _FALSE = (
     frozenset({"1", "1.0", "true", "yes", "y", "x", "t"}),
     frozenset({"0", "0.0", "false", "no", "n", "f"}),
 )
+_BIT = r"[01](?:\.0*)?"
+_VECTOR = re.compile(rf"[\[(]?\s*({_BIT}(?:[\s,;|]+{_BIT})+)\s*[\])]?")
 _LONGEST = 20_000  # characters; a longer literal is no list of labels
 
 
@@ -47,6 +49,20 @@ def binary(cell: str) -> bool | None:
     """Return whether a cell of a one-hot table says yes or no; an empty one says no, None for anything else."""
     word = cell.strip().casefold()
     return True if word in _TRUE else False if word in _FALSE or is_empty(word) else None
+
+
+def vectors(cells: Iterable[str]) -> list[tuple[int, ...]] | None:
+    """Return the cells as vectors of 0 and 1, () for empty ones; None where any is something else or of other length.
+
+    "[0, 1]" may also be a list of two numbers.
+    """
+    found: list[tuple[int, ...]] = []
+    for cell in cells:
+        match = _VECTOR.fullmatch(cell.strip())
+        if match is None and not is_empty(cell):
+            return None
+        found.append(tuple(int(bit[0]) for bit in re.split(r"[\s,;|]+", match[1])) if match else ())
+    return found if len({len(bits) for bits in found if bits}) == 1 else None
 
 
 def _split(text: str, known: Collection[str]) -> list[str]:
