@@ -191,8 +191,19 @@ def test_a_class_that_is_called_like_another_column(folder: Write, name: str) ->
 
 
 def test_uncertain_answers_are_not_taken_for_classes(folder: Write) -> None:
-    with pytest.raises(DataError, match="no column 'labels'"):
+    with pytest.raises(DataError, match="no column 'labels', and 'edema' holds '-1' in line 3 beside yes and no"):
         read_dataset(folder("image,edema\na.png,1\nb.png,-1\n", "a.png", "b.png"), reader="csv")
+
+
+@pytest.mark.parametrize("odd", ["-1.0", "0.5", "maybe"])
+def test_a_column_with_an_odd_answer_is_named_with_its_row(folder: Write, odd: str) -> None:
+    text = f"Path,Sex,Age,Edema,Pneumonia\na.png,F,30,1.0,\nb.png,M,60,,{odd}\nc.png,F,50,,1.0\n"
+    dataset = read_dataset(folder(text, "a.png", "b.png", "c.png"))
+    assert dataset.classes == ("Edema",)
+    problem = next(problem for problem in dataset.problems if not problem.note)
+    assert f"column 'Pneumonia' holds '{odd}' in line 3 beside yes and no" in problem.message
+    assert "uncertain" in problem.remedy
+    assert any("column(s) Sex, Age hold more than yes and no" in str(problem) for problem in dataset.problems)
 
 
 def test_rows_are_joined(folder: Write) -> None:

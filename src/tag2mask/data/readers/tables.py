@@ -90,6 +90,9 @@ _TOOL_MORE = frozenset({"created_at", "updated_at", "id", "agreement", "task_id"
 TOOLS_OWN = _TOOL | _TOOL_MORE
 
 
+_YES_OR_NO = "write 0 or 1 (CheXpert's -1 is 'uncertain': take its row out, or decide), or delete the column"
+
+
 @dataclass
 class Columns:
     """The places of the columns of one table; -1 where there is none."""
@@ -104,6 +107,7 @@ class Columns:
     last_counts: bool = False  # of several rows of an image only the last, not all
     left_out: list[str] = field(default_factory=list)  # columns that aren't read
     counted: list[str] = field(default_factory=list)  # those of them that hold 0 and larger numbers
+    odd: dict[str, str] = field(default_factory=dict)  # those that nearly are classes -> which cell says otherwise
     taken_for_classes: list[str] = field(default_factory=list)  # although they are called otherwise
     empty: list[str] = field(default_factory=list)  # columns without any value
 
@@ -140,7 +144,7 @@ def read_table(path: Path, found: Found) -> tuple[Columns, list[Entry]]:
     header = [""] * len(rows[0][1]) if headless else [nfc(cell) for cell in rows[0][1]]
     body = [(line, _fitted(cells, len(header))) for line, cells in (rows if headless else rows[1:])]
     fitting = [(line, cells) for line, cells in body if len(cells) == len(header)]
-    columns = _of_headless(fitting) if headless else _columns(path, header, [cells for _, cells in fitting])
+    columns = _of_headless(fitting) if headless else _columns(path, header, fitting)
     entries = []
     for line, cells in body:
         entry = _entry(found, path, columns, len(header), line, cells)
@@ -154,6 +158,9 @@ def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
     if headless:
         message = "has no header; its first column is taken for the images, the others for labels"
         found.report("header", path.name, "", message, "write image,labels above", note=True)
+    for name, cell in columns.odd.items():
+        message = f"column '{name}' holds {cell} beside yes and no, so it is no class and its photos may be negatives"
+        found.report("header", path.name, "", message, _YES_OR_NO)
     if columns.one_hot and columns.left_out:
         shown = ", ".join(columns.left_out[:6])
         message = f"column(s) {shown} hold more than yes and no, so they are no classes"
@@ -165,8 +172,8 @@ def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
         message = f"column(s) {', '.join(columns.taken_for_classes)} hold yes and no, so they are read as classes"
         found.report("header", path.name, "", message, "rename those that aren't", note=True)
     if columns.counted:
-        message = f"column(s) {', '.join(columns.counted[:6])} hold 0 and larger numbers: if they count objects,"
-        remedy = "images with these would be taken for negatives; write 1 for every number above 0"
+        message = f"column(s) {', '.join(columns.counted[:6])} hold 0 and larger numbers, so they are no classes"
+        remedy = "if they count objects, write 1 for every number above 0, or their images may be negatives"
         found.report("counts", path.name, "", message, remedy)
 
 
@@ -191,7 +198,8 @@ def _of_headless(rows: Sequence[tuple[int, list[str]]]) -> Columns:
     return Columns(0, [at for at in places if at != split], split=split)
 
 
-def _columns(path: Path, header: list[str], rows: list[list[str]]) -> Columns:
+def _columns(path: Path, header: list[str], numbered: list[tuple[int, list[str]]]) -> Columns:
+    rows = [cells for _, cells in numbered]
     heads = [_head(cell) for cell in header]
     if set(heads) >= _TOOL:
         return _of_tool(path, header, heads, rows)
@@ -218,9 +226,17 @@ def _columns(path: Path, header: list[str], rows: list[list[str]]) -> Columns:
         elif header[at] and all(is_empty(row[at]) for row in rows):
             columns.empty.append(header[at])
         elif header[at]:
-            columns.left_out.append(header[at])
             numbers = {row[at] for row in rows}
-            columns.counted += [header[at]] if "0" in numbers and all(map(_is_count, numbers)) else []
+            odd = [f"'{row[at]}' in line {line}" for line, row in numbered if binary(row[at]) is None]
+            if "0" in numbers and all(map(_is_count, numbers)):
+                columns.counted.append(header[at])
+            elif _nearly_says_yes_and_no([row[at] for row in rows]):
+                columns.odd[header[at]] = odd[0] + (f" and {len(odd) - 1} more" if len(odd) > 1 else "")
+            else:
+                columns.left_out.append(header[at])
+    if not columns.one_hot and columns.odd:
+        name, cell = next(iter(columns.odd.items()))
+        raise BadFileError(path, f"has no column 'labels', and '{name}' holds {cell} beside yes and no", _YES_OR_NO)
     if not columns.one_hot:
         message = f"the header {','.join(header)} has no column 'labels'{did_you_mean('labels', heads)}"
         raise BadFileError(path, message, "write image,labels, or a column of 0 and 1 for each class")
@@ -231,6 +247,12 @@ def _says_yes_and_no(cells: Iterable[str]) -> bool:
     """Whether a column is one of a class: yes or no in every cell, and not all of them empty."""
     found = list(cells)
     return all(binary(cell) is not None for cell in found) and not all(map(is_empty, found))
+
+
+def _nearly_says_yes_and_no(cells: Iterable[str]) -> bool:
+    """Whether half or more of a column's filled cells say yes or no, and any of them yes."""
+    answers = [binary(cell) for cell in cells if not is_empty(cell)]
+    return True in answers and 2 * answers.count(None) <= len(answers)
 
 
 def _is_count(cell: str) -> bool:
