@@ -376,6 +376,31 @@ def test_lists_of_numbers_are_no_vectors(folder: Write) -> None:
         read_dataset(root)
 
 
+def test_classes_that_the_class_file_has_not_are_counted_and_named(folder: Write) -> None:
+    root = folder("", "cat/a.png", "dog/b.png", "dog/c.png")
+    (root / "classes.txt").write_text("Cats\ndog\n")
+    assert labels(read_dataset(root)) == {"dog__b": ["dog"], "dog__c": ["dog"]}
+    (problem,) = read_dataset(root).problems
+    assert problem.message == "class 'cat' of 1 image(s) is not in classes.txt; did you mean 'Cats'?"
+    assert not problem.note
+    (root / "classes.txt").write_text("Dog\nCat\n")
+    with pytest.raises(DataError, match=r"class 'dog' of 2 image\(s\) is not in classes.txt; did you mean 'Dog'"):
+        read_dataset(root)
+    (problem,) = read_dataset(root, classes=["dog"]).problems  # as it was asked for
+    assert problem.note
+    assert "class 'cat' of 1 image(s) is not in the recipe's data.classes" in problem.message
+    (root / "labels.csv").write_text("image,cat,dog,fox\ncat/a.png,1,0,0\ndog/b.png,0,1,0\ndog/c.png,0,0,1\n")
+    (root / "classes.txt").write_text("dog\ncat\n")
+    assert problems(read_dataset(root)) == ["unlisted-class"]
+
+
+@pytest.mark.parametrize("mark", [".", ")", ":", ""])
+def test_numbered_class_files(folder: Write, mark: str) -> None:
+    root = folder("", "cat/a.png", "dog/b.png")
+    (root / "classes.txt").write_text(f"1{mark} dog\n2{mark} cat\n")
+    assert read_dataset(root).classes == ("dog", "cat")
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

@@ -23,7 +23,7 @@ LABELMAPS = ("labelmap.txt", "label_map.txt", "class_dict.csv")
 YAMLS = ("data.yaml", "data.yml")
 VALUE_TABLES = ("_classes.csv", "classes.csv")  # value,name[,red,green,blue]
 PLACES = ("masks", "segmentationclass", "labels", "annotations")
-_NUMBERED = re.compile(r"(\d+)\s*[\s:,;=\t]\s*(.+)")
+_NUMBERED = re.compile(r"(\d+)(?:\s*[\s:,;=\t]\s*|[.)]\s+)(.+)")
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)\b", re.IGNORECASE)
 _MEANINGS = {BACKGROUND: 0, "ignored": IGNORED}
 

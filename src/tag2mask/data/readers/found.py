@@ -192,6 +192,7 @@ def assemble(found: Found, query: Query) -> Dataset:
     _check_classes(classes)
     known = query.known() | set(classes) | set(found.known or ())
     rows = [row for row in found.rows if _usable(found, row, classes, known, query)]
+    _say_not_asked_for(found, rows, classes, source, query)
     position = {name: index for index, name in enumerate(classes)}
     records = []
     for row, record_id in _with_ids(found, _without_repeats(found, rows)):
@@ -264,6 +265,19 @@ def _usable(found: Found, row: Row, classes: Sequence[str], known: Iterable[str]
         found.report("no-label", *row.label_place(), f"image '{row.relative}' has no label", remedy)
         return False
     return not unknown
+
+
+def _say_not_asked_for(found: Found, rows: Sequence[Row], classes: Sequence[str], source: str, query: Query) -> None:
+    """Name the classes that images have and the class list has not; only data.classes leaves them out on purpose."""
+    counts = Counter(name for row in rows for name in dict.fromkeys(row.names))
+    unused = [name for name in classes if name not in counts]
+    for name, count in counts.items():
+        if name in classes:
+            continue
+        near = did_you_mean(name, unused)
+        message = f"class '{name}' of {count} image(s) is not in {source}{near}"
+        remedy = "they are left out where they have no other class; add it if it is wanted"
+        found.report("unlisted-class", found.name, "", message, remedy, note=query.classes is not None)
 
 
 def _without_repeats(found: Found, rows: Sequence[Row]) -> list[Row]:
