@@ -401,6 +401,19 @@ def test_numbered_class_files(folder: Write, mark: str) -> None:
     assert read_dataset(root).classes == ("dog", "cat")
 
 
+@pytest.mark.parametrize("rows", ['b.png,"dog\nc.png,cat\n', 'b.png,"dog\nc.png,"cat"\n'])
+@pytest.mark.parametrize("before", ["", "sep=,\n"])
+def test_a_quote_that_is_not_closed_swallows_no_rows(folder: Write, rows: str, before: str) -> None:
+    root = folder(f"{before}image,labels\na.png,cat\n{rows}", "a.png", "b.png", "c.png")
+    with pytest.raises(DataError, match=f"line {4 if before else 3}: a quote opens here and isn't closed"):
+        read_dataset(root)
+
+
+def test_cells_of_several_lines(folder: Write) -> None:
+    root = folder('image,labels\na.png,"cat\ndog"\nb.png,"the ""big"" cat"\n', "a.png", "b.png")
+    assert labels(read_dataset(root)) == {"a": ["cat", "dog"], "b": ['the "big" cat']}
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

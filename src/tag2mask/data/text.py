@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tag2mask.data.records import BadFileError
@@ -32,14 +33,23 @@ def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     given = _SEPARATOR.match(text)  # Excel's line that says what separates cells
     text = text[given.end() :] if given else text
     mark = given[1] if given else _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
+    lines = list(io.StringIO(text, newline=""))
+    read = partial(csv.reader, delimiter=mark, skipinitialspace=True)
+    reader, start = read(lines), 0
     try:
         for row in reader:
+            if reader.line_num > start + 1:
+                list(read(lines[start : reader.line_num], strict=True))  # a quote that closes too late is an error
             cells = [cell.strip() for cell in row]
             if any(cells):
                 yield reader.line_num + bool(given), cells
+            start = reader.line_num
     except csv.Error as error:
-        raise BadFileError(path, f"line {reader.line_num}: {error}", "save it as plain CSV in UTF-8") from error
+        where = f"line {start + 1 + bool(given)}"
+        if reader.line_num > start + 1:
+            remedy = 'close it, or write "" for a quote inside of a cell'
+            raise BadFileError(path, f"{where}: a quote opens here and isn't closed in this line", remedy) from error
+        raise BadFileError(path, f"{where}: {error}", "save it as plain CSV in UTF-8") from error
 
 
 def _delimiter(text: str) -> str:
