@@ -414,6 +414,30 @@ def test_cells_of_several_lines(folder: Write) -> None:
     assert labels(read_dataset(root)) == {"a": ["cat", "dog"], "b": ['the "big" cat']}
 
 
+@pytest.mark.parametrize("header", ["label,label2", "labels,labels", "label_1,label_2", "Label 1,Label 2"])
+def test_several_columns_of_labels(folder: Write, header: str) -> None:
+    dataset = read_dataset(folder(f"image,{header}\na.png,cat,dog\nb.png,dog,\n", "a.png", "b.png"))
+    assert labels(dataset) == {"a": ["cat", "dog"], "b": ["dog"]}
+    assert problems(dataset) == []
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "named"),
+    [
+        ("target,cat,dog", ("0,1,0", "1,0,1"), "cat, dog"),
+        ("healthy,rust,category", ("1,0,leaf", "0,1,leaf"), "healthy, rust"),
+        ("label,class", ("0,cat", "1,dog"), "class"),
+        ("label,truncated,is_crowd,width", ("cat,1,0,4", "dog,0,0,5"), ""),
+    ],
+)
+def test_columns_that_may_hold_labels_too_are_named(
+    folder: Write, header: str, rows: tuple[str, str], named: str
+) -> None:
+    dataset = read_dataset(folder(f"image,{header}\na.png,{rows[0]}\nb.png,{rows[1]}\n", "a.png", "b.png"))
+    found = [problem.message for problem in dataset.problems if not problem.note]
+    assert found == ([f"column(s) {named} may hold labels too, and aren't read"] if named else [])
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

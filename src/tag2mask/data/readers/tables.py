@@ -90,6 +90,9 @@ _TOOL_MORE = frozenset({"created_at", "updated_at", "id", "agreement", "task_id"
 TOOLS_OWN = _TOOL | _TOOL_MORE
 
 
+_NUMBERED = re.compile(r"_?\d+$")
+# beginnings of columns that say yes and no of a box, not of a class
+_FLAGS = ("is", "truncated", "occluded", "difficult", "verified", "crowd", *COLUMNS["image"])
 _YES_OR_NO = "write 0 or 1 (CheXpert's -1 is 'uncertain': take its row out, or decide), or delete the column"
 
 
@@ -110,6 +113,7 @@ class Columns:
     odd: dict[str, str] = field(default_factory=dict)  # those that nearly are classes -> which cell says otherwise
     taken_for_classes: list[str] = field(default_factory=list)  # although they are called otherwise
     empty: list[str] = field(default_factory=list)  # columns without any value
+    not_read: list[str] = field(default_factory=list)  # columns beside those of labels that may hold labels too
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,10 @@ def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
     if columns.one_hot and columns.empty:
         message = f"column(s) {', '.join(columns.empty[:6])} are empty, so they are no classes"
         found.report("header", path.name, "", message, "write 0 or 1 in columns that are classes", note=True)
+    if columns.not_read:
+        message = f"column(s) {', '.join(columns.not_read[:6])} may hold labels too, and aren't read"
+        remedy = "keep either one column of labels or the columns of classes, and delete or rename the others"
+        found.report("header", path.name, "", message, remedy)
     if columns.taken_for_classes:
         message = f"column(s) {', '.join(columns.taken_for_classes)} hold yes and no, so they are read as classes"
         found.report("header", path.name, "", message, "rename those that aren't", note=True)
@@ -210,8 +218,15 @@ def _columns(path: Path, header: list[str], numbered: list[tuple[int, list[str]]
         raise BadFileError(path, message, "the columns are image, labels, split, mask and group; two are needed")
     columns = Columns(image, split=place["split"], mask=place["mask"], group=place["group"])
     columns.held_out = next((heads.index(name) for name in _HELD_OUT if name in heads), -1)
-    if place["labels"] >= 0 and place["labels"] != image:
-        columns.labels = [place["labels"]]
+    columns.labels = [at for at in _label_columns(heads) if at != image]
+    if columns.labels:
+        taken = {image, columns.split, columns.held_out, columns.mask, columns.group, *columns.labels}
+        others = [at for at, head in enumerate(heads) if head and at not in taken]
+        named = [at for at in others if _NUMBERED.sub("", heads[at]) in COLUMNS["labels"]]
+        answers = [
+            at for at in others if not heads[at].startswith(_FLAGS) and _says_yes_and_no(row[at] for row in rows)
+        ]
+        columns.not_read = [header[at] for at in others if at in named or (at in answers and len(answers) > 1)]
         return columns
     for what in ("split", "mask", "group"):  # in a table of classes these may be classes too
         at = getattr(columns, what)
@@ -241,6 +256,13 @@ def _columns(path: Path, header: list[str], numbered: list[tuple[int, list[str]]
         message = f"the header {','.join(header)} has no column 'labels'{did_you_mean('labels', heads)}"
         raise BadFileError(path, message, "write image,labels, or a column of 0 and 1 for each class")
     return columns
+
+
+def _label_columns(heads: Sequence[str]) -> list[int]:
+    """Return the columns of the surest name that there is, such as label, label2 or label_1, label_2."""
+    bases = [_NUMBERED.sub("", head) for head in heads]
+    name = next((name for name in COLUMNS["labels"] if name in bases), None)
+    return [at for at, base in enumerate(bases) if base == name]
 
 
 def _says_yes_and_no(cells: Iterable[str]) -> bool:
