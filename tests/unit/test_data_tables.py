@@ -438,6 +438,17 @@ def test_columns_that_may_hold_labels_too_are_named(
     assert found == ([f"column(s) {named} may hold labels too, and aren't read"] if named else [])
 
 
+@pytest.mark.parametrize("header", ["image,label,value", "ImageID,LabelName,Confidence", "image,label,Confidence"])
+def test_rows_that_say_what_an_image_does_not_show(folder: Write, header: str) -> None:
+    rows = ("a.png,cat,1", "a.png,dog,0", "b.png,dog,1", "c.png,cat,0", "c.png,dog,0", "d.png,cat,0")
+    root = folder(header + "\n" + "\n".join(rows) + "\n", "a.png", "b.png", "c.png", "d.png")
+    dataset = read_dataset(root)
+    assert labels(dataset) == {"a": ["cat"], "b": ["dog"], "c": []}  # d.png may be a dog
+    assert problems(dataset) == []
+    assert any("4 row(s) say by 0 or no" in str(p) for p in dataset.problems)
+    assert any("1 picture(s) have no usable row, such as 'd.png'" in str(p) for p in dataset.problems)
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

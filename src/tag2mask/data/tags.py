@@ -24,7 +24,7 @@ def read_tags(path: Path, classes: Sequence[str]) -> Tags:
     tags: dict[str, tuple[int, ...]] = {}
     position = {nfc(name): index for index, name in enumerate(classes)}
     columns, entries = read_table(path, Found(path.name))
-    for entry in entries:
+    for entry in (entry for entry in entries if not entry.absent):
         names = [
             name for name in _names(entry, position) if name in position or name not in columns.taken_for_classes
         ]

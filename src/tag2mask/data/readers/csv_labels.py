@@ -124,7 +124,27 @@ def _names(found: Found, path: Path, columns: Columns, entries: list[Entry], que
             found.report("bad-row", path.name, entry.place, f"the labels' cell {error}", remedy)
             names.append(None)
     _say_spaces(found, path, entries, names)
-    return _numbers_named(found, path, names, query)
+    return _without_absent(found, path, entries, _numbers_named(found, path, names, query))
+
+
+def _without_absent(
+    found: Found, path: Path, entries: list[Entry], names: list[list[str] | None]
+) -> list[list[str] | None]:
+    """Take away the rows that say what an image doesn't show; one of which every class is denied is a negative."""
+    absent = sum(entry.absent for entry in entries)
+    if not absent:
+        return names
+    denied: dict[str, set[str]] = defaultdict(set)
+    for entry, row in zip(entries, names, strict=True):
+        denied[entry.image].update((row or ()) if entry.absent else ())
+    every = {name for row in names for name in row or ()}
+    message = f"{absent} row(s) say by 0 or no that an image does not show their label"
+    remedy = "they are no tags; an image is a negative where each class has such a row"
+    found.report("absent", path.name, "", message, remedy, note=True)
+    return [
+        row if not entry.absent or not row else [] if denied[entry.image] == every else None
+        for entry, row in zip(entries, names, strict=True)
+    ]
 
 
 def _class_names(columns: Columns, query: Query) -> Iterator[str]:

@@ -80,6 +80,8 @@ COLUMNS = {
         "case_id",
     ),
 }
+_WITHOUT_MARKS = {name.replace("_", ""): name for names in COLUMNS.values() for name in names if "_" in name}
+_SAID = ("value", "confidence", "presence", "present")  # of a row's label: 1 that it is there, 0 that it isn't
 _NO_CLASS = frozenset({*COLUMNS["image"], "is_train", "is_test", "is_training"})
 _ALSO_CLASSES = frozenset({"set", "mask", "masks"})  # where they hold yes and no they are nothing else
 # names that are classes in Roboflow's table, which holds nothing else
@@ -111,6 +113,7 @@ class Columns:
     left_out: list[str] = field(default_factory=list)  # columns that aren't read
     counted: list[str] = field(default_factory=list)  # those of them that hold 0 and larger numbers
     odd: dict[str, str] = field(default_factory=dict)  # those that nearly are classes -> which cell says otherwise
+    said: int = -1  # a column that says yes or no of a row's labels
     taken_for_classes: list[str] = field(default_factory=list)  # although they are called otherwise
     empty: list[str] = field(default_factory=list)  # columns without any value
     not_read: list[str] = field(default_factory=list)  # columns beside those of labels that may hold labels too
@@ -127,6 +130,7 @@ class Entry:
     split: str = ""
     mask: str = ""
     group: str = ""
+    absent: bool = False  # the row says that the image doesn't show its labels
 
 
 def is_label_table(path: Path) -> bool:
@@ -186,7 +190,8 @@ def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
 
 
 def _head(cell: str) -> str:
-    return re.sub(r"[\s\-]+", "_", cell.strip().casefold())
+    head = re.sub(r"[\s\-]+", "_", cell.strip().casefold())
+    return _WITHOUT_MARKS.get(head, head)
 
 
 def _fitted(cells: list[str], count: int) -> list[str]:
@@ -226,6 +231,8 @@ def _columns(path: Path, header: list[str], numbered: list[tuple[int, list[str]]
         answers = [
             at for at in others if not heads[at].startswith(_FLAGS) and _says_yes_and_no(row[at] for row in rows)
         ]
+        said = [at for at in others if heads[at] in _SAID and at in answers and any(binary(r[at]) for r in rows)]
+        columns.said = said[0] if said else -1
         columns.not_read = [header[at] for at in others if at in named or (at in answers and len(answers) > 1)]
         return columns
     for what in ("split", "mask", "group"):  # in a table of classes these may be classes too
@@ -318,4 +325,5 @@ def _entry(found: Found, path: Path, columns: Columns, width: int, line: int, ce
     if columns.split < 0 <= columns.held_out:
         split = "val" if binary(val) else "train"
     group = "" if is_empty(group) else group
-    return Entry(place, cells[columns.image], shown, yes if columns.one_hot else None, split, mask, group)
+    absent = columns.said >= 0 and not is_empty(cells[columns.said]) and not binary(cells[columns.said])
+    return Entry(place, cells[columns.image], shown, yes if columns.one_hot else None, split, mask, group, absent)
