@@ -14,6 +14,8 @@ from tag2mask.data.records import BadFileError
 
 _SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 
+_PICTURE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)$", re.IGNORECASE)
+
 
 def read_text(path: Path) -> str:
     """Return a file's text: UTF-8, or UTF-16 with its mark (Excel's "Unicode text"); BadFileError for others."""
@@ -54,4 +56,6 @@ def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _delimiter(text: str) -> str:
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return next((mark for mark in ",;\t|" if mark in first), ",")
+    there = [mark for mark in ",;\t|" if mark in first]
+    without_header = (mark for mark in there if _PICTURE.search(first.partition(mark)[0].strip("\"' ")))
+    return next(without_header, there[0] if there else ",")
