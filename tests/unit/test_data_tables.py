@@ -449,6 +449,19 @@ def test_rows_that_say_what_an_image_does_not_show(folder: Write, header: str) -
     assert any("1 picture(s) have no usable row, such as 'd.png'" in str(p) for p in dataset.problems)
 
 
+def test_detections_without_a_header(folder: Write) -> None:
+    root = folder("a.png,1,1,9,9,cat\nb.png,1,1,9,9.5,dog\nc.png,,,,,\n", "a.png", "b.png", "c.png")
+    assert labels(read_dataset(root, reader="csv")) == {"a": ["cat"], "b": ["dog"], "c": []}
+    (root / "labels.csv").write_text("a.png,cat,0.9\nb.png,dog,1\n")
+    with pytest.raises(DataError, match="column 3 holds numbers where column 2 holds words; write a header"):
+        read_dataset(root)
+
+
+def test_the_separator_of_a_table_without_a_header(folder: Write) -> None:
+    root = folder("a.png;cat,dog\nb.png;dog\nc.png;\n", "a.png", "b.png", "c.png")
+    assert labels(read_dataset(root)) == {"a": ["cat", "dog"], "b": ["dog"], "c": []}
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

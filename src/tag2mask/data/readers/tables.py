@@ -92,6 +92,7 @@ _TOOL_MORE = frozenset({"created_at", "updated_at", "id", "agreement", "task_id"
 TOOLS_OWN = _TOOL | _TOOL_MORE
 
 
+_NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _NUMBERED = re.compile(r"_?\d+$")
 # beginnings of columns that say yes and no of a box, not of a class
 _FLAGS = ("is", "truncated", "occluded", "difficult", "verified", "crowd", *COLUMNS["image"])
@@ -152,7 +153,7 @@ def read_table(path: Path, found: Found) -> tuple[Columns, list[Entry]]:
     header = [""] * len(rows[0][1]) if headless else [nfc(cell) for cell in rows[0][1]]
     body = [(line, _fitted(cells, len(header))) for line, cells in (rows if headless else rows[1:])]
     fitting = [(line, cells) for line, cells in body if len(cells) == len(header)]
-    columns = _of_headless(fitting) if headless else _columns(path, header, fitting)
+    columns = _of_headless(path, fitting) if headless else _columns(path, header, fitting)
     entries = []
     for line, cells in body:
         entry = _entry(found, path, columns, len(header), line, cells)
@@ -164,7 +165,8 @@ def read_table(path: Path, found: Found) -> tuple[Columns, list[Entry]]:
 
 def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
     if headless:
-        message = "has no header; its first column is taken for the images, the others for labels"
+        shown = " and ".join(str(at + 1) for at in columns.labels)
+        message = f"has no header; its first column is taken for the images, column {shown} for labels"
         found.report("header", path.name, "", message, "write image,labels above", note=True)
     for name, cell in columns.odd.items():
         message = f"column '{name}' holds {cell} beside yes and no, so it is no class and its photos may be negatives"
@@ -205,10 +207,23 @@ def _headless(rows: Sequence[tuple[int, list[str]]]) -> bool:
     return is_picture(first[0]) and not any(_head(c) in COLUMNS["labels"] for c in first) and len(first) > 1
 
 
-def _of_headless(rows: Sequence[tuple[int, list[str]]]) -> Columns:
-    places = range(1, len(rows[0][1])) if rows else range(0)
+def _of_headless(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Columns:
+    places = list(range(1, len(rows[0][1]))) if rows else []
     split = next((at for at in places if all(split_name(cells[at]) for _, cells in rows)), -1)
-    return Columns(0, [at for at in places if at != split], split=split)
+    places = [at for at in places if at != split]
+    numbers = [at for at in places if _holds_numbers([cells[at] for _, cells in rows])]
+    if numbers == places[:4] and len(places) == 5:  # a box and its class
+        return Columns(0, places[4:], split=split)
+    words = [at for at in places if at not in numbers and any(cells[at] for _, cells in rows)]
+    if numbers and words:
+        message = f"has no header, and column {numbers[0] + 1} holds numbers where column {words[0] + 1} holds words"
+        raise BadFileError(path, message, "write a header above, with 'image' and 'labels' for these columns")
+    return Columns(0, places, split=split)
+
+
+def _holds_numbers(cells: Iterable[str]) -> bool:
+    filled = [cell for cell in cells if not is_empty(cell)]
+    return bool(filled) and all(_NUMBER.fullmatch(cell) for cell in filled)
 
 
 def _columns(path: Path, header: list[str], numbered: list[tuple[int, list[str]]]) -> Columns:
