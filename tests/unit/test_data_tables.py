@@ -462,6 +462,14 @@ def test_the_separator_of_a_table_without_a_header(folder: Write) -> None:
     assert labels(read_dataset(root)) == {"a": ["cat", "dog"], "b": ["dog"], "c": []}
 
 
+@pytest.mark.parametrize("name", ["cat/1.png", "/home/x/fox/1.png", "20230101-1.png"])
+def test_a_missing_image_is_no_other_folders_or_dates(folder: Write, name: str) -> None:
+    own = "dog/1.png" if "/" in name else "1.png"
+    dataset = read_dataset(folder(f"image,labels\n{name},cat\ndog/2.png,dog\n", own, "dog/2.png", "fox/3.png"))
+    assert labels(dataset) == {"2": ["dog"]}
+    assert problems(dataset) == ["unsafe-path" if name.startswith("/") else "missing-image"]
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,7 +15,8 @@ from tag2mask.data.readers.tree import is_picture, walk
 from tag2mask.data.words import nfc
 
 SUFFIXES_TO_TRY = ("", ".jpg", ".jpeg", ".png", ".JPG", ".tif", ".tiff", ".bmp", ".webp")
-_UPLOADED = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before an upload's name
+# what Label Studio puts before an upload's name; a date is part of a name
+_UPLOADED = re.compile(r"^(?!(?:19|20)\d\d(?:0[1-9]|1[0-2])[0-3]\d-)[0-9a-f]{8}-(?=.)")
 
 
 @dataclass
@@ -44,7 +45,12 @@ class Located:
     def _find_by_name(self, rest: list[str]) -> None:
         taken = {path for path in self.names.values() if path is not None}
         index = _index(self.folders, self.below)
-        found = {name: [path for path in _candidates(index, name) if path not in taken] for name in rest}
+        used = {str(PurePosixPath(path).parent) for path in taken}
+        there = {PurePosixPath(path).parent.name for paths in index.values() for path in paths}
+        found = {
+            name: [p for p in _candidates(index, name) if p not in taken and not _elsewhere(name, p, used, there)]
+            for name in rest
+        }
         users: dict[str, list[str]] = defaultdict(list)
         for name, paths in found.items():
             if len(paths) == 1:
@@ -111,6 +117,17 @@ def _candidates(index: dict[str, list[str]], name: str) -> list[str]:
             if best:
                 return best
     return []
+
+
+def _elsewhere(name: str, path: str, used: Collection[str], there: Collection[str]) -> bool:
+    """Whether a listed path means another folder of the set than that of an image with its name.
+
+    used: folders of images that were found as listed, so that paths are right as they are; there: names of folders.
+    """
+    asked, own = PurePosixPath(nfc(name.replace("\\", "/"))), PurePosixPath(path)
+    if not asked.parent.name or own.parent.name in IMAGE_FOLDERS or _shared(own.parts[:-1], asked.parts[:-1]):
+        return False
+    return asked.parent.name in there or (inside(name) is not None and str(own.parent) in used)
 
 
 def _of_url(name: str) -> list[str]:
