@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tag2mask.common.errors import DataError
-from tag2mask.data import Dataset, read_dataset
+from tag2mask.data import Dataset, check_dataset, read_dataset
 from tag2mask.data.readers.labels import LabelError, split_labels
 
 Write = Callable[..., Path]
@@ -468,6 +468,22 @@ def test_a_missing_image_is_no_other_folders_or_dates(folder: Write, name: str) 
     dataset = read_dataset(folder(f"image,labels\n{name},cat\ndog/2.png,dog\n", own, "dog/2.png", "fox/3.png"))
     assert labels(dataset) == {"2": ["dog"]}
     assert problems(dataset) == ["unsafe-path" if name.startswith("/") else "missing-image"]
+
+
+@pytest.mark.parametrize("label", ["cat/dog", "cat & dog", "dog + cat", "16 0"])
+def test_labels_that_consist_of_others_are_named(folder: Write, label: str) -> None:
+    text = f"image,labels\na.png,cat\nb.png,dog\nc.png,{label}\nd.png,cat / can\n"
+    dataset = read_dataset(folder(text, "a.png", "b.png", "c.png", "d.png"))
+    (problem,) = dataset.problems
+    assert problem.message == f"label '{label}' consists of other labels; only ; | and , separate labels"
+
+
+@pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), ("golden_retriever", "golden retriever")])
+def test_spellings_of_one_class_are_named_however_common(folder: Write, one: str, other: str) -> None:
+    names = [f"{at}.png" for at in range(8)]
+    rows = "".join(f"{name},{(one, other)[at % 2]}\n" for at, name in enumerate(names))
+    report = check_dataset(read_dataset(folder(f"image,labels\n{rows}", *names)), decode=False)
+    assert [problem.kind for problem in report.found] == ["suspect-class"]
 
 
 def test_classes_are_counted_as_people_do(folder: Write) -> None:

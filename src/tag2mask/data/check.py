@@ -18,6 +18,7 @@ from tag2mask.data.findings import grouped, of_set
 from tag2mask.data.images import image_size, read_image
 from tag2mask.data.masks import read_mask
 from tag2mask.data.records import IGNORED, BadFileError, Dataset, ImageRecord, Problem
+from tag2mask.data.words import plain
 
 SMALLEST_SIDE = 32  # pixels; smaller images leave 2 x 2 positions or fewer at stride 16
 _RARE = 2  # images; a class this rare whose name is nearly that of a commoner one is probably a slip
@@ -167,12 +168,12 @@ def _without_split(dataset: Dataset) -> Iterator[Problem]:
 
 
 def _twin(name: str, counts: dict[str, int]) -> str | None:
-    """Return the commoner class of which `name` is probably a misspelling."""
+    """Return the class of which `name` is another spelling, or probably a slip: the commoner one."""
     for other, count in counts.items():
-        same_letters = other.casefold() == name.casefold()
+        same_words = plain(other) == plain(name) and (count, other) > (counts[name], name)
         alike = difflib.SequenceMatcher(None, name.casefold(), other.casefold()).ratio() >= _ALIKE
         rare = 0 < counts[name] <= _RARE
-        if other != name and count > counts[name] and (same_letters or (alike and rare)):
+        if other != name and (same_words or (count > counts[name] and alike and rare)):
             return other
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from tag2mask.data.words import is_empty, is_unlabelled, natural, nfc, split_nam
 __all__ = ["LOOKS_FOR", "cells", "matches", "read", "split_labels"]
 LOOKS_FOR = "a file labels.csv with the columns image,labels (or the path of such a file)"
 NAMES = ("labels.csv", "_classes.csv")
+_JOINED = re.compile(r"[/&+]")
 SUFFIXES = (".csv", ".tsv")
 
 
@@ -160,12 +162,13 @@ def _vocs(folder: Path, entries: list[Entry]) -> Collection[str]:
 
 
 def _say_spaces(found: Found, path: Path, entries: list[Entry], names: list[list[str] | None]) -> None:
-    """Ask about a label like "cat dog" beside labels "cat" and "dog"."""
+    """Ask about a label like "cat dog" or "cat/dog" beside labels "cat" and "dog", and about "7 1"."""
     all_names = {name for row in names for name in row or ()}
     for entry, row in zip(entries, names, strict=True):
         for name in row or ():
-            if " " in name and all(word in all_names for word in name.split()):
-                message = f"label '{name}' consists of other labels; a space doesn't separate labels"
+            splits = (name.split(), [part.strip() for part in _JOINED.split(name)])
+            if any(len(s) > 1 and (all_names.issuperset(s) or all(map(str.isdecimal, s))) for s in splits):
+                message = f"label '{name}' consists of other labels; only ; | and , separate labels"
                 found.report("several-words", path.name, entry.place, message, "write ';' between them")
 
 
