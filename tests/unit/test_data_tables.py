@@ -486,6 +486,13 @@ def test_spellings_of_one_class_are_named_however_common(folder: Write, one: str
     assert [problem.kind for problem in report.found] == ["suspect-class"]
 
 
+def test_copies_are_named_with_their_folders(folder: Write) -> None:
+    root = folder("image,labels\ncat/1.png,cat\ndog/1.png,dog\n", "cat/1.png", "dog/1.png")
+    (root / "dog" / "1.png").write_bytes((root / "cat" / "1.png").read_bytes())
+    (problem,) = (p for p in check_dataset(read_dataset(root), decode=False).found if p.kind == "duplicate")
+    assert str(problem).startswith("dog/1.png: has the same content as 'cat/1.png'")
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -185,12 +186,13 @@ def _same_content(dataset: Dataset) -> Iterator[Problem]:
         length = _length(record.path)
         if length:
             by_length[length].append(record)
+    base = os.path.commonpath([record.path.parent for record in dataset.records]) if dataset.records else ""
     for records in by_length.values():
         first: dict[str, ImageRecord] = {}
         for record in records if len(records) > 1 else ():
             twin = first.setdefault(digest_file(record.path), record)
             if twin is not record:
-                yield _duplicate(dataset, record, twin)
+                yield _duplicate(dataset, base, record, twin)
 
 
 def _length(path: Path) -> int:
@@ -200,8 +202,9 @@ def _length(path: Path) -> int:
         return 0  # reported as unreadable when it is decoded
 
 
-def _duplicate(dataset: Dataset, record: ImageRecord, twin: ImageRecord) -> Problem:
-    message = f"has the same content as '{twin.path.name}'"
+def _duplicate(dataset: Dataset, base: str, record: ImageRecord, twin: ImageRecord) -> Problem:
+    shown, other = (r.path.relative_to(base).as_posix() for r in (record, twin))
+    message = f"has the same content as '{other}'"
     remedy = "keep one of them"
     if record.split != twin.split:
         message += f" of the {twin.split or 'unspecified'} split (this is {record.split or 'unspecified'})"
@@ -209,7 +212,7 @@ def _duplicate(dataset: Dataset, record: ImageRecord, twin: ImageRecord) -> Prob
     if record.labels != twin.labels:
         names = [" ".join(dataset.classes[label] for label in r.labels) for r in (record, twin)]
         message += f", but other labels ({names[0]} and {names[1]})"
-    return Problem("duplicate", record.path.name, "", message, remedy)
+    return Problem("duplicate", shown, "", message, remedy)
 
 
 def _file_problems(record: ImageRecord, compared: agreement.Agreement) -> Iterator[Problem]:
