@@ -257,7 +257,7 @@ def test_mask_values_reach_class_numbers(csv_set: Callable[..., Path]) -> None:
         (b"image,labls\na.png,cat\n", "no column 'labels'; did you mean 'labls'"),
         (b"image,labels\na.png,caf\xe9\n", "line 2: byte b'\\\\xe9' is not UTF-8"),
         (b"image,labels\ngone.png,cat\n", "no usable image is left of 0 found; labels.csv line 2"),
-        (b"image,labels\n", "no usable image"),
+        (b"image,labels\n", "has a header and no row"),
     ],
 )
 def test_csv_files_that_cannot_be_used(csv_set: Callable[..., Path], content: bytes, words: str) -> None:

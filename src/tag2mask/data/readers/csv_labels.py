@@ -65,6 +65,8 @@ def read(root: Path, query: Query) -> Found:
     without_mask: list[Row] = []
     for split, path in tables:
         without_mask += _read_one(found, folders, path, split, query)
+    if not found.rows and not found.problems:
+        raise BadFileError(tables[0][1], "has a header and no row", "write a row for each image")
     found.rows = _joined(found, found.rows)
     rows = {id(row) for row in found.rows}
     give_masks(found, folders, [row for row in without_mask if id(row) in rows])
