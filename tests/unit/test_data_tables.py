@@ -493,6 +493,18 @@ def test_copies_are_named_with_their_folders(folder: Write) -> None:
     assert str(problem).startswith("dog/1.png: has the same content as 'cat/1.png'")
 
 
+def test_a_table_without_rows(folder: Write) -> None:
+    with pytest.raises(DataError, match="has a header and no row; write a row for each image"):
+        read_dataset(folder("image,labels\n", "a.png"))
+
+
+def test_the_check_shows_what_was_read(folder: Write) -> None:
+    root = folder("image,labels\nx/a.png,dog\ny/b.png,cat;dog\nc.png,\n", "x/a.png", "y/b.png", "c.png")
+    report = check_dataset(read_dataset(root), decode=False)
+    assert report.examples == ("y/b.png -> cat; dog", "x/a.png -> dog", "c.png -> (none)")
+    assert "  x/a.png -> dog" in report.summary()
+
+
 def test_classes_are_counted_as_people_do(folder: Write) -> None:
     names = ("class 10", "class 2", "class 1", "Zebra", "ant")
     text = "image,labels\n" + "".join(f"{i}.png,{name}\n" for i, name in enumerate(names))

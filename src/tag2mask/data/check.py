@@ -18,11 +18,12 @@ from tag2mask.data.check_masks import check_masks, size_problem
 from tag2mask.data.findings import grouped, of_set
 from tag2mask.data.images import image_size, read_image
 from tag2mask.data.masks import read_mask
-from tag2mask.data.records import IGNORED, BadFileError, Dataset, ImageRecord, Problem
+from tag2mask.data.records import IGNORED, BadFileError, Dataset, ImageRecord, Problem, printable
 from tag2mask.data.words import plain
 
 SMALLEST_SIDE = 32  # pixels; smaller images leave 2 x 2 positions or fewer at stride 16
 _RARE = 2  # images; a class this rare whose name is nearly that of a commoner one is probably a slip
+_EXAMPLES = 10
 _ALIKE = 0.8  # difflib's ratio; two swapped letters in a word of five give 0.8
 
 __all__ = ["SMALLEST_SIDE", "CheckReport", "check_dataset", "check_masks"]
@@ -42,6 +43,7 @@ class CheckReport:
     negatives: dict[str, int] = field(default_factory=dict)  # split -> images without any class
     class_source: str = ""  # where the order of the classes is from
     mask_values: dict[str, tuple[int, ...]] = field(default_factory=dict)  # class -> its numbers in mask files
+    examples: tuple[str, ...] = ()  # photos with their tags, some of each class
 
     @property
     def ok(self) -> bool:
@@ -73,6 +75,7 @@ class CheckReport:
             lines.append(f"negatives (none of the classes): {negatives} of {self.images} images, {share:.0f} %")
         if not self.decoded:
             lines.append("files were not opened, so damaged ones were not looked for")
+        lines += ["read, for example:", *(f"  {line}" for line in self.examples)]
         lines += [f"note: {line}" for line in grouped(problem for problem in self.problems if problem.note)]
         lines.append(f"{len(self.found)} problem(s)" + (":" if self.found else " found"))
         for kind, problems in self.by_kind().items():
@@ -123,7 +126,35 @@ def check_dataset(dataset: Dataset, *, decode: bool = True, progress: bool = Tru
             name: tuple(np.flatnonzero(dataset.mask_lut == index + 1).tolist())
             for index, name in enumerate(dataset.classes)
         },
+        examples=_examples(dataset),
     )
+
+
+def _examples(dataset: Dataset) -> tuple[str, ...]:
+    """Return some photos of each of the first classes and a negative, with their tags: what was read."""
+    none = len(dataset.classes)
+    each = max(1, (_EXAMPLES - 1) // max(1, none))
+    chosen: dict[int, list[ImageRecord]] = defaultdict(list)
+    for record in dataset.records:
+        for label in record.labels or (none,):
+            if len(chosen[label]) < (1 if label == none else each):
+                chosen[label].append(record)
+    negatives = chosen.pop(none, [])
+    positives = [record for label in sorted(chosen) for record in chosen[label]][: _EXAMPLES - 1]
+    shown = {record.id: record for record in (*positives, *negatives)}
+    base = _base(dataset)
+    return tuple(
+        printable(
+            f"{record.path.relative_to(base).as_posix()} -> "
+            f"{'; '.join(dataset.classes[label] for label in record.labels) or '(none)'}"
+        )
+        for record in shown.values()
+    )
+
+
+def _base(dataset: Dataset) -> str:
+    """Return the folder that holds all photos."""
+    return os.path.commonpath([record.path.parent for record in dataset.records]) if dataset.records else ""
 
 
 def _decoded_problems(dataset: Dataset, progress: bool) -> list[Problem]:
@@ -186,7 +217,7 @@ def _same_content(dataset: Dataset) -> Iterator[Problem]:
         length = _length(record.path)
         if length:
             by_length[length].append(record)
-    base = os.path.commonpath([record.path.parent for record in dataset.records]) if dataset.records else ""
+    base = _base(dataset)
     for records in by_length.values():
         first: dict[str, ImageRecord] = {}
         for record in records if len(records) > 1 else ():
