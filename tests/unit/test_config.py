@@ -69,6 +69,10 @@ def test_unknown_key_names_file_line_and_nearest(tmp_path: Path) -> None:
         ("refine: {boundary: {radius: 1}}", r"refine.boundary.radius is 1; expected 2 or more"),
         ("refine: {threshold: 2}", r"refine.threshold is 2.0; expected 0 or more, at most 1"),
         ("refine: {unsure: 0.3}", r"refine.unsure is 0.3; expected below threshold, 0.25, and below 1 - threshold"),
+        (
+            "refine: {unsure: 0.1, thresholds: {a: 0.95}}",
+            r"refine.unsure is 0.1; expected below a's, 0.95, and below 1",
+        ),
         ("evaluate: {threshold_step: 0}", r"evaluate.threshold_step is 0.0; expected 0.001 or more, at most 0.5"),
         ("- name", "a recipe is a mapping"),
     ],

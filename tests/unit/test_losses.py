@@ -17,6 +17,22 @@ def logits_of(probabilities: list[float], size: int = 24) -> torch.Tensor:
     return values[None, :, None, None].expand(1, len(probabilities), size, size).clone()
 
 
+def test_coarse_logits_learn_what_lies_in_the_middle_of_their_cells() -> None:
+    """Enlarged, as answers are, a network that learned labels perfectly puts an edge where it was."""
+    labels = torch.zeros((1, 64, 64), dtype=torch.uint8)
+    labels[:, 25:, 41:] = 1  # not on the border of a cell of 8 pixels
+    logits = torch.zeros((1, 2, 8, 8), requires_grad=True)
+    segmentation_loss(logits, labels).backward()
+    assert logits.grad is not None
+    enlarged = torch.nn.functional.interpolate(-logits.grad, size=(64, 64), mode="bilinear", align_corners=False)
+    answer = enlarged[0].argmax(dim=0)
+    rows, columns = (torch.nonzero(answer.amax(dim=axis)).flatten() for axis in (1, 0))
+    assert abs(int(rows[0]) - 25) <= 4
+    assert abs(int(columns[0]) - 41) <= 4
+    areas = [float((values == 1).float().mean()) for values in (answer, labels[0])]
+    assert areas[0] == pytest.approx(areas[1], abs=0.05)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_right_and_sure_answer_costs_nothing_and_a_wrong_one_more(name: str) -> None:
     labels = torch.ones(1, 24, 24, dtype=torch.long)

@@ -130,6 +130,29 @@ def test_objects_of_another_photo_are_laid_over_a_sample(squares: Dataset) -> No
     assert more > 0
 
 
+def test_nothing_is_laid_over_a_sample_where_there_is_no_background(
+    squares: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    def no_samples(*arguments: object) -> None:
+        used.extend(one.paste for one in arguments if isinstance(one, SegmenterConfig))
+        raise ConfigError("enough was seen")
+
+    monkeypatch.setattr("tag2mask.stages.train_segmenter.Samples", no_samples)
+    for background in (True, False):
+        photos = dataclasses.replace(squares, background=background)
+        with pytest.raises(ConfigError, match="enough"):
+            train_segmenter(
+                photos,
+                None,
+                tmp_path / str(background),
+                dataclasses.replace(CONFIG, paste=0.5),
+                execution=Execution("cpu", workers=0),
+            )
+    assert used == [0.5, 0.0]
+
+
 def test_edges_of_masks_are_unsure_where_asked(squares: Dataset) -> None:
     paths = {record.id: record.mask_path for record in squares.records}
     samples = [

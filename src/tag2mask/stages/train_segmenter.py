@@ -194,7 +194,8 @@ def train_segmenter(
     lut = dataset.mask_lut if masks is None else None
     network = build_segmenter(config, len(dataset.classes) + 1, config.weights, seed)
 
-    load = Samples(tuple(records), paths, lut, config, seed)
+    paste = config.paste if dataset.background else 0.0  # without a background an object is the whole photo
+    load = Samples(tuple(records), paths, lut, dataclasses.replace(config, paste=paste), seed)
     loss_of = partial(_loss, balanced=config.balanced, loss=config.loss)
     settings = FitSettings.of(config)
     names = [record.id for record in records]
