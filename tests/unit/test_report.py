@@ -362,6 +362,14 @@ def test_deep_photos_are_shown_as_the_run_saw_them(run: Path) -> None:
     assert any("bands" in note for note in gather(run).notes.broken)
 
 
+def test_a_rejected_photo_is_called_that(run: Path) -> None:
+    assert "Rejected in the review" not in words(page_of(run, examples=100)[1])
+    shown = sorted(path.stem for path in (run / "pseudo_masks" / "masks").glob("*.png"))[0]
+    (run / "review").mkdir(exist_ok=True)
+    (run / "review" / "applied.json").write_text(f'{{"rejected": ["{shown}"]}}', encoding="utf-8")
+    assert "Rejected in the review" in words(page_of(run, examples=100)[1])
+
+
 def test_an_unfinished_stage_is_marked(run: Path) -> None:
     edit(run / "localization" / "manifest.json", lambda made: made | {"finished": False})
     _, page = page_of(run, examples=0)

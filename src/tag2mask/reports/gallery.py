@@ -26,6 +26,7 @@ ONE_ROW = 7  # panels; more would be too small to see edges in
 EDGE_SIDE = 200  # pixels: edges are thin
 ALL = "all"
 SIDE_BY_SIDE = 6  # refinements on one card
+REJECTED = "rejected in the review: no network learns from it, no export has it"
 PLACES = ("network", "doubt", "compare", "how")  # parts of the report that have pictures
 # Of training images: folder, title, and their row in scores.json.
 MASKS = (("pseudo_masks", "Pseudo-mask", "pseudo_mask"), ("masks", "Final mask", "final_mask"))
@@ -102,7 +103,7 @@ def build_sections(facts: RunFacts, found: Look, examples: int, seed: int) -> li
         room -= _fill(section, facts, chosen, kind.card, room // (len(kinds) - number))
         reasons = {doubt.id: doubt.reason for doubt in found.doubts} if kind.key == "doubt" else {}
         for card in section.cards:
-            card.note = reasons.get(card.id, "")
+            card.note = REJECTED if card.id in facts.rejected else reasons.get(card.id, "")
         sections.append(section)
     return sections
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.values import as_dict, as_numbers, as_text
+from tag2mask.common.values import as_dict, as_list, as_numbers, as_text
 from tag2mask.data.records import AS_USUAL, Reading
 from tag2mask.data.settings import reading_of_run
 from tag2mask.reports.notes import Notes, without_folders
+from tag2mask.runs.decisions import APPLIED
 from tag2mask.runs.folder import Manifest, parse_manifest
 from tag2mask.runs.index import Index, parse_index
 from tag2mask.runs.info import RunInfo, Step, parse_info
@@ -58,6 +59,7 @@ class RunFacts:
     labels_from: str = ""  # folder of the confident labels behind the pseudo-masks
     chosen: str = "first"  # name of the pseudo-masks that later stages follow
     reading: Reading = AS_USUAL  # how the photos become 8-bit RGB
+    rejected: frozenset[str] = frozenset()  # photos that a review took out
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -90,6 +92,7 @@ def gather(run: Path) -> RunFacts:
         _labels_from(stages),
         as_text(as_dict(notes.json(run, "choices.json")).get("chosen")) or "first",
         _reading(run, notes),
+        frozenset(map(str, as_list(as_dict(notes.json(run, APPLIED)).get("rejected")))),
     )
 
 

@@ -14,6 +14,7 @@ from tag2mask.common.files import read_json, write_json
 from tag2mask.common.values import as_dict, as_list, as_number, as_numbers, as_text
 
 FOLDER = "review"  # in the run's
+APPLIED = f"{FOLDER}/applied.json"
 CHOICES = "choices.json"  # in the run's: its refinements, and which one is in use
 FIRST = "first"  # the name of the refinement that the recipe asked for, beside others
 ACCEPTED, REJECTED = "accepted", "rejected"
@@ -166,7 +167,7 @@ class Effect:
 
 def read_applied(run: Path) -> Effect:
     """The decisions that the steps of a run were made with."""
-    path = run / FOLDER / "applied.json"
+    path = run / APPLIED
     found = as_dict(read_json(path)) if path.is_file() else {}
     tags = {name: as_dict(changed) for name, changed in as_dict(found.get("tags")).items()}
     masks = {name: as_text(digest) for name, digest in as_dict(found.get("masks")).items()}
@@ -181,7 +182,7 @@ def read_applied(run: Path) -> Effect:
 
 def write_applied(run: Path, effect: Effect) -> None:
     """Note the decisions that the steps of a run are made with from now on."""
-    write_json(run / FOLDER / "applied.json", {**vars(effect), "of": in_use(run)})
+    write_json(run / APPLIED, {**vars(effect), "of": in_use(run)})
 
 
 def _chosen(scores: Mapping[str, Scores]) -> dict[str, Scores]:
