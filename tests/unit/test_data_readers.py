@@ -436,6 +436,13 @@ def test_folders_that_are_no_classes_are_refused(tmp_path: Path, files: tuple[st
     assert read_dataset(tmp_path, reader="folders").classes
 
 
+def test_words_about_pictures_are_no_labels(tmp_path: Path) -> None:
+    for name in ("cat/a.jpg", "dog/b.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "README.txt").write_text("Our animals.\nTaken in 2023.\ncat/a.jpg is the first.\n", encoding="utf-8")
+    assert read_dataset(tmp_path).classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from tag2mask.common.commands import command
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import atomic_write, is_leftover, read_object, remove_leftovers, write_json
 from tag2mask.common.values import as_count, as_dict, as_list, as_numbers, as_text
@@ -162,7 +163,7 @@ def refuse_other_tags(out: Path, train: Dataset) -> None:
     first = next((f", e.g. {name}: {old} then, {new} now" for name, old, new in pairs if old != new), "")
     raise ConfigError(
         f"{out}: was made from other photos or tags than {train.name} has now{first}; nothing is overwritten: put "
-        f"them back and correct tags by 'tag2mask review {out}', or choose another --out"
+        f"them back and correct tags by '{command('review', out)}', or choose another --out"
     )
 
 

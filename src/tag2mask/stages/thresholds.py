@@ -70,12 +70,11 @@ def automatic_threshold(
     reference, own = _covers((cam, maps), list(records), seed)
     least = score_of_equal_cover(otsu_score(reference), reference, own)
     cover = float(np.interp(least, SCORES, own))
-    around = _score_of(SURROUNDINGS * cover, own)
-    photos = list(_photos(maps, records, seed))
+    photos = list(_photos(maps, records, seed, _score_of(SURROUNDINGS * cover, own)))
     best, most, in_vain = least, 0.0, 0
     for share in track(SHARES, total=len(SHARES), description="colours by score"):
         score = max(least, _score_of(share * cover, own))
-        found = [_explained(photo, values, labels_at(photo, values, score), around) for photo, values in photos]
+        found = [colours_explained(photo[near], labels_at(photo, its, score)[near]) for photo, its, near in photos]
         mean = float(np.mean(found)) if found else 0.0
         best, most, in_vain = (score, mean, 0) if mean > most else (best, most, in_vain + 1)
         if in_vain == PATIENCE:
@@ -89,9 +88,12 @@ def _score_of(cover: float, own: Cover) -> float:
 
 
 def _photos(
-    maps: Path, records: Mapping[str, ImageRecord], seed: int
-) -> Iterator[tuple[np.ndarray, LocalizationMaps]]:
-    """Up to `COMPARED` of the photos, and their maps, at most `COMPARED_AT` pixels wide or high."""
+    maps: Path, records: Mapping[str, ImageRecord], seed: int, around: float
+) -> Iterator[tuple[np.ndarray, LocalizationMaps, np.ndarray]]:
+    """Up to `COMPARED` photos, at most `COMPARED_AT` pixels wide or high, their maps, and where any exceeds `around`.
+
+    Photos in which none does are left out.
+    """
     for image_id, (found,) in _drawn((maps,), list(records), seed, COMPARED):
         try:
             photo = Image.fromarray(read_image(records[image_id]))
@@ -99,12 +101,10 @@ def _photos(
             continue  # its own turn reports it
         height, width = limited_size((photo.height, photo.width), COMPARED_AT)
         small = photo.resize((width, height), Image.Resampling.BOX)
-        yield np.asarray(small), found.at_size((height, width))
-
-
-def _explained(photo: np.ndarray, maps: LocalizationMaps, labels: Labels, around: float) -> float:
-    inside = best_class(maps.full(), maps.classes)[1] > around
-    return colours_explained(photo[inside], labels[inside]) if inside.any() else 0.0
+        own = found.at_size((height, width))
+        near = best_class(own.full(), own.classes)[1] > around
+        if near.any():
+            yield np.asarray(small), own, near
 
 
 def _covers(folders: tuple[Path, Path], ids: Sequence[str], seed: int) -> tuple[Cover, Cover]:

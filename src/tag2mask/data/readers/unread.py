@@ -19,6 +19,7 @@ _LOOKED_AT = 20  # text files of each folder
 _SUFFIX = "|".join(suffix[1:] for suffix in sorted(IMAGE_SUFFIXES))
 _NAMES_PICTURE = re.compile(rf'"[^"\n]*\.(?:{_SUFFIX})[^"\n]*"', re.IGNORECASE)
 _PICTURE_AND_LABEL = re.compile(rf"^[^\n]+?\.(?:{_SUFFIX})[\"']?[ \t,;|:]+\S", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(r"^[ \t]*\S", re.MULTILINE)
 _BOX = re.compile(r"\s*\d+(?:[ \t]+-?\d*\.?\d+){4,}\s*(?:\n|$)")
 # the keys by which a tool's JSON is known, all of them; its name; what to do
 _TOOLS = (
@@ -79,7 +80,7 @@ def _text(root: Path, path: Path, top: bool, beside: bool) -> Iterator[str]:
             f"{path}: is YOLO's label file beside its picture; put classes.txt (a class a line) into {root}, and "
             "read it by --set data.reader=yolo"
         )
-    elif top and _PICTURE_AND_LABEL.search(text):
+    elif top and 2 * len(_PICTURE_AND_LABEL.findall(text)) >= len(_LINE.findall(text)):
         yield f"{path}: names pictures and labels, and text of this form isn't read; {_WRITE}"
 
 
