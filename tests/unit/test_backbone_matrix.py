@@ -56,10 +56,19 @@ def rib_of(classifier: CAMClassifier, seed: int = 0) -> RIBResult:
 def positions(name: str) -> tuple[int, int]:
     family = family_of(name)
     stride = 8 if name.startswith("hrnet") else 16
-    if family.cell is None:
+    cell = family.cell or family.classifier_cell
+    if cell is None:
         return -(-SIZE[0] // stride), -(-SIZE[1] // stride)
-    cells = [round(side / family.cell) for side in SIZE]
-    return cells[0] * family.cell // stride, cells[1] * family.cell // stride
+    cells = [round(side / cell) for side in SIZE]
+    return cells[0] * cell // stride, cells[1] * cell // stride
+
+
+def brought_to_cells(name: str, photos: torch.Tensor) -> torch.Tensor:
+    family = family_of(name)
+    cell = family.cell or family.classifier_cell
+    assert cell is not None
+    size = [cell * round(side / cell) for side in photos.shape[-2:]]
+    return nn.functional.interpolate(photos, size, mode="bilinear") if family.patch is None else photos
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -67,7 +76,10 @@ def test_sizes_parts_and_rib(name: str, tmp_path: Path) -> None:
     classifier = classifier_of(name)
     maps = classifier.class_maps(classifier.trunk_features(images()))
     assert maps.shape == (1, 3, *positions(name))
-    assert classifier.backbone.whole == (family_of(name).cell is not None)
+    family = family_of(name)
+    assert classifier.backbone.whole == (family.cell is not None or family.classifier_cell is not None)
+    if classifier.backbone.whole:  # each position is the same part of a photo, whatever its size is a multiple of
+        assert torch.equal(maps, classifier.class_maps(classifier.trunk_features(brought_to_cells(name, images()))))
     together = images(size=(64, 64), count=2)
     assert torch.allclose(classifier.backbone(together)[1:], classifier.backbone(together[1:]), atol=1e-4)
 

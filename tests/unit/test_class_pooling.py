@@ -117,6 +117,23 @@ def test_what_learns() -> None:
     assert classifier.learned_parameters() == classifier.tuned_parameters()
 
 
+@pytest.mark.parametrize("batch_norm", ["fixed", "trained"])
+def test_late_stages_learn(batch_norm: str) -> None:
+    classifier = small().train()
+    classifier.backbone.early = 1
+    classifier.learn("late", batch_norm)  # type: ignore[arg-type]
+    early, late = classifier.backbone.trunk[:1], classifier.backbone.trunk[1:]
+    before = {key: value.clone() for key, value in classifier.state_dict().items()}
+    classifier(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is None for p in early.parameters())
+    assert all(p.grad is not None for p in late.parameters())
+    changed = {key for key, value in classifier.state_dict().items() if not torch.equal(value, before[key])}
+    assert any("running_mean" in key for key in changed) == (batch_norm == "trained")
+    assert not any(key.startswith("backbone.trunk.0.") for key in changed)
+    learned = {id(p) for group in classifier.learned_parameters() for p in group}
+    assert learned == {id(p) for p in classifier.parameters()} - {id(p) for p in early.parameters()}
+
+
 def test_trained_batch_norm_of_a_frozen_trunk_stays_fixed() -> None:
     classifier = small().train().learn("head", "trained")
     assert not classifier.backbone.trunk[1].training

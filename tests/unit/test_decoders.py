@@ -54,6 +54,27 @@ def test_every_parameter_is_in_one_group_and_learns() -> None:
     assert all(parameter.grad is not None for parameter in [*encoder, *new])
 
 
+@pytest.mark.parametrize(
+    ("architecture", "backbone"),
+    [("fpn", TINY), ("segformer", "efficientnet_lite0"), ("fpn", "convnext_atto"), ("deeplabv2", TINY)],
+)
+def test_early_parts_stay_as_they_are_where_asked(architecture: str, backbone: str) -> None:
+    network = build_segmentation_network(architecture, backbone, 3, "none", late=True).train()
+    groups = network.parameter_groups()
+    learned = {id(p) for group in groups for p in group}
+    network(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    early = [name for name, p in network.named_parameters() if id(p) not in learned]
+    assert early
+    assert len(early) < len(list(network.parameters())) / 2
+    assert all(p.grad is None for p in network.parameters() if id(p) not in learned)
+    assert all(p.grad is not None for group in groups for p in group)
+
+
+def test_late_needs_early_parts() -> None:
+    with pytest.raises(ConfigError, match=r"segmenter\.tuned is late, but this backbone has no early parts"):
+        build_segmentation_network("fpn", "hrnet_w18_small", 3, "none", late=True)
+
+
 @pytest.mark.parametrize("encoder", ["tu-resnet10t", "tu-convnext_atto"])  # the second has no features at stride 2
 def test_segformer_is_that_of_the_library(encoder: str) -> None:
     import segmentation_models_pytorch as smp

@@ -7,6 +7,7 @@ computed once. How each family of networks is cut is in `families.py`.
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.networks.families import FAMILIES, TRUNK_STAGES, Family, Stages
+from tag2mask.networks.families import EARLY_STAGES, FAMILIES, TRUNK_STAGES, Family, Stages
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -73,18 +74,27 @@ class WholeCells(nn.Module):
 class Backbone(nn.Module):
     """A feature extractor in two parts: `trunk`, frozen, and `head` to the last features, tuned.
 
+    The first `early` parts of the trunk are what comes before its third stage, on a ResNet before stride 8.
     `channels` is the width of the last features: 2048 for ResNet-50/101, 1280 for EfficientNet-Lite0. `whole`: they
     cover the photo exactly; else they begin at its left upper corner and may reach over its right and lower edges.
     """
 
     def __init__(
-        self, trunk: nn.Sequential, head: nn.Sequential, channels: int, name: str, *, whole: bool = False
+        self,
+        trunk: nn.Sequential,
+        head: nn.Sequential,
+        channels: int,
+        name: str,
+        *,
+        early: int = 0,
+        whole: bool = False,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self.channels = channels
         self.name = name
+        self.early = early
         self.whole = whole
 
     def forward(self, images: Tensor) -> Tensor:
@@ -172,21 +182,26 @@ def entrance_of(network: Any, family: Family) -> list[nn.Module]:
     return [*cells, *normalisation_of(network)]
 
 
-def split_network(network: Any, name: str) -> Backbone:
-    """Cut a timm network into trunk and head; its classifier is dropped."""
+def split_network(network: Any, name: str, *, classifies: bool = False) -> Backbone:
+    """Cut a timm network into trunk and head; its classifier is dropped. `classifies`: ours comes in its place."""
     family = family_of_kind(type(network), name)
+    own_cell = family.classifier_cell if classifies else None
     stages = family.stages(network)
     parts = [part for stage in stages for part in stage]
     cut = _first_tuned(parts, family, stages)
     shown = family.shown(network)[-1]
-    trunk = [*entrance_of(network, family), *parts[:cut]]
+    trunk = {str(place): part for place, part in enumerate([*entrance_of(network, family), *parts[:cut]])}
+    if own_cell is not None:  # by a name, so that weights of earlier versions, whose parts are numbered, fit
+        trunk = {"cells": WholeCells(own_cell, own_cell)} | trunk
+    early = len(trunk) - cut + sum(map(len, stages[:EARLY_STAGES]))
     head = [*parts[cut:], *([] if isinstance(shown, nn.Identity) else [shown])]
     return Backbone(
-        nn.Sequential(*trunk),
+        nn.Sequential(OrderedDict(trunk)),
         nn.Sequential(*head),
         family.channels(network),
         name,
-        whole=family.cell is not None,
+        early=min(early, len(trunk)),
+        whole=family.cell is not None or own_cell is not None,
     )
 
 

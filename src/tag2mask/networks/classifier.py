@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tag2mask.networks.backbones import Backbone, keep_batch_norm_in_eval
 from tag2mask.networks.pooling import Pooling
 
-Tuned = Literal["head", "all"]
+Tuned = Literal["head", "late", "all"]
 BatchNorm = Literal["fixed", "trained"]
 
 
@@ -41,14 +41,17 @@ class CAMClassifier(nn.Module):
         super().train(mode)
         if self.learning[1] == "fixed":
             keep_batch_norm_in_eval(self)
-        elif self.learning[0] == "head":
-            keep_batch_norm_in_eval(self.backbone.trunk)
+        elif self.learning[0] != "all":
+            early = self.learning[0] == "late"
+            keep_batch_norm_in_eval(self.backbone.trunk[: self.backbone.early] if early else self.backbone.trunk)
         return self
 
     def learn(self, tuned: Tuned = "head", batch_norm: BatchNorm = "fixed") -> CAMClassifier:
         """Choose what the coming training changes; `learn()` goes back to the frozen trunk and fixed batch norm."""
         self.learning = (tuned, batch_norm)
-        self.backbone.trunk.requires_grad_(tuned == "all")
+        self.backbone.trunk.requires_grad_(tuned != "head")
+        if tuned == "late":
+            self.backbone.trunk[: self.backbone.early].requires_grad_(False)
         return self.train(self.training)
 
     def trunk_features(self, images: Tensor) -> Tensor:
@@ -62,17 +65,21 @@ class CAMClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C): for the reference, global average pooling first, then the 1x1 convolution."""
-        trunk = self.backbone.trunk if self.learning[0] == "all" else self.trunk_features
-        features = self.backbone.head(trunk(images))
+        features = self.backbone.head(self._learning_features(images))
         if self.pooling.of_features:
             return self.classifier(self.pooling(features)[:, :, None, None]).flatten(1)
         return self.pooling(self.classifier(features))
 
     def learned_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The two groups that the classifier's own training changes, as `learn` chose: pretrained and new."""
-        if self.learning[0] == "head":
-            return self.tuned_parameters()
-        return list(self.backbone.parameters()), self.tuned_parameters()[1]
+        return [p for p in self.backbone.parameters() if p.requires_grad], self.tuned_parameters()[1]
+
+    def _learning_features(self, images: Tensor) -> Tensor:
+        """As `trunk_features`, with gradient through what `learn` chose."""
+        frozen = {"head": len(self.backbone.trunk), "late": self.backbone.early, "all": 0}[self.learning[0]]
+        with torch.no_grad():
+            features = self.backbone.trunk[:frozen](images)
+        return self.backbone.trunk[frozen:](features)
 
     def tuned_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The two groups that RIB tunes: the head's (learning rate as given) and the classifier's (10x)."""

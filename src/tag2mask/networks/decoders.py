@@ -33,7 +33,7 @@ class EncoderDecoder(nn.Module):
     """Segmentation network: features of a timm encoder at several strides -> decoder -> logits of every pixel.
 
     Batch norm of the encoder keeps its pretrained statistics; the decoder's is replaced by group norm, so that
-    nothing depends on which images share a batch. Everything is tuned.
+    nothing depends on which images share a batch. Everything is tuned, unless `freeze_early` was called.
     """
 
     def __init__(self, network: Any, normalisation: list[nn.Module]) -> None:
@@ -66,7 +66,23 @@ class EncoderDecoder(nn.Module):
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Parameters that are trained: the encoder's, and the new ones of decoder and head."""
-        return list(self.encoder.parameters()), [*self.decoder.parameters(), *self.head.parameters()]
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        return encoder, [*self.decoder.parameters(), *self.head.parameters()]
+
+    def freeze_early(self) -> None:
+        """Leave what features at stride 4 are made of as it is.
+
+        Raises ConfigError where that is most of the encoder, as in a network that exchanges features between strides.
+        """
+        blank = torch.zeros(1, 3, 2 * SIDE_MULTIPLE, 2 * SIDE_MULTIPLE, device=next(self.parameters()).device)
+        parameters = list(self.encoder.parameters())
+        early = self.encoder(self.normalisation(blank))[2]
+        found = torch.autograd.grad(early.sum(), parameters, allow_unused=True)
+        frozen = sum(p.numel() for p, gradient in zip(parameters, found, strict=True) if gradient is not None)
+        if 2 * frozen > sum(p.numel() for p in parameters):
+            raise ConfigError("segmenter.tuned is late, but this backbone has no early parts; take all")
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.requires_grad_(gradient is None)
 
 
 SegmentationNetwork = DeepLabV2 | EncoderDecoder
@@ -161,16 +177,20 @@ def build_segmentation_network(
     *,
     output_stride: int = 8,
     frozen_trunk: bool = False,
+    late: bool = False,
     seed: int = 0,
 ) -> SegmentationNetwork:
     """Build a segmentation network for `n_labels` = classes + background; what is new in it is random, from `seed`.
 
     `backbone`: a timm name; `weights`: its ImageNet weights, "auto", "none" or a file's path. `output_stride` and
-    `frozen_trunk` are DeepLabV2's; the decoders have strides of their own and tune everything. Raises ConfigError
-    for an unknown name or a backbone that doesn't fit, WeightsError for weights that are missing or don't fit.
+    `frozen_trunk` are DeepLabV2's; the decoders have strides of their own. `late`: what comes before the features at
+    stride 4 isn't tuned. Raises ConfigError for an unknown name or a backbone that doesn't fit, WeightsError for
+    weights that are missing or don't fit.
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"architecture '{architecture}' is not known{did_you_mean(architecture, ARCHITECTURES)}")
     own = {"output_stride": output_stride, "frozen_trunk": frozen_trunk} if architecture == "deeplabv2" else {}
     network = ARCHITECTURES[architecture](backbone, n_labels, weights, seed=seed, **own)
+    if late:
+        network.freeze_early()
     return network.to(memory_format=torch.channels_last)

@@ -54,3 +54,7 @@ class DeepLabV2(nn.Module):
         """Parameters that are trained: the backbone's, and the new branches' (10x the learning rate)."""
         backbone = [p for p in self.backbone.parameters() if p.requires_grad]
         return backbone, list(self.branches.parameters())
+
+    def freeze_early(self) -> None:
+        """Leave the parts up to stride 4 as they are."""
+        self.backbone.trunk[: self.backbone.early].requires_grad_(False)

@@ -29,6 +29,7 @@ from tag2mask.networks.windows import WindowBlock, in_phases, window_stages
 
 Stages = list[list[nn.Module]]
 TRUNK_STAGES = 3
+EARLY_STAGES = 2  # up to stride 4: the most pixels, and features that hardly change when they are tuned
 
 
 def undo_stride(stage: nn.Module) -> None:
@@ -67,6 +68,10 @@ class Family:
     # Photos are resized to whole cells of so many pixels, so that no padding is seen and maps cover them exactly;
     # None: they come as they are, and convolutions pad. In a cell the network sees `patch` pixels a side, or as many.
     cell: int | None = None
+    # The same for the classifier alone, where its convolutions take any photo. How strided ones pad, as TensorFlow's,
+    # goes by whether a side is odd, at each of four strides: maps of odd photos lie up to a cell off, and a photo's
+    # mirror doesn't lie on it. None: photos as they come, as in the reference.
+    classifier_cell: int | None = None
     patch: Callable[[Any], int] | None = None
     lower: Callable[[Stages], None] = _undo_last  # brings the last stage's stride from 32 to 16
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm's create_model
@@ -148,9 +153,9 @@ _SWIN: dict[str, Any] = {
 
 FAMILIES: dict[type[nn.Module], Family | Callable[[Any], Stages]] = {
     ResNet: Family(_resnet),  # ResNeXt, SE-ResNet and Wide ResNet among them
-    EfficientNet: Family(_efficientnet),  # Lite, V1, V2, MobileNetV2, MnasNet
-    RegNet: Family(_regnet),
-    MobileNetV3: Family(_by_strides, dilates=False),  # V3 and V4
+    EfficientNet: Family(_efficientnet, classifier_cell=16),  # Lite, V1, V2, MobileNetV2, MnasNet
+    RegNet: Family(_regnet, classifier_cell=16),
+    MobileNetV3: Family(_by_strides, classifier_cell=16, dilates=False),  # V3 and V4
     ConvNeXt: Family(  # V1, V2, DINOv3's
         _convnext, ConvNeXtBlock, cell=16, lower=_nothing, lowered={"output_stride": 16}, rate=_CAREFUL
     ),

@@ -49,7 +49,7 @@ def build_classifier(name: str, n_classes: int, weights: str | None = "auto", *,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, state = _network_and_state(name, weights)
-        classifier = CAMClassifier(split_network(network, name), n_classes)
+        classifier = CAMClassifier(split_network(network, name, classifies=True), n_classes)
     if state is not None and "classifier.weight" in state and _is_cam_weight(state["classifier.weight"]):
         load_classifier_weight(classifier, state["classifier.weight"], str(weights))
     return classifier
@@ -62,7 +62,7 @@ def build_imagenet_classifier(name: str, class_indices: list[int], weights: str 
     if state is None:
         raise WeightsError("an ImageNet head needs pretrained weights; weights='none' has none")
     load_backbone_state(network, state, source=str(weights))
-    classifier = CAMClassifier(split_network(network, name), len(class_indices))
+    classifier = CAMClassifier(split_network(network, name, classifies=True), len(class_indices))
     head = cast(nn.Linear, network.get_classifier())  # type: ignore[operator]
     if not isinstance(head, nn.Linear) or head.in_features != classifier.backbone.channels:
         raise ConfigError(

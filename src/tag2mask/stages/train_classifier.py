@@ -59,7 +59,8 @@ class ClassifierConfig(Settings):
     pooling: Kind = "average"  # reference
     # null = the pooling's own default
     pooling_parameter: Annotated[float | None, Range(gt=0, le=1000)] = None
-    tuned: Tuned = "head"  # stages up to stride 8 are frozen (reference), or all are tuned
+    # "head": stages up to stride 8 are frozen (reference). "late": those up to stride 4. "all": none.
+    tuned: Tuned = "head"
     batch_norm: BatchNorm = "fixed"  # to the pretrained statistics (reference), or trained with the rest
     # 0: every photo once an epoch (reference). 1: photos are drawn so that each class, and photos without any, come
     # equally often; between them: as far towards that as a power of the counts says.

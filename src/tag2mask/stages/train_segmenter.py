@@ -55,6 +55,7 @@ class SegmenterConfig(Settings):
     weights: Annotated[str, Free("a path; loaded once before anything is computed")] = "auto"
     output_stride: Literal[8, 16] = 8  # of deeplabv2, the others have their own
     frozen_trunk: bool = False  # deeplabv2: leave the parts up to stride 8 unchanged: cheaper, a little worse
+    tuned: Literal["all", "late"] = "all"  # "late": the backbone's parts up to stride 4 stay as they are
     epochs: Annotated[int, Range(ge=0, le=100_000)] = 28  # 30k iterations of 10 images on 10,582
     # stop after so many updates, instead of after `epochs`
     iterations: Annotated[int | None, Range(ge=1, le=1_000_000_000)] = None
@@ -336,6 +337,7 @@ def build_segmenter(
         weights,
         output_stride=config.output_stride,
         frozen_trunk=config.frozen_trunk,
+        late=config.tuned == "late",
         seed=seed,
     )
 
