@@ -78,8 +78,7 @@ class EncoderDecoder(nn.Module):
         parameters = list(self.encoder.parameters())
         early = self.encoder(self.normalisation(blank))[2]
         found = torch.autograd.grad(early.sum(), parameters, allow_unused=True)
-        frozen = sum(p.numel() for p, gradient in zip(parameters, found, strict=True) if gradient is not None)
-        if 2 * frozen > sum(p.numel() for p in parameters):
+        if 2 * sum(gradient is not None for gradient in found) > len(parameters):
             raise ConfigError("segmenter.tuned is late, but this backbone has no early parts; take all")
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.requires_grad_(gradient is None)
