@@ -35,6 +35,7 @@ NETWORK += ("--images nothing --masks new --out finished", "--images empty --mas
 NETWORK += ("--images photos --masks new --out damaged",)
 NETWORK += ("--images photos --onnx text.txt --masks new", "--images photos --onnx nothing --masks new")
 NETWORK += ("--images photos --tags nothing --masks new --out finished", "--tags labels.csv --out finished")
+NETWORK += ("--images photos --onnx x --masks new --device cuda", "--images photos --onnx x --masks new --workers 4")
 NETWORK += ("--images photos --masks text.txt --out finished", "--images photos --onnx text.txt")
 
 USES: dict[str, tuple[str, ...]] = {

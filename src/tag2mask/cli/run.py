@@ -141,6 +141,14 @@ def _predict_onnx(options: argparse.Namespace) -> dict[str, str]:
         if getattr(options, name):
             given = f"'{options.recipe}'" if name == "recipe" else f"--{name}"
             raise ConfigError(f"predict --onnx answers as its file says, without a run: leave out {given}, or --onnx")
+    for name, values in {
+        "device": ("auto", "cpu"),
+        "devices": (1,),
+        "precision": ("32-true",),
+        "workers": (1,),
+    }.items():
+        if getattr(options, name) not in values:
+            raise ConfigError(f"predict --onnx runs on the CPU's cores, as --processes says: leave out --{name}")
     network = OnnxNetwork(options.onnx, threads=options.processes)
     dataset = photos_dataset(options.images, network.classes, options.tags).read_as(network.reading)
     for problem in dataset.problems:
