@@ -32,6 +32,8 @@ MOST_EPOCHS = 24
 # Of a tag's score with the strongest twentieth of the photo erased; below it things are small. On photos that weren't
 # trained on: animals 0.91 (160 photos: 0.79, 80: 0.74), lesions on leaves 0.50 and 0.60 (160: 0.67, 80: 0.62).
 LEFT = 0.70
+# What a step of training costs by what is tuned: EfficientNet-Lite0, photos of 320 x 640 pixels, one core.
+COST = {"all": 1.0, "late": 0.72, "head": 0.62}
 
 
 def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say: Say) -> Recipe:
@@ -54,7 +56,7 @@ def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say
         f"left ({SMALL}: below {100 * LEFT:.0f} %)"
     )
     taken = recipe.alternatives[chosen]
-    minutes = expected_minutes(taken, train, learned, folder)
+    minutes = expected_minutes(taken, train, learned, folder, recipe.alternatives[LARGE].classifier)
     if minutes is not None:
         size = in_words(taken.data.long_side)
         say(f"  photos are worked on {size}; the classifier will train for about {max(1, round(minutes))} min")
@@ -88,10 +90,13 @@ def left_by_erasing(
     return 1.0 if value is None else value
 
 
-def expected_minutes(recipe: Recipe, train: Dataset, learned: Dataset, folder: Path) -> float | None:
-    """What the classifier of `recipe` will take for `train`, by the trial's quickest epoch and the pixels of both.
+def expected_minutes(
+    recipe: Recipe, train: Dataset, learned: Dataset, folder: Path, tried: ClassifierConfig
+) -> float | None:
+    """What the classifier of `recipe` will take for `train`, by the quickest epoch of one with settings `tried`.
 
-    None where the recipe's classifier draws sizes of its own, and where nothing can be told.
+    Both go by their pixels and by what they tune. None where the recipe's classifier draws sizes of its own, and
+    where nothing can be told.
     """
     log = folder / FILE
     rows = read_epochs(log.read_text(encoding="utf-8"))[0] if log.is_file() else []
@@ -100,6 +105,7 @@ def expected_minutes(recipe: Recipe, train: Dataset, learned: Dataset, folder: P
         return None
     a_photo = min(row.seconds for row in rows) / len(learned)
     more = mean_pixels(train.worked_on_at(recipe.data.long_side)) / before
+    more *= COST[recipe.classifier.tuned] / COST[tried.tuned]
     return a_photo * more * len(train) * recipe.classifier.epochs / 60
 
 

@@ -178,12 +178,17 @@ def test_a_training_takes_as_much_longer_as_it_sees_more_pixels(
     )
     whole = dataclasses.replace(loaded.classifier, epochs=5, long_side_min=None, long_side_max=None)
     taken = dataclasses.replace(loaded, data=dataclasses.replace(loaded.data, long_side=long_side), classifier=whole)
-    minutes = trial.expected_minutes(taken, train, train, tmp_path)
+    minutes = trial.expected_minutes(taken, train, train, tmp_path, whole)
     assert minutes == pytest.approx(5 * more)  # an epoch of the trial took a minute
+    tuned = dataclasses.replace(whole, tuned="all")
+    quicker = dataclasses.replace(taken, classifier=dataclasses.replace(whole, tuned="late"))
+    shorter = trial.expected_minutes(quicker, train, train, tmp_path, tuned)
+    assert shorter is not None
+    assert 5 * more / 2 < shorter < 5 * more  # early features have no gradients
     assert trial.in_words(long_side) == words
     drawn = dataclasses.replace(taken, classifier=dataclasses.replace(whole, long_side_min=32, long_side_max=64))
-    assert trial.expected_minutes(drawn, train, train, tmp_path) is None
-    assert trial.expected_minutes(taken, train, train, tmp_path / "nothing") is None
+    assert trial.expected_minutes(drawn, train, train, tmp_path, whole) is None
+    assert trial.expected_minutes(taken, train, train, tmp_path / "nothing", whole) is None
 
 
 def test_a_run_killed_in_its_trial_goes_on(recipe: Path, tmp_path: Path) -> None:
