@@ -33,6 +33,7 @@ COMPARED = 40  # of them, those whose labels are made at several scores
 COMPARED_AT = 480  # pixels of their longer side
 SURROUNDINGS = 3  # positions among which colours are compared, in parts of those that equal cover takes
 SHARES = 0.85 ** np.arange(10)  # covers to try, in the same parts
+TRIMMED = 10  # one in so many photos is left out at either end of a mean: a few that flip mustn't decide
 PATIENCE = 2  # scores in a row that explain no more, after which none is tried
 SCORES = np.arange(COVER_STEPS + 1) / COVER_STEPS
 BY_COVER = "found without masks: where CAM's values part (Otsu), carried over to these maps by equal cover"
@@ -74,8 +75,11 @@ def automatic_threshold(
     best, most, in_vain = least, 0.0, 0
     for share in track(SHARES, total=len(SHARES), description="colours by score"):
         score = max(least, _score_of(share * cover, own))
-        found = [colours_explained(photo[near], labels_at(photo, its, score)[near]) for photo, its, near in photos]
-        mean = float(np.mean(found)) if found else 0.0
+        found = sorted(
+            colours_explained(photo[near], labels_at(photo, its, score)[near]) for photo, its, near in photos
+        )
+        few = len(found) // TRIMMED
+        mean = float(np.mean(found[few : len(found) - few])) if found else 0.0
         best, most, in_vain = (score, mean, 0) if mean > most else (best, most, in_vain + 1)
         if in_vain == PATIENCE:
             break
