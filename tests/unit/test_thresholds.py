@@ -14,6 +14,7 @@ from tag2mask.common.files import read_json
 from tag2mask.data import ImageRecord, LocalizationMaps, load_maps, read_mask, save_maps
 from tag2mask.engine.execution import Execution
 from tag2mask.refine.threshold import colours_explained, cover_by_score, labels_from_maps, otsu_score
+from tag2mask.stages import thresholds
 from tag2mask.stages.confident import ConfidentConfig, confident
 from tag2mask.stages.refine import RefineConfig, background_of, refine
 from tag2mask.stages.thresholds import BY_COLOUR, BY_COVER, automatic_threshold, carried_over
@@ -156,6 +157,26 @@ def test_a_threshold_does_not_fall_to_what_is_larger_than_its_map(
     for record in records.values():
         paint(record, radius=6)
     assert automatic_threshold(folder / "cam", folder / "cam", records, 0, plain)[0] == pytest.approx(least, abs=0.05)
+
+
+def test_a_single_photo_does_not_decide(
+    blobs: tuple[Path, dict[str, ImageRecord]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, records = blobs
+    for number in range(4, 10):
+        records[str(number)] = ImageRecord(str(number), folder / f"{number}.png", labels=(0,))
+        paint(records[str(number)], radius=0)
+        (folder / "cam" / f"{number}.npz").write_bytes((folder / "cam" / "0.npz").read_bytes())
+    Image.new("RGB", (4 * SIDE, 4 * SIDE), (7, 7, 7)).save(records["3"].path)
+
+    def explained(pixels: np.ndarray, labels: np.ndarray) -> float:
+        share = float((labels > 0).mean())  # smaller at each score that is tried
+        return 10 * share if pixels[0, 0] == 7 else 0.2 - 0.1 * share
+
+    monkeypatch.setattr(thresholds, "colours_explained", explained)
+    assert automatic_threshold(folder / "cam", folder / "cam", records, 0, plain)[1] == BY_COLOUR
+    few = {name: records[name] for name in list(records)[:9]}  # too few to leave one out
+    assert automatic_threshold(folder / "cam", folder / "cam", few, 0, plain)[1] == BY_COVER
 
 
 def test_labels_explain_colours_as_counted_one_by_one() -> None:
