@@ -1,12 +1,13 @@
 """A coverage-guided fuzzer (atheris) over the JSON reader, map files and label tables: each is used, or named.
 
-    pip install atheris                       # Linux, not in the project's own requirements
+    pip install atheris                       # Linux; the extra 'dev' has it where there is a wheel
     python benchmarks/fuzz.py json --seconds 300
     python benchmarks/fuzz.py maps --seconds 300      # the file's bytes
     python benchmarks/fuzz.py arrays --seconds 300    # whole archives, whose arrays are anything
     python benchmarks/fuzz.py tables --seconds 300
 
 Ends with a traceback and a file crash-... beside where anything else than an error of ours is raised.
+With `--runs` it ends after so many inputs, which `--seed` draws.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--runs", type=int, default=-1, help="inputs (default: as many as the time allows)")
+    parser.add_argument("--seed", type=int, default=0, help="0 = another one each time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         corpus = Path(name) / "corpus"
@@ -115,7 +118,8 @@ def main() -> None:
             with contextlib.suppress(Tag2MaskError), contextlib.redirect_stderr(io.StringIO()):
                 read(path)
 
-        limits = [f"-max_total_time={options.seconds}", f"-max_len={LONGEST}", "-timeout=10", "-rss_limit_mb=2048"]
+        limits = [f"-max_total_time={options.seconds}", f"-runs={options.runs}", f"-seed={options.seed}"]
+        limits += [f"-max_len={LONGEST}", "-timeout=10", "-rss_limit_mb=2048"]
         limits += ["-len_control=0"] if options.target == "arrays" else []
         atheris.Setup([sys.argv[0], str(corpus), *limits], one)
         atheris.Fuzz()

@@ -17,6 +17,7 @@ from tag2mask.common.values import as_dict, as_list, as_number
 from tag2mask.data import Dataset, image_size, limited_size
 from tag2mask.data.images import LongSide, bounds_of
 from tag2mask.engine.execution import Execution
+from tag2mask.engine.loop import Enough
 from tag2mask.recipe import AUTO, LARGE, SMALL, Recipe
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.info import TRIAL
@@ -27,8 +28,7 @@ from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 MEASURED = 100  # photos whose size is looked at
 PHOTOS = 240  # class-balanced; two thirds are trained on
 LONG_SIDE = 320  # pixels; smaller photos are enlarged, as small things don't show in them
-SEEN = 480  # photos that are trained on, epochs together: three of a set of 240, more of a smaller one
-MOST_EPOCHS = 24
+ENOUGH = Enough(epochs=1, images=480, most=24)  # three epochs of a set of 240, more of a smaller one
 # Of a tag's score with the strongest twentieth of the photo erased; below it things are small. On photos that weren't
 # trained on: animals 0.91 (160 photos: 0.79, 80: 0.74), lesions on leaves 0.50 and 0.60 (160: 0.67, 80: 0.62).
 LEFT = 0.70
@@ -106,7 +106,7 @@ def expected_minutes(
     a_photo = min(row.seconds for row in rows) / len(learned)
     more = mean_pixels(train.worked_on_at(recipe.data.long_side)) / before
     more *= COST[recipe.classifier.tuned] / COST[tried.tuned]
-    return a_photo * more * len(train) * recipe.classifier.epochs / 60
+    return a_photo * more * len(train) * recipe.classifier.epochs_for(len(train)) / 60
 
 
 def mean_pixels(dataset: Dataset) -> float:
@@ -128,14 +128,14 @@ def in_words(long_side: LongSide) -> str:
 
 
 def epochs_of(learned: Dataset, folder: Path) -> int:
-    """How often a trial goes over its photos: those of the trial that is in `folder`, else as `SEEN` says."""
+    """How often a trial goes over its photos: those of the trial that is in `folder`, else as `ENOUGH` says."""
     if (folder / "manifest.json").is_file():
         begun = as_number(
             as_dict(read_manifest(folder, "train-classifier", unfinished=True).get("config")).get("epochs")
         )
         if begun is not None:
             return int(begun)
-    return min(MOST_EPOCHS, math.ceil(SEEN / max(1, len(learned))))
+    return ENOUGH.of("auto", len(learned))
 
 
 def shortened(config: ClassifierConfig, epochs: int) -> ClassifierConfig:

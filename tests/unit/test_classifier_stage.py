@@ -17,8 +17,11 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json, write_json
 from tag2mask.data import Dataset, ImageRecord
 from tag2mask.engine.execution import Execution
+from tag2mask.engine.loop import Enough
 from tag2mask.networks.pooling import Pooling
 from tag2mask.rib import RIBConfig
+from tag2mask.runs.log import read_epochs
+from tag2mask.stages import train_classifier as train_classifier_module
 from tag2mask.stages.localize import LocalizeConfig, Localizer
 from tag2mask.stages.train_classifier import (
     ClassifierConfig,
@@ -63,6 +66,20 @@ def photos(tmp_path: Path) -> Dataset:
 
 def config(**changes: Any) -> ClassifierConfig:
     return ClassifierConfig(**{**TINY, **changes})
+
+
+def test_a_small_set_is_gone_over_more_often_where_asked(
+    photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = len(photos)
+    monkeypatch.setattr(train_classifier_module, "ENOUGH", Enough(epochs=2, images=3 * count, most=48))
+    train_classifier(photos, tmp_path / "auto", config(epochs="auto"), execution=HERE)
+    train_classifier(photos, tmp_path / "three", config(epochs=3), execution=HERE)
+    logged = [read_epochs((tmp_path / name / "log.jsonl").read_text())[0] for name in ("auto", "three")]
+    assert [len(rows) for rows in logged] == [3, 3]
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("auto", "three")]
+    assert weights[0] == weights[1]  # schedule and all
+    assert load_classifier(tmp_path / "auto").pooling == Pooling.of("average", None)
 
 
 def test_the_whole_network_is_tuned_saved_and_loaded(photos: Dataset, tmp_path: Path) -> None:

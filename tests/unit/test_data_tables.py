@@ -190,6 +190,13 @@ def test_a_class_that_is_called_like_another_column(folder: Write, name: str) ->
     assert all(not record.split and not record.group for record in dataset.records)
 
 
+@pytest.mark.parametrize("name", ["id", "is_train", "file"])
+def test_a_second_name_of_the_image_is_no_class_whatever_it_holds(folder: Write, name: str) -> None:
+    dataset = read_dataset(folder(f"image,{name},cat,dog\na.png,0,1,0\nb.png,1,0,1\n", "a.png", "b.png"))
+    assert labels(dataset) == {"a": ["cat"], "b": ["dog"]}
+    assert [str(problem) for problem in dataset.problems] == []
+
+
 def test_uncertain_answers_are_not_taken_for_classes(folder: Write) -> None:
     with pytest.raises(DataError, match="no column 'labels', and 'edema' holds '-1' in line 3 beside yes and no"):
         read_dataset(folder("image,edema\na.png,1\nb.png,-1\n", "a.png", "b.png"), reader="csv")

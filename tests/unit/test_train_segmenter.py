@@ -14,8 +14,11 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset, ImageRecord, write_mask
 from tag2mask.engine.execution import Execution
+from tag2mask.engine.loop import Enough
 from tag2mask.recipe import Recipe
+from tag2mask.runs.log import read_epochs
 from tag2mask.stages import stage_named
+from tag2mask.stages import train_segmenter as stage
 from tag2mask.stages.predict import PredictConfig, predict, predict_answer
 from tag2mask.stages.stage import Context
 from tag2mask.stages.train_segmenter import Samples, SegmenterConfig, load_segmenter, train_segmenter
@@ -68,6 +71,17 @@ def test_a_network_learns_squares(squares: Dataset, tmp_path: Path) -> None:
     pixels = torch.randn(1, 3, 64, 72)
     with torch.no_grad():
         assert torch.equal(loaded(pixels), network(pixels))
+
+
+def test_a_small_set_is_gone_over_more_often_where_asked(
+    squares: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "ENOUGH", Enough(epochs=1, images=2 * len(squares), most=9))
+    config = dataclasses.replace(CONFIG, epochs="auto")
+    train_segmenter(squares, None, tmp_path / "net", config, execution=Execution("cpu", workers=0))
+    rows, _ = read_epochs((tmp_path / "net" / "log.jsonl").read_text())
+    assert [row.epoch for row in rows] == [1, 2]
+    assert type(load_segmenter(tmp_path / "net")).__name__ == "EncoderDecoder"
 
 
 def test_a_network_that_learned_nothing_says_so(squares: Dataset, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.loop import (
+    Enough,
     FitSettings,
     averaged,
     epoch_batches,
@@ -75,6 +76,16 @@ def train(
         execution=Execution(workers=workers, **{"device": "cpu", **where}),
     )
     return net, folder
+
+
+SIZES = [(10_000, 6), (400, 6), (399, 7), (100, 24), (50, 48), (1, 48), (0, 48)]  # images, epochs
+
+
+@pytest.mark.parametrize(("images", "epochs"), SIZES)
+def test_a_small_set_is_gone_over_more_often(images: int, epochs: int) -> None:
+    enough = Enough(epochs=6, images=2400, most=48)
+    assert enough.of("auto", images) == epochs
+    assert enough.of(3, images) == 3
 
 
 @pytest.mark.parametrize("changes", [{}, {"schedule": "one_cycle", "average": 0.9, "optimiser": "adamw"}])

@@ -73,6 +73,21 @@ class FitSettings:
         return -(-self.iterations // per_epoch), self.iterations
 
 
+@dataclass(frozen=True)
+class Enough:
+    """What "auto" means where a number of epochs is asked for: a small set is gone over more often."""
+
+    epochs: int  # at least
+    images: int  # that are learned from at least, all epochs together
+    most: int  # epochs, however small the set is
+
+    def of(self, epochs: int | Literal["auto"], images: int) -> int:
+        """The number of epochs for so many images."""
+        if epochs != "auto":
+            return epochs
+        return max(self.epochs, min(self.most, math.ceil(self.images / max(1, images))))
+
+
 Key = tuple[int, int]  # (epoch, index of the image)
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of the network, images and targets of a batch
 Groups = tuple[list[nn.Parameter], list[nn.Parameter]]  # pretrained and new parameters

@@ -20,7 +20,7 @@ from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, image_size, limited_size, read_image
 from tag2mask.data.transforms import Draws, augment, scaled_size
 from tag2mask.engine.execution import Execution, resolve_device
-from tag2mask.engine.loop import FitSettings, Sample, fit
+from tag2mask.engine.loop import Enough, FitSettings, Sample, fit
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
 from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.pooling import Kind, Pooling
@@ -33,6 +33,7 @@ from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at after every epoch
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
 DOUBTED_SHOWN = 24  # tags in the manifest
+ENOUGH = Enough(epochs=6, images=2400, most=48)  # epochs: auto
 LARGEST_CROP = 4096  # pixels, where photos are taken whole
 CRITERION_IMAGES = 24  # photos with tags, class-balanced, on which is measured where the classifier looks
 
@@ -44,7 +45,8 @@ class ClassifierConfig(Settings):
     backbone: Annotated[str, Free("timm's names; the first thing that a run builds")] = "resnet50"
     # "auto", "none" (random) or a file's path
     weights: Annotated[str, Free("a path; the first thing that a run loads")] = "auto"
-    epochs: Annotated[int, Range(ge=0, le=100_000)] = 5  # reference
+    # auto: 6, and of fewer than 400 images as many as learn from 2,400, at most 48
+    epochs: Annotated[int | Literal["auto"], Range(ge=0, le=100_000)] = 5  # reference
     batch_size: Annotated[int, Range(ge=1, le=8192)] = 16  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Range(gt=0, le=1000)] = 0.1  # of the backbone's head (reference)
@@ -99,6 +101,10 @@ class ClassifierConfig(Settings):
             return None
         return self.long_side_min, self.long_side_max
 
+    def epochs_for(self, images: int) -> int:
+        """How often a set of so many images is gone over."""
+        return ENOUGH.of(self.epochs, images)
+
     def pooled(self) -> Pooling:
         """The pooling with its parameter."""
         return Pooling.of(self.pooling, self.pooling_parameter)
@@ -139,7 +145,7 @@ def train_classifier(
         classification_loss,
         Samples.of(dataset, config, seed),
         names,
-        FitSettings.of(config),
+        FitSettings.of(config, epochs=config.epochs_for(len(names))),
         folder,
         seed=seed,
         execution=execution,
@@ -327,8 +333,10 @@ def pooling_of(settings: Mapping[str, Any]) -> Pooling:
 
 def _entries(context: Context) -> Iterable[Planned]:
     train = context.train
-    heading = f"classifier: {len(train)} images, {len(train.classes)} classes"
-    yield Planned(STAGE, "classifier", context.recipe.classifier, heading=heading)
+    config = context.recipe.classifier
+    epochs = config.epochs_for(len(train))
+    heading = f"classifier: {len(train)} images, {len(train.classes)} classes, {epochs} epochs"
+    yield Planned(STAGE, "classifier", config, heading=heading)
 
 
 def _run(entry: Planned, context: Context) -> None:

@@ -25,7 +25,7 @@ from tag2mask.data.images import at_most
 from tag2mask.data.records import printable
 from tag2mask.data.transforms import joint_augment, pasted, to_tensor, without_edges
 from tag2mask.engine.execution import Execution, resolve_device
-from tag2mask.engine.loop import FitSettings, Sample, fit
+from tag2mask.engine.loop import Enough, FitSettings, Sample, fit
 from tag2mask.networks import (
     ARCHITECTURES,
     LOSSES,
@@ -56,7 +56,8 @@ class SegmenterConfig(Settings):
     output_stride: Literal[8, 16] = 8  # of deeplabv2, the others have their own
     frozen_trunk: bool = False  # deeplabv2: leave the parts up to stride 8 unchanged: cheaper, a little worse
     tuned: Literal["all", "late"] = "all"  # "late": the backbone's parts up to stride 4 stay as they are
-    epochs: Annotated[int, Range(ge=0, le=100_000)] = 28  # 30k iterations of 10 images on 10,582
+    # auto: 8, and of fewer than 400 images as many as learn from 3,200, at most 64
+    epochs: Annotated[int | Literal["auto"], Range(ge=0, le=100_000)] = 28  # 30k iterations of 10 images on 10,582
     # stop after so many updates, instead of after `epochs`
     iterations: Annotated[int | None, Range(ge=1, le=1_000_000_000)] = None
     batch_size: Annotated[int, Range(ge=1, le=8192)] = 10  # images, of all processes together
@@ -100,6 +101,7 @@ class SegmenterConfig(Settings):
             raise SettingError(self, ("frozen_trunk", "architecture"), "false for other architectures than deeplabv2")
 
 
+ENOUGH = Enough(epochs=8, images=3200, most=64)  # epochs: auto
 NO_MASK = "has no mask"
 NAMED = 6  # classes in a line
 PRIOR_PHOTOS = 5000  # that the tags of whole photos are learned from, at most
@@ -198,8 +200,8 @@ def train_segmenter(
     paste = config.paste if dataset.background else 0.0  # without a background an object is the whole photo
     load = Samples(tuple(records), paths, lut, dataclasses.replace(config, paste=paste), seed)
     loss_of = partial(_loss, balanced=config.balanced, loss=config.loss)
-    settings = FitSettings.of(config)
     names = [record.id for record in records]
+    settings = FitSettings.of(config, epochs=ENOUGH.of(config.epochs, len(names)))
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
     told = _learn_prior(network, dataset, config, seed, execution) if config.tag_prior else {}
     save_module(network, out / "weights.safetensors")

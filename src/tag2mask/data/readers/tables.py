@@ -257,8 +257,8 @@ def _columns(path: Path, header: list[str], numbered: list[tuple[int, list[str]]
             setattr(columns, what, -1)
             columns.taken_for_classes.append(header[at])
     taken = {image, columns.split, columns.held_out, columns.mask, columns.group}
-    for at in (at for at in range(len(header)) if at not in taken):
-        if header[at] and heads[at] not in _NO_CLASS and _says_yes_and_no(row[at] for row in rows):
+    for at in (at for at in range(len(header)) if at not in taken and heads[at] not in _NO_CLASS):
+        if header[at] and _says_yes_and_no(row[at] for row in rows):
             columns.one_hot[at] = header[at]
         elif header[at] and all(is_empty(row[at]) for row in rows):
             columns.empty.append(header[at])
