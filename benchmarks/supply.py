@@ -3,8 +3,8 @@
     python benchmarks/supply.py              # every dependency with its licence; pip check
     python benchmarks/supply.py --build      # also: wheel and sdist, each installed in an empty environment
 
-`--build` installs each package without its dependencies, whose modules come from this environment, and asks it for
-its recipes. Ends with status 1 where packages contradict each other or one doesn't install.
+`--build` installs each package with its dependencies (6 GB each, unless they are linked from a cache) and lets it do
+the demonstration's photos. Ends with status 1 where packages contradict each other or one doesn't work.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ from pathlib import Path
 import tomllib
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# where it comes from, how many recipes come along, how many pictures the demonstration's photos end in
+ASKED = """
+from pathlib import Path
+import tag2mask
+from tag2mask.experiments.demo import showcase
+from tag2mask.recipe import recipe_folder
+showcase(Path("shown"))
+print(tag2mask.__file__)
+print(len(list(recipe_folder().glob("*.yaml"))))
+print(len(list(Path("shown/showcase").glob("*_mask.jpg"))))
+"""
 EXTRAS = ("crf", "sal", "onnx", "ray", "demo")
 
 
@@ -85,25 +96,20 @@ def built_packages_work() -> bool:
 
 
 def works(package: Path, folder: Path) -> bool:
-    """Whether a package installs by itself and answers."""
+    """Whether a package installs in an empty environment, with what it needs, and does the demonstration's photos."""
     home = folder / package.name.replace(".", "_")
     python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", str(home)], check=True)
-    install = [*_uv(), "pip", "install", "--no-deps", "--python", str(python), str(package)]
-    site = next(path for path in sys.path if path.endswith("site-packages"))
-    ask = "import tag2mask.cli, sys; print(tag2mask.__file__); sys.exit(tag2mask.cli.main(['recipes', 'ls']))"
-    there = {**os.environ, "PYTHONPATH": site}
-    done = subprocess.run(install, check=False).returncode == 0
-    # its own modules come first; an editable installation among the others must not stand in for them
-    own = f"import sys; sys.path.insert(0, next(p for p in sys.path if p.startswith({str(home)!r}))); {ask}"
-    answer = subprocess.run(
-        [str(python), "-c", own], env=there, cwd=folder, capture_output=True, text=True, check=False
-    )
-    first, *recipes = answer.stdout.splitlines() or [""]
-    print(f"{package.name}: {'installs' if done else 'does not install'}, {len(recipes)} recipes, from {first}")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True)
+    install = [*_uv(), "pip", "install", "--python", str(python), f"tag2mask[demo] @ {package.as_uri()}"]
+    if subprocess.run(install, check=False).returncode:
+        print(f"{package.name}: does not install")
+        return False
+    answer = subprocess.run([str(python), "-I", "-c", ASKED], cwd=folder, capture_output=True, text=True, check=False)
+    where, recipes, pictures = (answer.stdout.splitlines() or [""])[-3:] if not answer.returncode else ("", "0", "0")
+    print(f"{package.name}: installs; {recipes} recipes, {pictures} pictures of the demonstration, from {where}")
     if answer.returncode:
         print(answer.stderr.strip()[-500:])
-    return done and answer.returncode == 0 and first.startswith(str(home)) and bool(recipes)
+    return where.startswith(str(home)) and int(recipes) > 0 and int(pictures) > 0
 
 
 def _uv() -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from tag2mask.engine.loop import (
     epoch_batches,
     fit,
     learning_rate_factor,
+    looked_at,
     make_optimiser,
     set_learning_rate,
 )
@@ -218,6 +220,14 @@ def test_what_is_said_after_an_epoch_goes_into_the_log(tmp_path: Path) -> None:
     assert all(modes)
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["val_map"] for row in rows] == [0.5] * 4
+
+
+@pytest.mark.parametrize("epochs", [1, 5, 12, 13, 24, 25, 48])
+def test_a_long_training_is_looked_at_a_dozen_times_and_at_its_end(epochs: int) -> None:
+    seen = [epoch for epoch in range(epochs) if looked_at(epoch, epochs)]
+    assert seen[-1] == epochs - 1
+    assert len(seen) == epochs if epochs <= 12 else 6 < len(seen) <= 12
+    assert len(set(np.diff(seen))) <= 1  # evenly
 
 
 def test_one_cycle_rises_and_falls_as_torchs_does() -> None:

@@ -37,6 +37,7 @@ from tag2mask.runs.folder import StageFolder
 from tag2mask.runs.log import Epoch, append_epoch
 
 Sample = tuple[Tensor, Tensor]  # image (3, H, W) and target
+LOOKS = 12  # at the network within a training, at most: a small set has many short epochs
 ONE_CYCLE_START = 1 / 25  # of the highest rate, where one_cycle begins
 LoadSample = Callable[[int, int], Sample]  # (epoch, index) -> sample; raises DataError for a broken image
 
@@ -214,8 +215,9 @@ def fit(
 
     `groups` are the pretrained and the new parameters; the latter learn `new_layers_multiplier` times faster.
     Learning rates follow the settings' schedule. `weights`, one an image, say how often each is drawn in an epoch of
-    as many images as there are. What `after_epoch` says of the network goes into the log. Writes log.jsonl and
-    checkpoint.pt. ConfigError where the loss is no number and where the checkpoint was made in another precision.
+    as many images as there are. What `after_epoch` says of the network, after every epoch or a dozen of many, goes
+    into the log. Writes log.jsonl and checkpoint.pt. ConfigError where the loss is no number and where the checkpoint
+    was made in another precision.
 
     On several devices one process each is started (DDP), all on this machine; the result is that of one process up
     to round-off. For that `loss_of` must give the mean over the whole batch (`mean_of_batch`, `shared_counts`), not
@@ -336,7 +338,8 @@ def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> No
         state = _restore(checkpoint, job.precision, module, average, optimiser)
     wrapped = fabric.setup(module, optimiser)
     module.train()
-    for epoch in range(state.epoch, settings.planned(len(job.names))[0]):
+    epochs = settings.planned(len(job.names))[0]
+    for epoch in range(state.epoch, epochs):
         started = time.monotonic()
         with _remedies(job):
             losses = _epoch(fabric, wrapped, optimiser, job, state, average)
@@ -345,12 +348,17 @@ def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> No
         seconds, rate = round(time.monotonic() - started, 2), optimiser.param_groups[0]["lr"]
         if fabric.is_global_zero:
             more = {}
-            if job.after_epoch is not None:
+            if job.after_epoch is not None and looked_at(epoch, epochs):
                 more = job.after_epoch(module)
                 module.train()
             append_epoch(folder.path, Epoch(epoch + 1, state.iteration, _mean(losses), rate, seconds, **more))
             _save_checkpoint(checkpoint, job.precision, module, optimiser, state, average)
             folder.save()
+
+
+def looked_at(epoch: int, epochs: int) -> bool:
+    """Whether the network is looked at after an epoch, from 0: at most `LOOKS` times, the last time at the end."""
+    return (epochs - 1 - epoch) % math.ceil(epochs / LOOKS) == 0
 
 
 def _epoch(

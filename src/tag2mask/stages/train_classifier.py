@@ -30,10 +30,10 @@ from tag2mask.stages.learned_tags import warnings_of
 from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 
-CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at after every epoch
+CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at while it learns
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
 DOUBTED_SHOWN = 24  # tags in the manifest
-ENOUGH = Enough(epochs=6, images=2400, most=48)  # epochs: auto
+ENOUGH = Enough(epochs=6, images=2400, most=24)  # epochs: auto
 LARGEST_CROP = 4096  # pixels, where photos are taken whole
 CRITERION_IMAGES = 24  # photos with tags, class-balanced, on which is measured where the classifier looks
 
@@ -45,7 +45,7 @@ class ClassifierConfig(Settings):
     backbone: Annotated[str, Free("timm's names; the first thing that a run builds")] = "resnet50"
     # "auto", "none" (random) or a file's path
     weights: Annotated[str, Free("a path; the first thing that a run loads")] = "auto"
-    # auto: 6, and of fewer than 400 images as many as learn from 2,400, at most 48
+    # auto: 6, and of fewer than 400 images as many as learn from 2,400, at most 24
     epochs: Annotated[int | Literal["auto"], Range(ge=0, le=100_000)] = 5  # reference
     batch_size: Annotated[int, Range(ge=1, le=8192)] = 16  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"

@@ -56,7 +56,7 @@ class SegmenterConfig(Settings):
     output_stride: Literal[8, 16] = 8  # of deeplabv2, the others have their own
     frozen_trunk: bool = False  # deeplabv2: leave the parts up to stride 8 unchanged: cheaper, a little worse
     tuned: Literal["all", "late"] = "all"  # "late": the backbone's parts up to stride 4 stay as they are
-    # auto: 8, and of fewer than 400 images as many as learn from 3,200, at most 64
+    # auto: 8, and of fewer than 400 images as many as learn from 3,200, at most 32
     epochs: Annotated[int | Literal["auto"], Range(ge=0, le=100_000)] = 28  # 30k iterations of 10 images on 10,582
     # stop after so many updates, instead of after `epochs`
     iterations: Annotated[int | None, Range(ge=1, le=1_000_000_000)] = None
@@ -101,7 +101,7 @@ class SegmenterConfig(Settings):
             raise SettingError(self, ("frozen_trunk", "architecture"), "false for other architectures than deeplabv2")
 
 
-ENOUGH = Enough(epochs=8, images=3200, most=64)  # epochs: auto
+ENOUGH = Enough(epochs=8, images=3200, most=32)  # epochs: auto
 NO_MASK = "has no mask"
 NAMED = 6  # classes in a line
 PRIOR_PHOTOS = 5000  # that the tags of whole photos are learned from, at most
