@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import io
 import json
+import resource
 import sys
 import tempfile
 import zipfile
@@ -119,7 +120,8 @@ def main() -> None:
                 read(path)
 
         limits = [f"-max_total_time={options.seconds}", f"-runs={options.runs}", f"-seed={options.seed}"]
-        limits += [f"-max_len={LONGEST}", "-timeout=10", "-rss_limit_mb=2048"]
+        began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # what started it counts for it, too
+        limits += [f"-max_len={LONGEST}", "-timeout=10", f"-rss_limit_mb={began + 2048}"]
         limits += ["-len_control=0"] if options.target == "arrays" else []
         atheris.Setup([sys.argv[0], str(corpus), *limits], one)
         atheris.Fuzz()
