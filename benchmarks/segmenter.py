@@ -63,9 +63,8 @@ def main() -> None:
     recipe = load_recipe(options.run / "recipe.yaml", options.set)
     limit = read_info(options.run).get("data", {}).get("limited_to")
     learned, held = halves(read_splits(recipe, options.data, limit).train, recipe.seed)
-    print(
-        f"{len(learned)} photos learned, {len(held)} others, seed {recipe.seed}, {recipe.segmenter.epochs} epochs\n"
-    )
+    epochs = recipe.segmenter.epochs_for(len(learned))
+    print(f"{len(learned)} photos learned, {len(held)} others, seed {recipe.seed}, {epochs} epochs\n")
     print("| | mIoU | difference | within tags | difference | minutes | MB |\n|---|---|---|---|---|---|---|")
     first: list[np.ndarray] = []
     told: list[str] = []

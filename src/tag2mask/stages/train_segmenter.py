@@ -87,6 +87,10 @@ class SegmenterConfig(Settings):
     # how much a photo as a whole has a say in what its pixels show, by a linear model of its tags; 0 = nothing
     tag_prior: Annotated[float, Range(ge=0, le=10)] = 0.0
 
+    def epochs_for(self, images: int) -> int:
+        """How often a set of so many images is gone over, unless `iterations` ends it."""
+        return ENOUGH.of(self.epochs, images)
+
     def check_relations(self) -> None:
         """Raise ConfigError for an empty range of scales and for more parts of a batch than it has images."""
         if self.scale_min > self.scale_max:
@@ -201,7 +205,7 @@ def train_segmenter(
     load = Samples(tuple(records), paths, lut, dataclasses.replace(config, paste=paste), seed)
     loss_of = partial(_loss, balanced=config.balanced, loss=config.loss)
     names = [record.id for record in records]
-    settings = FitSettings.of(config, epochs=ENOUGH.of(config.epochs, len(names)))
+    settings = FitSettings.of(config, epochs=config.epochs_for(len(names)))
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
     told = _learn_prior(network, dataset, config, seed, execution) if config.tag_prior else {}
     save_module(network, out / "weights.safetensors")
