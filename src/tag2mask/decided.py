@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset
+from tag2mask.data.records import changed
 from tag2mask.recipe import Recipe
 from tag2mask.runs.decisions import NO_SCORES, Effect, Scores, write_applied
 from tag2mask.stages.refine import RefineConfig
@@ -44,13 +45,15 @@ def _by_eye(refine: RefineConfig, scores: Scores) -> RefineConfig:
 
 def with_tags(dataset: Dataset, effect: Effect) -> Dataset:
     """The data set with the tags that were added and taken away; other classes than its own count for nothing."""
+    if not effect.tags:
+        return dataset
     place = {name: index for index, name in enumerate(dataset.classes)}
     labels = {}
     for record in dataset.records:
         if record.id in effect.tags:
             names = effect.labels(record.id, [dataset.classes[label] for label in record.labels])
             labels[record.id] = tuple(sorted(place[name] for name in names if name in place))
-    records = tuple(dataclasses.replace(r, labels=labels.get(r.id, r.labels)) for r in dataset.records)
+    records = tuple(changed(r, labels=labels[r.id]) if r.id in labels else r for r in dataset.records)
     own = {r.id: r.labels for r in dataset.records if labels.get(r.id, r.labels) != r.labels}
     return dataclasses.replace(dataset, records=records, own_labels=own)
 

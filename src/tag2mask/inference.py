@@ -20,7 +20,7 @@ from tag2mask.engine.execution import Execution
 from tag2mask.onnx_file import Usage
 from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.runs.folder import parse_manifest, read_manifest
-from tag2mask.runs.index import parse_index
+from tag2mask.runs.index import read_index
 from tag2mask.runs.info import read_info
 from tag2mask.stages.predict import PredictConfig, predict
 from tag2mask.stages.train_segmenter import SegmenterConfig, load_segmenter
@@ -114,7 +114,7 @@ def left_out_of_onnx(run_folder: Path) -> list[str]:
 
 def _own_photos(run_folder: Path) -> list[Path]:
     """Some photos of a run by its index, of as many sizes as there are."""
-    images = parse_index(read_object(run_folder / "index.json")).images
+    images = read_index(run_folder / "index.json").images
     paths = [image.path for image in images.values() if image.path is not None and image.path.is_file()]
     by_size: dict[tuple[int, int], list[Path]] = {}
     for path in paths[: 20 * CHECKED_ON]:

@@ -23,6 +23,7 @@ from tag2mask.refine.threshold import best_class
 from tag2mask.runs.scores import SIZES
 
 _AT_ONCE = 25  # resamples
+_DRAWN = 2_000_000  # images in them, so that memory stays bounded
 SLIP_VALUES = 256  # with the reference's COCO slip 255 is a class of its own
 
 _BILLION = 10**9
@@ -292,8 +293,9 @@ def bootstrap_interval(
     hits, union = hits[:, used].astype(np.float64), union[:, used].astype(np.float64)
     random = np.random.default_rng(seed_for(seed, "bootstrap"))
     mious = np.empty(repeats)
-    for start in range(0, repeats, _AT_ONCE):
-        rows = min(_AT_ONCE, repeats - start)
+    at_once = max(1, min(_AT_ONCE, _DRAWN // images))
+    for start in range(0, repeats, at_once):
+        rows = min(at_once, repeats - start)
         drawn = np.stack([np.bincount(random.integers(0, images, images), minlength=images) for _ in range(rows)])
         times = drawn.astype(np.float64)  # (rows, N) how often each image was drawn
         mious[start : start + rows] = mean_iou(_divide(times @ hits, times @ union))

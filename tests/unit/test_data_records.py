@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 from tag2mask.common.errors import DataError
 from tag2mask.data import Dataset, ImageRecord, Problem, read_dataset
+from tag2mask.data.records import changed, text_of
 
 ANIMALS = ["cat", "cow", "dog", "horse", "person", "sheep"]
 
@@ -112,3 +116,55 @@ def test_readers_agree_and_restricting_later_is_the_same(animals_dir: Path) -> N
     later = read_dataset(animals_dir).restrict(ANIMALS)
     assert later.digest() == by_csv.digest()
     assert np.array_equal(later.mask_lut, by_csv.mask_lut)
+
+
+def test_a_record_keeps_paths_as_text_and_gives_paths() -> None:
+    record = ImageRecord("a", Path("/set/photos/a.jpg"), (0,), "train", Path("/set/masks/a.png"))
+    assert (record.path, record.mask_path) == (Path("/set/photos/a.jpg"), Path("/set/masks/a.png"))
+    assert ImageRecord("a", Path("a.jpg"), ()).path == Path("a.jpg")
+    assert ImageRecord("a", Path("a.jpg"), ()).mask_path is None
+    again = pickle.loads(pickle.dumps(record))
+    assert again == record
+    assert hash(again) == hash(record)
+    assert replace(record, path=Path("/b.jpg"), mask_path=None) == ImageRecord("a", Path("/b.jpg"), (0,), "train")
+    assert "photos/a.jpg" in repr(record)
+
+
+def test_changed_is_replace() -> None:
+    record = ImageRecord("a", Path("/set/a.jpg"), (0,), "train", Path("/set/masks/a.png"), (32, 64), "slide 3")
+    for changes in ({"labels": (1, 2)}, {"split": "val", "told": False}, {"long_side": None}):
+        assert changed(record, **changes) == replace(record, **changes)
+    assert text_of(changed(record, labels=()), "mask_path") == ("/set/masks", "a.png")
+    assert text_of(ImageRecord("a", Path("/a.jpg"), ()), "mask_path") == ("", "")
+
+
+def test_a_set_that_is_as_asked_for_is_not_copied() -> None:
+    dataset = make([(0,), (1,)]).worked_on_at((32, 64))
+    assert [record.long_side for record in dataset.records] == [(32, 64), (32, 64)]
+    assert dataset.worked_on_at((32, 64)) is dataset
+    assert dataset.read_as(dataset.reading) is dataset
+
+
+@pytest.mark.parametrize("masks", ["a column", "by name"])
+def test_a_photo_takes_a_kilobyte_at_most(tmp_path: Path, masks: str) -> None:
+    count = 3000
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number:012d}.{'jpg' if folder == 'photos' else 'png'}").touch()
+    rows = (f"photos/{n:012d}.jpg,{'cat;dog' if n % 3 else 'dog'},train" for n in range(count))
+    more = [f",masks/{n:012d}.png" if masks == "a column" else "" for n in range(count)]
+    lines = ["image,labels,split" + (",mask" if masks == "a column" else "")]
+    lines += [row + mask for row, mask in zip(rows, more, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    read_dataset(tmp_path)  # what is looked up once is there
+    tracemalloc.start()
+    try:
+        dataset = read_dataset(tmp_path)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(dataset) == count
+    assert all(r.mask_path == tmp_path / "masks" / f"{r.id}.png" for r in dataset.records)
+    assert kept / count < 600  # bytes
+    assert peak / count < 1100

@@ -639,3 +639,36 @@ def test_suffixes_in_another_case(folder: Write) -> None:
     dataset = read_dataset(folder("image,labels\na.jpg,cat\nB.jpg,dog\n", "a.JPG", "b.jpg"))
     assert labels(dataset) == {"a": ["cat"], "b": ["dog"]}
     assert [problem.kind for problem in dataset.problems] == ["path"]
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|", " ", ","])
+def test_a_line_that_says_what_separates(folder: Write, mark: str) -> None:
+    root = folder(f"sep={mark}\nimage{mark}labels\na.png{mark}cat\n", "a.png")
+    assert labels(read_dataset(root)) == {"a": ["cat"]}
+
+
+@pytest.mark.parametrize("mark", ['"', "\r"])
+def test_what_can_separate_nothing_is_no_such_line(folder: Write, mark: str) -> None:
+    root = folder(f"sep={mark}\nimage,labels\na.png,cat\n", "a.png")
+    with pytest.raises(DataError, match=r"labels\.csv"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize("start", ["", "\n\n", " ;\n", "\ufeff", "\ufeff\n"])
+def test_what_is_before_the_header(folder: Write, start: str) -> None:
+    root = folder(f"{start}image;labels\na.png;cat\n\nb.png;dog\n", "a.png", "b.png")
+    assert labels(read_dataset(root)) == {"a": ["cat"], "b": ["dog"]}
+
+
+def test_a_byte_that_is_no_text_far_down_is_named_with_its_line(folder: Write) -> None:
+    root = folder("image,labels\n" + "a.png,cat\n" * 40_000, "a.png")
+    with (root / "labels.csv").open("ab") as stream:
+        stream.write(b"a.png,caf\xe9\n")
+    with pytest.raises(DataError, match=r"line 40002: byte b'\\xe9' is not UTF-8"):
+        read_dataset(root)
+
+
+def test_columns_of_pictures_the_first_of_equals(folder: Write) -> None:
+    rows = "a.png,b.png,cat\nb.png,a.png,dog\n"
+    root = folder("one,two,labels\n" + rows, "a.png", "b.png")
+    assert labels(read_dataset(root)) == {"a": ["cat"], "b": ["dog"]}

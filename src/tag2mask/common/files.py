@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ GONE = tuple(  # the drive is lost
     for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "ENXIO")
     if hasattr(errno, name)
 )
+DONE = {"status": "done"}  # of an image, in the manifest of a stage: one object for a million of them
 _UNFINISHED = re.compile(r"\.(?P<name>.+)\.\d+-[0-9a-f]{6}\.partial(?:\.[^.]*)?")  # what killed processes leave
 
 
@@ -43,6 +44,16 @@ def remove_leftovers(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def ids_in(folder: Path, suffix: str) -> set[str]:
+    """What the visible files of a folder are called before `suffix`: the images that it holds; empty without it."""
+    try:
+        with os.scandir(folder) as entries:
+            names = (entry.name for entry in entries)
+            return {n[: -len(suffix)] for n in names if n.endswith(suffix) and not n.startswith(".")}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def refuse_existing(path: Path, option: str) -> None:
@@ -100,11 +111,19 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as readable UTF-8 JSON, whole or not at all."""
-    with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-        # a path that isn't UTF-8 holds lone surrogates; JSON's own escape brings them back
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    """Write `value` as readable UTF-8 JSON, whole or not at all; its text is never whole in memory."""
+    # a path that isn't UTF-8 holds lone surrogates; JSON's own escape brings them back
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
+    ):
+        json.dump(value, stream, indent=1, ensure_ascii=False)
+        stream.write("\n")
+
+
+def json_text(value: Any) -> str:
+    """Readable JSON, as all files of a run are written."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 class JSONError(DataError, ValueError):
@@ -126,17 +145,26 @@ class JSONObject(dict[str, Any]):
         return dict, (dict(self),)
 
 
-def parse_json(text: str | bytes, source: Path | str) -> Any:
-    """Parse UTF-8 JSON; JSONError, naming `source`, for anything else and for thousands of values in each other."""
+def parse_json(text: str | bytes, source: Path | str, instead: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Parse UTF-8 JSON; JSONError, naming `source`, for anything else and for thousands of values in each other.
+
+    instead: what to put in the place of each object.
+    """
     try:
-        return json.loads(text)
+        if isinstance(text, bytes):  # which aren't kept beside the text
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        return json.loads(text, object_hook=instead)
     except (ValueError, RecursionError) as error:
         raise JSONError(f"{source}: is not valid JSON ({' '.join(str(error).split())}); take a whole copy") from error
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a UTF-8 JSON file; JSONError where it isn't one."""
-    return parse_json(Path(path).read_bytes(), path)
+    """Read a UTF-8 JSON file; JSONError where it isn't one. Images that are done share one object."""
+    return parse_json(Path(path).read_bytes(), path, _shared)
+
+
+def _shared(value: dict[str, Any]) -> dict[str, Any]:
+    return DONE if value == DONE else value
 
 
 def read_object(path: Path | str) -> JSONObject:

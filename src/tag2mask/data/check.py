@@ -18,7 +18,7 @@ from tag2mask.data.check_masks import check_masks, size_problem
 from tag2mask.data.findings import grouped, of_set
 from tag2mask.data.images import image_size, read_image
 from tag2mask.data.masks import read_mask
-from tag2mask.data.records import IGNORED, BadFileError, Dataset, ImageRecord, Problem, printable
+from tag2mask.data.records import IGNORED, BadFileError, Dataset, ImageRecord, Problem, printable, text_of
 from tag2mask.data.words import plain
 
 SMALLEST_SIDE = 32  # pixels; smaller images leave 2 x 2 positions or fewer at stride 16
@@ -154,7 +154,8 @@ def _examples(dataset: Dataset) -> tuple[str, ...]:
 
 def _base(dataset: Dataset) -> str:
     """Return the folder that holds all photos."""
-    return os.path.commonpath([record.path.parent for record in dataset.records]) if dataset.records else ""
+    folders = {text_of(record, "path")[0] for record in dataset.records}
+    return os.path.commonpath(folders) if folders else ""
 
 
 def _decoded_problems(dataset: Dataset, progress: bool) -> list[Problem]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 
 from tag2mask.common.seeding import rng_for
 from tag2mask.data.images import extra_bands, raw_values
-from tag2mask.data.records import BadFileError, Dataset, ImageRecord, Problem
+from tag2mask.data.records import BadFileError, Dataset, ImageRecord, Problem, text_of
 
 _DEEP_SUFFIXES = frozenset({".png", ".tif", ".tiff", ".pgm"})  # files that can hold more than 8 bits a band
 PICTURES = 64  # whose values are looked at
@@ -37,9 +38,10 @@ def value_range(dataset: Dataset) -> tuple[float, float] | None:
 
 def _candidates(records: Sequence[ImageRecord]) -> Iterator[Path]:
     learned = [record for record in records if record.split not in ("val", "test")] or records
-    there = sorted((r.id, r.path) for r in learned if r.path.suffix.lower() in _DEEP_SUFFIXES)
+    there = [r for r in learned if os.path.splitext(text_of(r, "path")[1])[1].lower() in _DEEP_SUFFIXES]
+    there.sort(key=lambda record: record.id)
     rng_for(0, "value range").shuffle(there)
-    return (path for _, path in there[:_LOOKED_AT])
+    return (record.path for record in there[:_LOOKED_AT])
 
 
 def _grid(path: Path) -> np.ndarray | None:

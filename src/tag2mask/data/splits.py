@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tag2mask.common.seeding import rng_for
-from tag2mask.data.records import Dataset, ImageRecord, Problem
+from tag2mask.data.records import Dataset, ImageRecord, Problem, changed
 
 NOTHING = -1  # stands for the class of negatives
 
@@ -36,7 +36,7 @@ def with_held_out(dataset: Dataset, fraction: float, seed: int) -> Dataset:
         return replace(dataset, problems=(*dataset.problems, problem))
     ids = {record.id for record in learned}
     records = (
-        replace(r, split="val" if _unit(r) in held_out else "train") if r.id in ids else r for r in dataset.records
+        changed(r, split="val" if _unit(r) in held_out else "train") if r.id in ids else r for r in dataset.records
     )
     return replace(dataset, records=tuple(records))
 

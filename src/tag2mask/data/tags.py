@@ -10,7 +10,7 @@ from tag2mask.common.errors import DataError, did_you_mean
 from tag2mask.data.readers.found import Found
 from tag2mask.data.readers.labels import split_labels
 from tag2mask.data.readers.tables import Entry, read_table
-from tag2mask.data.records import BadFileError, Dataset, Problem
+from tag2mask.data.records import BadFileError, Dataset, Problem, changed
 from tag2mask.data.words import is_negative, nfc
 
 _SHOWN = 5
@@ -65,7 +65,7 @@ def with_tags(photos: Dataset, root: Path, tags: Tags, source: str) -> Dataset:
         first = photos.records[0].path.name
         raise DataError(f"{source}: lists none of the {len(photos.records)} photos in {root}, e.g. {first}")
     records = [
-        replace(record, labels=tuple(sorted(found.get(place, ()))), told=place in found)
+        changed(record, labels=tuple(sorted(found.get(place, ()))), told=place in found)
         for place, record in enumerate(photos.records)
     ]
     problems = photos.problems

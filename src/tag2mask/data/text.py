@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from tag2mask.data.records import BadFileError
 
-_SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+_SEPARATOR = re.compile(r"sep=([^\r\n\"])\r?\n", re.IGNORECASE)
 
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp)$", re.IGNORECASE)
 
@@ -30,28 +30,58 @@ def read_text(path: Path) -> str:
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, cells) of every row of a CSV that isn't blank, separated as its first line is."""
-    text = read_text(path)
-    given = _SEPARATOR.match(text)  # Excel's line that says what separates cells
-    text = text[given.end() :] if given else text
-    mark = given[1] if given else _delimiter(text)
-    lines = list(io.StringIO(text, newline=""))
-    read = partial(csv.reader, delimiter=mark, skipinitialspace=True)
-    reader, start = read(lines), 0
+    """Yield (line, cells) of every row of a CSV that isn't blank, separated as its first line is.
+
+    The file is read as it is asked for, so that a long one takes no more memory than a short one.
+    """
+    with path.open("rb") as stream:
+        wide = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        with path.open(encoding="utf-16" if wide else "utf-8-sig", newline="") as lines:
+            yield from _rows(path, lines)
+    except UnicodeDecodeError:
+        read_text(path)  # says in which line
+        raise
+
+
+def _rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    head = list(islice(lines, 1))
+    given = _SEPARATOR.fullmatch(head[0]) if head else None  # Excel's line that says what separates cells
+    head = [] if given else head
+    head += _until_filled(lines) if not head or not head[0].strip() else []
+    mark = given[1] if given else _delimiter(head[-1] if head else "")
+    read = partial(csv.reader, delimiter=mark, skipinitialspace=mark != " ")
+    taken: list[str] = []  # lines of the row that is being read
+    reader, start = read(_noted(chain(head, lines), taken)), 0
     try:
         for row in reader:
-            if reader.line_num > start + 1:
-                list(read(lines[start : reader.line_num], strict=True))  # a quote that closes too late is an error
+            if len(taken) > 1:
+                list(read(taken, strict=True))  # a quote that closes too late is an error
             cells = [cell.strip() for cell in row]
             if any(cells):
                 yield reader.line_num + bool(given), cells
             start = reader.line_num
+            taken.clear()
     except csv.Error as error:
         where = f"line {start + 1 + bool(given)}"
-        if reader.line_num > start + 1:
+        if len(taken) > 1:
             remedy = 'close it, or write "" for a quote inside of a cell'
             raise BadFileError(path, f"{where}: a quote opens here and isn't closed in this line", remedy) from error
         raise BadFileError(path, f"{where}: {error}", "save it as plain CSV in UTF-8") from error
+
+
+def _until_filled(lines: Iterator[str]) -> Iterator[str]:
+    """Blank lines up to the first that isn't, and that one."""
+    for line in lines:
+        yield line
+        if line.strip():
+            return
+
+
+def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
 
 
 def _delimiter(text: str) -> str:

@@ -25,7 +25,7 @@ from tag2mask.data.records import AS_USUAL, IGNORED, BadFileError, Reading, prin
 from tag2mask.data.settings import reading_of_run
 from tag2mask.runs.decisions import mask_path, read_decisions
 from tag2mask.runs.folder import is_finished
-from tag2mask.runs.index import parse_index
+from tag2mask.runs.index import Index, parse_index, read_index
 
 HELD_OUT = "predictions"  # folder of a run, for the masks of its held-out photos
 BEST_FIRST = ("masks", "pseudo_masks", HELD_OUT)  # folders of a run, where none is asked for
@@ -181,7 +181,7 @@ def open_source(
     folder = Path(folder)
     info = _json(folder / "run.json")
     if info:
-        index = parse_index(_json(folder / "index.json"))
+        index = read_index(folder / "index.json") if (folder / "index.json").is_file() else Index()
         classes, run = index.classes, str(info.get("name"))
         known = {image.id: (image.path, image.split) for image in index.images.values()}
         steps = _chosen(folder, of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tag2mask.common.commands import command
+from tag2mask.common.files import ids_in
 from tag2mask.reports.gather import RunFacts, gather
 from tag2mask.reports.html import write_page
 from tag2mask.reports.look import FINAL, OWN, Look, look
@@ -22,7 +23,7 @@ def write_and_close(run: Path, *, review: bool) -> list[str]:
     found = look(run, facts.index, facts.info.seed or 0)
     report = write_page(facts, found, run / "report.html", review=review)
     folder = FINAL if FINAL in found.figures else OWN
-    count = len(list((run / folder / "masks").glob("*.png")))
+    count = len(ids_in(run / folder / "masks", ".png"))
     predict = command("predict", "--images", "NEW", "--out", run, "--masks", "DIR")
     lines = {
         "masks": f"{run / folder / 'masks'}  ({count} PNGs; what their numbers mean: classes.csv beside that folder)",

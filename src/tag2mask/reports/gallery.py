@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.common.errors import DataError
+from tag2mask.common.files import ids_in
 from tag2mask.data import decode_image, load_maps, read_mask
 from tag2mask.data.maps import numbers
 from tag2mask.reports import pictures
@@ -113,7 +114,7 @@ def _drawn(
 ) -> tuple[Section, dict[str, dict[str, int]]]:
     """An empty section, and what it is to show: id -> {group: rank}."""
     ranked_by = next((key for key in kind.ranked_by if facts.per_image.get(key)), "")
-    traced = set(_names(facts.folder / "localization" / "traces", ".npz")) if kind.key == "train" else set()
+    traced = ids_in(facts.folder / "localization" / "traces", ".npz") if kind.key == "train" else set()
     about = (kind.key, kind.place, kind.title, kind.about, ranked_by, len(ids))
     if not kind.drawn:
         return Section(*about, traced_first=False, filtered=False), {
@@ -147,11 +148,11 @@ def _fill(
 
 def _train_ids(facts: RunFacts, _: Look) -> list[str]:
     folders = (("localization/cam", ".npz"), ("localization/rib", ".npz"), ("pseudo_masks/masks", ".png"))
-    return sorted({name for folder, suffix in folders for name in _names(facts.folder / folder, suffix)})
+    return sorted({name for folder, suffix in folders for name in ids_in(facts.folder / folder, suffix)})
 
 
 def _final_ids(facts: RunFacts, _: Look) -> list[str]:
-    return sorted(_names(facts.folder / FINAL / "masks", ".png"))
+    return sorted(ids_in(facts.folder / FINAL / "masks", ".png"))
 
 
 def _doubtful_ids(_: RunFacts, found: Look) -> list[str]:
@@ -164,17 +165,9 @@ def _differing_ids(_: RunFacts, found: Look) -> list[str]:
 
 def _val_ids(facts: RunFacts, _: Look) -> list[str]:
     folders = ("predictions/masks", "supervised_predictions/masks")
-    names = {name for folder in folders for name in _names(facts.folder / folder, ".png")}
+    names = {name for folder in folders for name in ids_in(facts.folder / folder, ".png")}
     held_out = {name for name in names if name in facts.index.images and facts.index.images[name].split != "train"}
     return sorted(held_out or names)
-
-
-def _names(folder: Path, suffix: str) -> Iterator[str]:
-    """Ids in a folder of files `<id><suffix>`; hidden files are unfinished ones."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if path.name.endswith(suffix) and not path.name.startswith("."):
-                yield path.name[: -len(suffix)]
 
 
 def _train_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:

@@ -14,7 +14,7 @@ from tag2mask.data.settings import reading_of_run
 from tag2mask.reports.notes import Notes, without_folders
 from tag2mask.runs.decisions import APPLIED
 from tag2mask.runs.folder import Manifest, parse_manifest
-from tag2mask.runs.index import Index, parse_index
+from tag2mask.runs.index import Index, read_index
 from tag2mask.runs.info import RunInfo, Step, parse_info
 from tag2mask.runs.log import FILE, Epoch, read_epochs
 from tag2mask.runs.scores import ScoreRow, not_scored, rows_of
@@ -73,7 +73,8 @@ def gather(run: Path) -> RunFacts:
     for name, loss in (("run.json", "what it should hold"), ("index.json", "where photos and true masks are")):
         if not (run / name).is_file():
             notes.missing.append(f"{name}, so {loss} isn't known")
-    info, index = parse_info(notes.json(run, "run.json")), parse_index(notes.json(run, "index.json"))
+    info, path = parse_info(notes.json(run, "run.json")), run / "index.json"
+    index = (notes.attempt(path.name, path, read_index) if path.is_file() else None) or Index()
     stages = list(_stages(run, info, index, notes))
     scores = rows_of(as_dict(notes.json(run, "scores.json")))
     notes.missing += [f"score of the {title}" for title in not_scored(scores)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tag2mask.common.errors import DataError
+from tag2mask.common.files import ids_in
 from tag2mask.data import read_mask
 from tag2mask.data.records import IGNORED
 from tag2mask.reports.pick import even_draw
@@ -87,7 +88,7 @@ def look(run: Path, index: Index, seed: int) -> Look:
     """Read the masks of up to `PHOTOS` tagged photos in every folder; those that can't be read are passed over."""
     folders = mask_folders(run)
     base = OWN if OWN in folders else FINAL
-    names = {path.stem for path in (run / base / "masks").glob("*.png")} if folders else set()
+    names = ids_in(run / base / "masks", ".png") if folders else set()
     labels = {i: image.labels for i, image in index.images.items() if image.labels and i in names}
     figures = {folder: MaskFigures() for folder in folders}
     doubts: list[Doubt] = []

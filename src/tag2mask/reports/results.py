@@ -17,7 +17,7 @@ from tag2mask.common.values import as_count, as_dict, as_text
 from tag2mask.data.readers import prepared
 from tag2mask.data.records import VOC_CLASSES
 from tag2mask.runs.folder import Manifest, parse_manifest
-from tag2mask.runs.index import parse_index
+from tag2mask.runs.index import read_index
 from tag2mask.runs.info import RunInfo, parse_info
 from tag2mask.runs.scores import FROM_MASKS, FROM_TAGS, PSEUDO_MASKS, ROWS, SEEDS, ScoreRow, rows_of
 
@@ -218,7 +218,7 @@ def _counts_fit(name: str, info: RunInfo) -> bool:
 def _prepared_as(folder: Path, name: str) -> bool:
     """Whether the photos of the run lie in a set that was prepared as `name` and has the published val images."""
     try:
-        images = parse_index(_read(folder / "index.json")).images.values()
+        images = read_index(folder / "index.json").images.values()
         parents = next((image.path.parents for image in images if image.path), ())
         found = next((parent / PREPARED for parent in parents if (parent / PREPARED).is_file()), None)
         facts = {} if found is None else _read(found)

@@ -17,7 +17,7 @@ from tag2mask.data.maps import LocalizationMaps, load_maps
 from tag2mask.data.records import Reading
 from tag2mask.data.settings import reading_of_run
 from tag2mask.runs.decisions import mask_path
-from tag2mask.runs.index import IndexedImage, parse_index
+from tag2mask.runs.index import IndexedImage, read_index
 from tag2mask.runs.tags import tag_figures
 
 LAYERS = ("masks", "pseudo_masks", "predictions")  # folders of masks, the best first
@@ -97,7 +97,7 @@ def open_subjects(run: Path) -> Subjects:
     info = as_dict(read_json(run / "run.json")) if (run / "run.json").is_file() else {}
     if not info or not (run / "index.json").is_file():
         raise ConfigError(f"{run}: is no run's folder (no run.json and index.json); give one that 'run' wrote")
-    index, recipe = parse_index(read_json(run / "index.json")), as_dict(info.get("recipe"))
+    index, recipe = read_index(run / "index.json"), as_dict(info.get("recipe"))
     made = as_dict(read_json(path)) if (path := run / "pseudo_masks" / "manifest.json").is_file() else {}
     settings = as_dict(made.get("config")) or as_dict(recipe.get("refine"))
     folders = {kind: _maps_folder(run, kind, recipe, settings) for kind in KINDS}

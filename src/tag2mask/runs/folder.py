@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import digest_value, is_leftover, read_object, remove_leftovers, write_json
+from tag2mask.common.files import DONE, digest_value, is_leftover, read_object, remove_leftovers, write_json
 from tag2mask.common.values import as_dict, as_list, as_number, as_text
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class StageFolder:
 
     def finish(self, done: Iterable[str] = (), **more: Any) -> None:
         """Mark the stage as complete with the state of every image."""
-        images: dict[str, Any] = {image_id: {"status": "done"} for image_id in done}
+        images: dict[str, Any] = dict.fromkeys(done, DONE)
         images |= {image_id: {"status": "failed", "error": error} for image_id, error in self.failures.items()}
         self.manifest["finished"] = True
         self.save(images=images, **more)
@@ -225,14 +225,14 @@ class Manifest:
 def parse_manifest(value: Any) -> Manifest:
     """Read the value of a manifest.json, as far as it is one."""
     found = as_dict(value)
-    states = {name: as_dict(state) for name, state in as_dict(found.get("images")).items()}
-    failed = {name: state for name, state in states.items() if state.get("status") == "failed"}
+    images = as_dict(found.get("images"))
+    failed = {name: state for name, state in images.items() if as_dict(state).get("status") == "failed"}
     return Manifest(
         as_text(found.get("stage")),
         as_dict(found.get("config")),
         as_number(found.get("seconds")),
         bool(found.get("finished")),
-        sum(state.get("status") == "done" for state in states.values()),
+        sum(as_dict(state).get("status") == "done" for state in images.values()),
         {name: as_text(state.get("error")) or "failed" for name, state in failed.items()},
         tuple(filter(None, map(as_text, (*as_list(found.get("warnings")), found.get("warning"))))),
         found,

@@ -19,7 +19,7 @@ from tag2mask.common.values import as_count, as_dict, as_list, as_numbers, as_te
 from tag2mask.data import Dataset
 from tag2mask.runs import lock
 from tag2mask.runs.folder import parse_manifest, versions
-from tag2mask.runs.index import index_of, parse_index
+from tag2mask.runs.index import read_index, write_index
 
 TRIAL = "trial"  # folder of what is tried before the run itself is begun
 KEPT = (
@@ -156,7 +156,7 @@ def refuse_other_tags(out: Path, train: Dataset) -> None:
     made = as_dict(read_object(path).get("inputs")).get("dataset") if path.is_file() else None
     if made is None or made == train.digest():
         return
-    known = parse_index(read_object(index)).images if index.is_file() else {}
+    known = read_index(index).images if index.is_file() else {}
     there = {name: f"tagged {', '.join(image.own_labels) or 'nothing'}" for name, image in known.items()}
     now = {r.id: f"tagged {', '.join(train.classes[i] for i in r.labels) or 'nothing'}" for r in train.records}
     pairs = ((name, there.get(name, "not there"), tags) for name, tags in now.items())
@@ -184,7 +184,7 @@ def write_start(out: Path, info: dict[str, Any], steps: Iterable[Step], parts: S
     write_json(out / "run.json", info)
     with atomic_write(out / "recipe.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(info["recipe"], sort_keys=False, allow_unicode=True), "utf-8")
-    write_json(out / "index.json", index_of(parts))
+    write_index(out / "index.json", parts)
 
 
 def machine() -> dict[str, Any]:

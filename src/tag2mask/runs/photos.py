@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tag2mask.common.errors import ConfigError
+from tag2mask.common.files import ids_in
 from tag2mask.data.records import ImageRecord, printable
 from tag2mask.runs.folder import StageFolder
 
@@ -67,5 +68,5 @@ def _stamp(path: Path) -> dict[str, Any]:
 
 def done_before(folder: StageFolder, given: Container[str]) -> list[str]:
     """Photos of earlier calls that have their mask; those that failed are forgotten until they are given again."""
-    masks = {path.name for path in (folder.path / "masks").glob("*.png")}
-    return [i for i in folder.manifest["photos"] if i not in given and f"{i}.png" in masks]
+    masks = ids_in(folder.path / "masks", ".png")
+    return [i for i in folder.manifest["photos"] if i not in given and i in masks]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import digest_value
+from tag2mask.common.files import digest_value, ids_in
 from tag2mask.config import Free
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, load_maps, read_image, save_maps
 from tag2mask.data.maps import strided_up_size
@@ -65,8 +65,8 @@ def follow(
         "maps_config": digest_value([made["config"], made["inputs"]]),
     }
     folder = STAGE.open(out, config, seed=0, inputs=inputs)
-    there = set.intersection(*({path.name for path in (localization / kind).glob("*.npz")} for kind in kinds))
-    records = {record.id: record for record in dataset.records if f"{record.id}.npz" in there}
+    there = set.intersection(*(ids_in(localization / kind, ".npz") for kind in kinds))
+    records = {record.id: record for record in dataset.records if record.id in there}
     todo = folder.left(records, *(f"{kind}/{{}}.npz" for kind in kinds))
     if folder.finished and not todo:
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tag2mask.common.errors import ConfigError
-from tag2mask.common.files import read_object
+from tag2mask.common.files import ids_in, read_object
 from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, image_size, load_maps, read_image, write_mask
 from tag2mask.engine.execution import Execution, resolve_device
@@ -132,13 +132,13 @@ def _check(config: ConfidentConfig) -> None:
 
 def records_with_maps(dataset: Dataset, maps: Path, folder: StageFolder) -> dict[str, ImageRecord]:
     """Records by id that have a file in `maps` or need none, since they have no tag; others fail in `folder`."""
-    there = {path.name for path in maps.glob("*.npz")} if maps.is_dir() else set()
+    there = ids_in(maps, ".npz")
     if not there:
         raise ConfigError(
             f"{maps}: no maps there; run the stage that makes them, or see why it failed for each image: "
             f"{maps.parent / 'manifest.json'}"
         )
-    records = {r.id: r for r in dataset.records if not r.labels or f"{r.id}.npz" in there}
+    records = {r.id: r for r in dataset.records if not r.labels or r.id in there}
     for record in dataset.records:
         if record.id not in records:
             folder.fail(record.id, "has no maps (its localisation failed)")

@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar
 import numpy as np
 
 from tag2mask.common.errors import ConfigError, DataError
+from tag2mask.common.files import ids_in
 from tag2mask.common.progress import track
 from tag2mask.common.workers import WorkerPool
 from tag2mask.config import Range, Settings
@@ -107,8 +108,8 @@ class NothingToScore(DataError):
 def _scored(dataset: Dataset, folder: Path, suffix: str) -> list[ImageRecord]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; run the stage that writes it first")
-    there = {path.name for path in folder.iterdir()}
-    records = [r for r in dataset.records if has_truth(r) and f"{r.id}{suffix}" in there]
+    there = ids_in(folder, suffix)
+    records = [r for r in dataset.records if has_truth(r) and r.id in there]
     if not records:
         raise NothingToScore(f"{folder}: none of its files belongs to an image with a true mask in '{dataset.name}'")
     return records
@@ -181,7 +182,7 @@ class Part:
     score: SegmentationScore
     decided: SegmentationScore  # over decided pixels only
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))  # decided and all, of those scored
-    counts: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # hits and union (L,) of each image
+    counts: list[np.ndarray] = field(default_factory=list)  # (2, L) int32 of each image, or (N, 2, L): hits and union
     per_image: dict[str, float] = field(default_factory=dict)
     by_size: IoUBySize = field(default_factory=IoUBySize)
     skipped: dict[str, str] = field(default_factory=dict)  # images that can't be read
@@ -200,7 +201,7 @@ class Part:
         confusion = self.score.update(prediction, true)
         hits = np.diagonal(confusion)
         union = confusion.sum(axis=0) + confusion.sum(axis=1) - hits
-        self.counts.append((hits[self.first :].astype(np.int64), union[self.first :]))
+        self.counts.append(np.stack((hits, union))[:, self.first :].astype(np.int32))  # no mask has more pixels
         slip = self.score.include_ignore_slip
         plain = confusion_matrix(prediction, true, self.score.n_classes) if slip else confusion
         self.by_size.add(plain)
@@ -228,6 +229,7 @@ def _count(truth: Truth, predict: Predict, slip: bool, records: Sequence[ImageRe
         except DataError as error:
             part.wrong = f"{file}: {error} (truth: {record.mask_path})"
             break
+    part.counts = [np.stack(part.counts)] if part.counts else []  # one array is smaller than many
     return part
 
 
@@ -290,8 +292,9 @@ def _score(
         "by_size": whole.by_size.as_dict(),
     }
     if config.resamples and whole.counts:
-        hits, union = (np.stack(column) for column in zip(*whole.counts, strict=True))
-        low, high = bootstrap_interval(hits, union, seed, repeats=config.resamples, level=LEVEL)
+        counts = np.concatenate(whole.counts)
+        whole.counts.clear()
+        low, high = bootstrap_interval(counts[:, 0], counts[:, 1], seed, repeats=config.resamples, level=LEVEL)
         row["interval"] = {
             "low": _number(low),
             "high": _number(high),

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tag2mask.common.errors import ConfigError, DataError, MissingExtraError
-from tag2mask.common.files import digest_file, digest_value
+from tag2mask.common.files import digest_file, digest_value, ids_in
 from tag2mask.config import Free, Range, Settings, to_mapping
 from tag2mask.data.images import open_picture
 from tag2mask.data.transforms import resize
@@ -101,8 +101,8 @@ def without_map(config: SaliencyConfig, ids: list[str]) -> list[str]:
     """Ids that a folder has no map for; these images are refined without saliency."""
     if config.is_model:
         return []
-    there = {path.name for path in Path(config.source or "").glob("*.png")}
-    return [image_id for image_id in ids if f"{image_id}.png" not in there]
+    there = ids_in(Path(config.source or ""), ".png")
+    return [image_id for image_id in ids if image_id not in there]
 
 
 def open_saliency(config: SaliencyConfig) -> Saliency:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError
-from tag2mask.common.files import atomic_write, digest_value
+from tag2mask.common.files import atomic_write, digest_value, ids_in
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings
 from tag2mask.data import Dataset, ImageRecord, joint_augment, read_image, read_mask
@@ -104,9 +104,9 @@ def train_boundary(
     execution = execution or Execution()
     backbone = backbone_of(config)
     manifest = read_manifest(confident, "confident")
-    there = {path.name for path in (confident / "masks").glob("*.png")}
+    there = ids_in(confident / "masks", ".png")
     late = started_without(out, NO_LABELS)
-    ids = [record.id for record in dataset.records if f"{record.id}.png" in there and record.id not in late]
+    ids = [record.id for record in dataset.records if record.id in there and record.id not in late]
     paths = {image_id: confident / "masks" / f"{image_id}.png" for image_id in ids}
     inputs = {"dataset": dataset.digest(), "images": digest_value(sorted(paths))}
     inputs["labels_config"] = digest_value([manifest["config"], manifest["inputs"]])

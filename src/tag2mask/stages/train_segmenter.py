@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
-from tag2mask.common.files import digest_value, read_object
+from tag2mask.common.files import digest_value, ids_in, read_object
 from tag2mask.common.progress import track
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings, build
@@ -325,7 +325,7 @@ def mask_paths(dataset: Dataset, masks: Path | None) -> dict[str, Path | None]:
         found = {record.id: record.mask_path for record in dataset.records if record.mask_path is not None}
         found |= {r.id: None for r in dataset.records if found and not r.labels and r.mask_path is None}
     else:
-        listed = {path.stem if path.suffix == ".png" else "" for path in (masks / "masks").glob("*.png")}
+        listed = ids_in(masks / "masks", ".png")
         found = {r.id: masks / "masks" / f"{r.id}.png" for r in dataset.records if r.id in listed}
     if not found:
         raise ConfigError(f"{masks or dataset.name}: no mask for any of the {len(dataset)} images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def prepare_voc(
     start(prepared, home, VOC_CLASSES)  # from here on, an older index counts as unfinished
     query = Query(VOC_CLASSES, None)
     found = voc.read_lists(home, lines, query, given)
-    dataset = assemble(found, query)
+    dataset = assemble(replace(found), query)  # what was found is summed up below
     prepared.problems += dataset.problems
     records = [_with_aug_mask(record, home) if aug_masks else record for record in dataset.records]
     usable = []

@@ -254,7 +254,7 @@ def _join_same_files(found: Found, rows: list[Row]) -> list[Row]:
         for row in group if _equal_lengths(group) else ():
             first = first_of.setdefault(digest_file(row.path), row)
             if first is not row:
-                first.names += row.names
+                first.names = [*first.names, *row.names]
                 dropped.add(row.path)
                 message = f"is the same file as {first.relative}"
                 remedy = "counted once, with both labels; use a label CSV for images with several labels"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tag2mask.common.errors import did_you_mean
@@ -13,15 +13,16 @@ from tag2mask.data.readers.found import IMAGE_FOLDERS, Folders, Found, Query, Ro
 from tag2mask.data.readers.labels import LabelError, split_labels, vectors
 from tag2mask.data.readers.located import Located
 from tag2mask.data.readers.mask_files import give_masks, is_mask_beside
-from tag2mask.data.readers.tables import Columns, Entry, is_label_table, read_table
+from tag2mask.data.readers.tables import KEPT_ONCE, Columns, Entry, is_label_table, read_table
 from tag2mask.data.readers.tree import is_picture, subfolders
-from tag2mask.data.records import VOC_CLASSES, BadFileError
+from tag2mask.data.records import VOC_CLASSES, BadFileError, text_of
 from tag2mask.data.text import table_rows
 from tag2mask.data.words import is_empty, is_unlabelled, natural, nfc, split_name
 
 __all__ = ["LOOKS_FOR", "cells", "matches", "read", "split_labels"]
 LOOKS_FOR = "a file labels.csv with the columns image,labels (or the path of such a file)"
 NAMES = ("labels.csv", "_classes.csv")
+Names = Sequence[str] | None  # of a row's labels; None where they can't be read
 _JOINED = re.compile(r"[/&+]")
 SUFFIXES = (".csv", ".tsv")
 
@@ -67,9 +68,12 @@ def read(root: Path, query: Query) -> Found:
         without_mask += _read_one(found, folders, path, split, query)
     if not found.rows and not found.problems:
         raise BadFileError(tables[0][1], "has a header and no row", "write a row for each image")
-    found.rows = _joined(found, found.rows)
-    rows = {id(row) for row in found.rows}
-    give_masks(found, folders, [row for row in without_mask if id(row) in rows])
+    rows = _joined(found, found.rows)
+    if len(rows) < len(found.rows):
+        kept = {id(row) for row in rows}
+        without_mask = [row for row in without_mask if id(row) in kept]
+    found.rows = rows
+    give_masks(found, folders, without_mask)
     _say_unlisted(found, folders, [path.name for _, path in tables])
     return found
 
@@ -84,21 +88,29 @@ def _read_one(found: Found, folders: Folders, path: Path, split: str, query: Que
     located.say(found, path.name)
     splits = {} if columns.split >= 0 or split else _listed_splits(path.parent)
     without_mask: list[Row] = []
-    last: dict[Path, Row] = {}
-    for entry, labels in zip(entries, names, strict=True):
+    last: dict[str, Row] = {}
+    for entry, labels in _used_up(entries, names):
         row = _row(found, folders, path.name, entry, located) if labels is not None else None
         if row is None or labels is None:
             continue
         row.names, row.negative = labels, not labels
         row.split = row.split or split or next((splits[n] for n in names_of(row.relative) if n in splits), "")
-        if columns.last_counts and row.path in last:
-            _replace(found, last[row.path], row)
+        if columns.last_counts and row.relative in last:
+            _replace(found, last[row.relative], row)
             continue
-        last[row.path] = row
+        if columns.last_counts:
+            last[row.relative] = row
         found.rows.append(row)
         if not entry.mask:
             without_mask.append(row)
     return without_mask
+
+
+def _used_up(entries: list[Entry], names: list[Names]) -> Iterator[tuple[Entry, Names]]:
+    """Yield entries and their labels and empty the list of entries: rows and entries of a million are too much."""
+    entries.reverse()
+    for labels in names:
+        yield entries.pop(), labels
 
 
 def _replace(found: Found, before: Row, row: Row) -> None:
@@ -106,23 +118,28 @@ def _replace(found: Found, before: Row, row: Row) -> None:
     if set(before.names) != set(row.names):
         message = f"image '{row.relative}' was tagged differently before ({before.place})"
         found.report("contradiction", row.file, row.place, message, "the last row counts")
-    before.names, before.negative, before.place = row.names, row.negative, row.place
+    before.names, before.negative, before.at = row.names, row.negative, row.at
 
 
-def _names(found: Found, path: Path, columns: Columns, entries: list[Entry], query: Query) -> list[list[str] | None]:
+def _names(found: Found, path: Path, columns: Columns, entries: list[Entry], query: Query) -> list[Names]:
     """Return the labels of every row, None for one that can't be read."""
     if columns.one_hot:
         found.known = tuple(dict.fromkeys((*(found.known or ()), *_class_names(columns, query))))
         found.known_from = f"the columns of {path.name}"
-        return [list(entry.one_hot or ()) for entry in entries]
+        return [entry.one_hot or () for entry in entries]
     vector = vectors(" ".join(entry.labels) for entry in entries)
     if vector is not None:
         return _of_vectors(found, path, vector, query.listed)
     known = query.known() or _vocs(path.parent, entries)
-    names: list[list[str] | None] = []
+    names: list[Names] = []
+    once: dict[tuple[str, ...], Names] = {}
     for entry in entries:
+        if entry.labels in once:
+            names.append(once[entry.labels])
+            continue
         try:
-            names.append(list(dict.fromkeys(name for cell in entry.labels for name in split_labels(cell, known))))
+            shown = tuple(dict.fromkeys(name for cell in entry.labels for name in split_labels(cell, known)))
+            names.append(once.setdefault(entry.labels, shown) if len(once) < KEPT_ONCE else shown)
         except LabelError as error:
             remedy = "the row is left out; write names separated by ';'"
             found.report("bad-row", path.name, entry.place, f"the labels' cell {error}", remedy)
@@ -131,9 +148,7 @@ def _names(found: Found, path: Path, columns: Columns, entries: list[Entry], que
     return _without_absent(found, path, entries, _numbers_named(found, path, names, query))
 
 
-def _without_absent(
-    found: Found, path: Path, entries: list[Entry], names: list[list[str] | None]
-) -> list[list[str] | None]:
+def _without_absent(found: Found, path: Path, entries: list[Entry], names: list[Names]) -> list[Names]:
     """Take away the rows that say what an image doesn't show; one of which every class is denied is a negative."""
     absent = sum(entry.absent for entry in entries)
     if not absent:
@@ -163,7 +178,7 @@ def _vocs(folder: Path, entries: list[Entry]) -> Collection[str]:
     return VOC_CLASSES if words <= set(VOC_CLASSES) else ()
 
 
-def _say_spaces(found: Found, path: Path, entries: list[Entry], names: list[list[str] | None]) -> None:
+def _say_spaces(found: Found, path: Path, entries: list[Entry], names: list[Names]) -> None:
     """Ask about a label like "cat dog" or "cat/dog" beside labels "cat" and "dog", and about "7 1"."""
     all_names = {name for row in names for name in row or ()}
     for entry, row in zip(entries, names, strict=True):
@@ -174,9 +189,7 @@ def _say_spaces(found: Found, path: Path, entries: list[Entry], names: list[list
                 found.report("several-words", path.name, entry.place, message, "write ';' between them")
 
 
-def _of_vectors(
-    found: Found, path: Path, rows: list[tuple[int, ...]], listed: ClassList | None
-) -> list[list[str] | None]:
+def _of_vectors(found: Found, path: Path, rows: list[tuple[int, ...]], listed: ClassList | None) -> list[Names]:
     """Return the classes of vectors with a 0 or 1 for each class of the class file."""
     length = max(map(len, rows))
     numbered = [name for _, name in sorted((listed.stated or listed.numbered).items())] if listed else []
@@ -191,7 +204,7 @@ def _of_vectors(
     return [[name for name, bit in zip(fitting, row, strict=False) if bit] for row in rows]
 
 
-def _numbers_named(found: Found, path: Path, names: list[list[str] | None], query: Query) -> list[list[str] | None]:
+def _numbers_named(found: Found, path: Path, names: list[Names], query: Query) -> list[Names]:
     """Replace numbers by the names in the class file, where all labels are numbers and it has no such names."""
     listed = query.listed
     used = {name for row in names for name in row or ()}
@@ -240,7 +253,7 @@ def _row(found: Found, folders: Folders, file: str, entry: Entry, located: Locat
         found.report("unknown-split", file, place, message, "the image is left out; correct the split")
         return None
     mask = _mask(found, folders, file, place, entry.mask)
-    return Row(folders.root / actual, actual, [], split, mask, file, place, group=entry.group)
+    return Row(folders.root / actual, actual, (), split, mask, file, entry.line, group=entry.group)
 
 
 def _mask(found: Found, folders: Folders, file: str, place: str, name: str) -> Path | None:
@@ -260,18 +273,17 @@ def _mask(found: Found, folders: Folders, file: str, place: str, name: str) -> P
 
 def _joined(found: Found, rows: list[Row]) -> list[Row]:
     """Join the rows of each image: a row a label, or a row a box."""
-    by_path: dict[Path, list[Row]] = defaultdict(list)
+    by_path: dict[str, Row] = {}
+    several: set[str] = set()
     for row in rows:
-        by_path[row.path].append(row)
-    for group in by_path.values():
-        first = group[0]
-        for row in group[1:]:
+        first = by_path.setdefault(row.relative, row)
+        if first is not row:
+            several.add(row.relative)
             _join(found, first, row)
-    several = sum(len(group) > 1 for group in by_path.values())
     if several:
-        message = f"{several} image(s) have several rows"
+        message = f"{len(several)} image(s) have several rows"
         found.report("rows", rows[0].file, "", message, "the labels of all of them count", note=True)
-    return [group[0] for group in by_path.values()]
+    return list(by_path.values())
 
 
 def _join(found: Found, first: Row, row: Row) -> None:
@@ -291,8 +303,7 @@ def _say_unlisted(found: Found, folders: Folders, tables: list[str]) -> None:
     """Note how many pictures lie beside the listed ones without a row."""
     listed: dict[str, set[str]] = defaultdict(set)
     for row in found.rows:
-        folder, _, name = row.relative.rpartition("/")
-        listed[folder].add(name)
+        listed[row.relative.rpartition("/")[0]].add(text_of(row, "path")[1])
     reported = Counter(problem.kind for problem in found.problems)
     rest = [
         f"{folder}/{name}".strip("/")
@@ -313,7 +324,7 @@ def cells(path: Path, found: Found) -> Iterator[tuple[int, dict[str, str]]]:
     if len(columns.labels) != 1:
         raise BadFileError(path, f"has no column 'labels'{did_you_mean('labels', ())}", "write image,labels")
     for entry in entries:
-        yield int(entry.place.removeprefix("line ")), {"image": entry.image, "labels": entry.labels[0]}
+        yield entry.line, {"image": entry.image, "labels": entry.labels[0]}
 
 
 def _listed_splits(folder: Path) -> dict[str, str]:

@@ -54,7 +54,7 @@ def read(root: Path, query: Query) -> Found:
             found.report("missing-image", path.name, place, message, "add the file or delete its entry")
             continue
         row = Row(folders.root / actual, actual, list(dict.fromkeys(labels)), split_name(subset) or "")
-        row.file, row.place, row.negative = path.name, place, not labels
+        row.file, row.at, row.negative = path.name, place, not labels
         found.rows.append(row)
     check_complete(found, path.name)
     give_masks(found, folders, found.rows)

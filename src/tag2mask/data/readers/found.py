@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,16 @@ from tag2mask.data.classes import ClassList, lut_of
 from tag2mask.data.images import IMAGE_SUFFIXES
 from tag2mask.data.readers.ids import unique_ids
 from tag2mask.data.readers.tree import not_listed
-from tag2mask.data.records import MAX_CLASSES, VOC_CLASSES, Dataset, ImageRecord, Problem, printable
+from tag2mask.data.records import (
+    MAX_CLASSES,
+    VOC_CLASSES,
+    Dataset,
+    ImageRecord,
+    Problem,
+    paths_as_text,
+    printable,
+    text_of,
+)
 from tag2mask.data.words import BACKGROUND, is_background, is_negative, is_unlabelled, natural, nfc, plain
 
 BINARY = "(the one class)"  # stands for it among the values of a mask
@@ -58,20 +67,26 @@ class Query:
         return is_negative(name) or plain(name) in {plain(given) for given in self.negatives or ()}
 
 
+@paths_as_text("path", "mask_path")
 @dataclass
 class Row:
     """One image as a reader found it, its labels still names."""
 
     path: Path
     relative: str  # path inside the dataset, with '/'
-    names: list[str]
+    names: Sequence[str]
     split: str = ""
     mask_path: Path | None = None
     file: str = ""  # where it was listed, for messages
-    place: str = ""
+    at: str | int = ""  # where in it; a number is a line
     label_file: str = ""  # where its labels were read, if that is another file
     negative: bool = False  # known to hold none of the classes, if it has no names
     group: str = ""  # patient, slide, part or video
+
+    @property
+    def place(self) -> str:
+        """Where in its file the image was listed, as messages name it."""
+        return self.at if isinstance(self.at, str) else f"line {self.at}"
 
     def label_place(self) -> tuple[str, str]:
         """Return the file and place that a message about the labels should name."""
@@ -186,7 +201,11 @@ def check_complete(found: Found, listed_in: str) -> None:
 
 
 def assemble(found: Found, query: Query) -> Dataset:
-    """Make the dataset: classes, label numbers, ids and the table for masks; DataError if nothing is left."""
+    """Make the dataset: classes, label numbers, ids and the table for masks; DataError if nothing is left.
+
+    Takes the rows out of `found`, as rows and records of a million images are too much at once.
+    """
+    count = len(found.rows)
     _read_negatives(found, query)
     classes, source = _classes(found, query)
     _check_classes(classes)
@@ -194,13 +213,20 @@ def assemble(found: Found, query: Query) -> Dataset:
     rows = [row for row in found.rows if _usable(found, row, classes, known, query)]
     _say_not_asked_for(found, rows, classes, source, query)
     position = {name: index for index, name in enumerate(classes)}
+    rows = _without_repeats(found, rows)
+    ids = unique_ids([row.relative for row in rows], by_path=found.ids_by_path)
+    found.rows = []
+    rows.reverse()
     records = []
-    for row, record_id in _with_ids(found, _without_repeats(found, rows)):
+    labels_of: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for record_id in ids:
+        row = rows.pop()
         labels = tuple(sorted({position[name] for name in row.names if name in position}))
         if labels or not row.names:  # else it has only classes that are known but not asked for
+            labels = labels_of.setdefault(labels, labels)
             records.append(ImageRecord(record_id, row.path, labels, row.split, row.mask_path, group=_group(row)))
     if not records:
-        raise _nothing_left(found, classes, source)
+        raise _nothing_left(found, count, classes, source)
     lut = np.array(lut_of(_mask_values(found, query, classes), classes, background=query.background), np.uint8)
     return Dataset(
         printable(found.name), tuple(classes), tuple(records), tuple(found.problems), lut, source, query.background
@@ -282,19 +308,19 @@ def _say_not_asked_for(found: Found, rows: Sequence[Row], classes: Sequence[str]
 
 def _without_repeats(found: Found, rows: Sequence[Row]) -> list[Row]:
     """Keep the first row of each image; the CSV reader has joined rows with one label each before."""
-    first: dict[Path, Row] = {}
+    first: dict[str, dict[str, Row]] = defaultdict(dict)
+    kept = []
     for row in rows:
-        earlier = first.setdefault(row.path, row)
-        if earlier is not row:
+        folder, name = text_of(row, "path")
+        earlier = first[folder].setdefault(name, row)
+        if earlier is row:
+            kept.append(row)
+        else:
             where = " ".join(part for part in (earlier.file, earlier.place) if part)
             message = f"image '{row.relative}' was listed before ({where})"
             remedy = "only the first counts; list it once, with all of its labels"
             found.report("duplicate", row.file, row.place, message, remedy)
-    return list(first.values())
-
-
-def _with_ids(found: Found, rows: Sequence[Row]) -> list[tuple[Row, str]]:
-    return list(zip(rows, unique_ids([row.relative for row in rows], by_path=found.ids_by_path), strict=True))
+    return kept
 
 
 def _mask_values(found: Found, query: Query, classes: Sequence[str]) -> Mapping[int, str]:
@@ -321,8 +347,8 @@ def _of_binary(values: Mapping[int, str], classes: Sequence[str]) -> Mapping[int
     return {value: classes[0] if name == BINARY else name for value, name in values.items()}
 
 
-def _nothing_left(found: Found, classes: Sequence[str], source: str) -> DataError:
+def _nothing_left(found: Found, count: int, classes: Sequence[str], source: str) -> DataError:
     shown = " | ".join(str(problem) for problem in found.problems[:3])
     more = f" (and {len(found.problems) - 3} more)" if len(found.problems) > 3 else ""
     reason = shown + more if shown else f"no image has any of the classes {', '.join(classes)} (from {source})"
-    return DataError(f"{found.name}: no usable image is left of {len(found.rows)} found; {reason}")
+    return DataError(f"{found.name}: no usable image is left of {count} found; {reason}")

@@ -22,7 +22,7 @@ def unique_ids(relatives: Sequence[str], *, by_path: bool) -> list[str]:
     It is the name without suffix (by_path: the path without suffix), where several share that the whole path, and
     where even these become equal ('a/b.jpg' and 'a__b.jpg') a digest is added to the later one.
     """
-    wholes = [os.path.splitext(relative)[0] for relative in relatives]
+    wholes = (os.path.splitext(relative)[0] for relative in relatives)
     shorts = [safe_id(whole if by_path else whole.rpartition("/")[2]) for whole in wholes]
     counts = Counter(shorts)
     taken: dict[str, None] = {}  # a set that keeps its order

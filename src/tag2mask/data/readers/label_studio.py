@@ -71,7 +71,7 @@ def read(root: Path, query: Query) -> Found:
         if set(before.names) != set(row.names):
             message = f"image '{actual}' was tagged differently before ({before.place})"
             found.report("contradiction", path.name, place, message, "the last answer counts")
-        before.names, before.negative, before.place = row.names, row.negative, row.place
+        before.names, before.negative, before.at = row.names, row.negative, row.at
     check_complete(found, path.name)
     give_masks(found, folders, found.rows)
     return found

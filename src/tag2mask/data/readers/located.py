@@ -80,7 +80,8 @@ def _by_path(folders: Folders, name: str, bases: Sequence[str]) -> str | None:
     relative = inside(name) or _below(folders, name)
     if relative is None:
         return None
-    return next(filter(None, (folders.find(relative + suffix, bases) for suffix in SUFFIXES_TO_TRY)), None)
+    path = next(filter(None, (folders.find(relative + suffix, bases) for suffix in SUFFIXES_TO_TRY)), None)
+    return name if path == name else path  # one text for both
 
 
 def _below(folders: Folders, name: str) -> str | None:

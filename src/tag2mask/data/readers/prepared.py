@@ -69,7 +69,7 @@ def read(root: Path, query: Query) -> Found:
             entry["split"],
             None,
             INDEX,
-            f"line {number}",
+            number,
         )
         if entry["mask"] is not None:
             row.mask_path = _mask(_within(entry["mask"], folder, place), home, folder, masks)

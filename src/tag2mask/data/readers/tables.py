@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tag2mask.common.errors import did_you_mean
 from tag2mask.data.readers.found import Found
@@ -96,6 +98,7 @@ _NUMBER = re.compile(r"-?\d+(\.\d*)?")
 _NUMBERED = re.compile(r"_?\d+$")
 # beginnings of columns that say yes and no of a box, not of a class
 _FLAGS = ("is", "truncated", "occluded", "difficult", "verified", "crowd", *COLUMNS["image"])
+KEPT_ONCE = 10_000  # different texts of cells
 _YES_OR_NO = "write 0 or 1 (CheXpert's -1 is 'uncertain': take its row out, or decide), or delete the column"
 
 
@@ -120,11 +123,11 @@ class Columns:
     not_read: list[str] = field(default_factory=list)  # columns beside those of labels that may hold labels too
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One row: an image's name, its cells by what they are, and its line."""
 
-    place: str
+    line: int
     image: str
     labels: tuple[str, ...] = ()  # cells
     one_hot: tuple[str, ...] | None = None  # names of the classes that say yes
@@ -132,6 +135,74 @@ class Entry:
     mask: str = ""
     group: str = ""
     absent: bool = False  # the row says that the image doesn't show its labels
+
+    @property
+    def place(self) -> str:
+        """The row's line, as messages name it."""
+        return f"line {self.line}"
+
+
+class _Cells:
+    """What the cells of one column hold, which tells what the column is."""
+
+    def __init__(self) -> None:
+        self.rows = self.empty = self.yes = self.no = self.pictures = self.numbers = self.splits = 0
+        self.counts = 0  # cells that are whole numbers, or empty
+        self.zero = False  # one of them is 0
+        self.filled = False  # one of them has any text
+        self.first_picture = 0  # the row of the first name of a picture
+        self.odd = 0  # cells that say neither yes nor no
+        self.first_odd = ""
+
+    def add(self, line: int, cell: str) -> None:
+        """Count one more cell."""
+        empty, answer, picture, number, split, count = _kind(cell)
+        if picture and not self.pictures:
+            self.first_picture = self.rows
+        self.rows += 1
+        self.filled = self.filled or bool(cell)
+        self.empty += empty
+        self.pictures += picture
+        self.numbers += number and not empty
+        self.splits += split
+        self.counts += count
+        self.zero = self.zero or cell == "0"
+        if answer is None:
+            self.odd += 1
+            self.first_odd = self.first_odd or f"'{cell}' in line {line}"
+        else:
+            self.yes += answer
+            self.no += not answer and not empty
+
+    @property
+    def all_empty(self) -> bool:
+        return self.empty == self.rows
+
+    @property
+    def hold_numbers(self) -> bool:
+        return not self.all_empty and self.numbers + self.empty == self.rows
+
+    @property
+    def say_yes_and_no(self) -> bool:
+        """Whether the column is one of a class: yes or no in every cell, and not all of them empty."""
+        return not self.odd and not self.all_empty
+
+    @property
+    def nearly_say_yes_and_no(self) -> bool:
+        """Whether half or more of the filled cells say yes or no, and any of them yes."""
+        return self.yes > 0 and 2 * self.odd <= self.rows - self.empty
+
+    @property
+    def are_counts(self) -> bool:
+        return self.zero and self.counts == self.rows
+
+
+@lru_cache(maxsize=4096)
+def _kind(cell: str) -> tuple[bool, bool | None, bool, bool, bool, bool]:
+    """What a cell is: empty, an answer yes or no, a picture's name, a number, a split's name, a count."""
+    empty = is_empty(cell)
+    number = _NUMBER.fullmatch(cell) is not None
+    return empty, binary(cell), is_picture(cell), number, bool(split_name(cell)), empty or cell.isdecimal()
 
 
 def is_label_table(path: Path) -> bool:
@@ -145,22 +216,31 @@ def is_label_table(path: Path) -> bool:
 
 
 def read_table(path: Path, found: Found) -> tuple[Columns, list[Entry]]:
-    """Return the columns and rows of a table; what is wrong with single rows is reported and they are left out."""
-    rows = list(table_rows(path))
-    if not rows:
+    """Return the columns and rows of a table; what is wrong with single rows is reported and they are left out.
+
+    The file is gone through twice, for what its columns hold and for its rows, so that no row is kept as it is.
+    """
+    first = next(table_rows(path), None)
+    if first is None:
         raise BadFileError(path, "is empty", "write a header image,labels and a row for each image")
-    headless = _headless(rows)
-    header = [""] * len(rows[0][1]) if headless else [nfc(cell) for cell in rows[0][1]]
-    body = [(line, _fitted(cells, len(header))) for line, cells in (rows if headless else rows[1:])]
-    fitting = [(line, cells) for line, cells in body if len(cells) == len(header)]
-    columns = _of_headless(path, fitting) if headless else _columns(path, header, fitting)
-    entries = []
-    for line, cells in body:
-        entry = _entry(found, path, columns, len(header), line, cells)
-        if entry is not None:
-            entries.append(entry)
+    headless = _headless(first[1])
+    header = [""] * len(first[1]) if headless else [nfc(cell) for cell in first[1]]
+    cells = [_Cells() for _ in header]
+    for line, row in _body(path, headless, len(header)):
+        if len(row) == len(header):
+            for own, cell in zip(cells, row, strict=True):
+                own.add(line, cell)
+    columns = _of_headless(path, cells) if headless else _columns(path, header, cells)
+    once: dict[str | tuple[str, ...], Any] = {}
+    rows = (_entry(found, path, columns, len(header), *row, once) for row in _body(path, headless, len(header)))
+    entries = [entry for entry in rows if entry is not None]
     _say(found, path, columns, headless)
     return columns, entries
+
+
+def _body(path: Path, headless: bool, width: int) -> Iterator[tuple[int, list[str]]]:
+    rows = islice(table_rows(path), 0 if headless else 1, None)
+    return ((line, _fitted(cells, width)) for line, cells in rows)
 
 
 def _say(found: Found, path: Path, columns: Columns, headless: bool) -> None:
@@ -202,37 +282,30 @@ def _fitted(cells: list[str], count: int) -> list[str]:
     return cells[:count] + [""] * (count - len(cells)) if not any(extra) else cells
 
 
-def _headless(rows: Sequence[tuple[int, list[str]]]) -> bool:
-    first = rows[0][1]
+def _headless(first: Sequence[str]) -> bool:
     return is_picture(first[0]) and not any(_head(c) in COLUMNS["labels"] for c in first) and len(first) > 1
 
 
-def _of_headless(path: Path, rows: Sequence[tuple[int, list[str]]]) -> Columns:
-    places = list(range(1, len(rows[0][1]))) if rows else []
-    split = next((at for at in places if all(split_name(cells[at]) for _, cells in rows)), -1)
+def _of_headless(path: Path, cells: Sequence[_Cells]) -> Columns:
+    places = list(range(1, len(cells) if cells[0].rows else 1))
+    split = next((at for at in places if cells[at].splits == cells[at].rows), -1)
     places = [at for at in places if at != split]
-    numbers = [at for at in places if _holds_numbers([cells[at] for _, cells in rows])]
+    numbers = [at for at in places if cells[at].hold_numbers]
     if numbers == places[:4] and len(places) == 5:  # a box and its class
         return Columns(0, places[4:], split=split)
-    words = [at for at in places if at not in numbers and any(cells[at] for _, cells in rows)]
+    words = [at for at in places if at not in numbers and cells[at].filled]
     if numbers and words:
         message = f"has no header, and column {numbers[0] + 1} holds numbers where column {words[0] + 1} holds words"
         raise BadFileError(path, message, "write a header above, with 'image' and 'labels' for these columns")
     return Columns(0, places, split=split)
 
 
-def _holds_numbers(cells: Iterable[str]) -> bool:
-    filled = [cell for cell in cells if not is_empty(cell)]
-    return bool(filled) and all(_NUMBER.fullmatch(cell) for cell in filled)
-
-
-def _columns(path: Path, header: list[str], numbered: list[tuple[int, list[str]]]) -> Columns:
-    rows = [cells for _, cells in numbered]
+def _columns(path: Path, header: list[str], cells: Sequence[_Cells]) -> Columns:
     heads = [_head(cell) for cell in header]
     if set(heads) >= _TOOL:
-        return _of_tool(path, header, heads, rows)
+        return _of_tool(path, header, heads, cells)
     place = {what: next((heads.index(n) for n in names if n in heads), -1) for what, names in COLUMNS.items()}
-    image = place["image"] if place["image"] >= 0 else _column_of_pictures(rows)
+    image = place["image"] if place["image"] >= 0 else _column_of_pictures(cells)
     if image < 0:
         message = f"the header {','.join(header)} has no column 'image'{did_you_mean('image', heads)}"
         raise BadFileError(path, message, "the columns are image, labels, split, mask and group; two are needed")
@@ -243,34 +316,30 @@ def _columns(path: Path, header: list[str], numbered: list[tuple[int, list[str]]
         taken = {image, columns.split, columns.held_out, columns.mask, columns.group, *columns.labels}
         others = [at for at, head in enumerate(heads) if head and at not in taken]
         named = [at for at in others if _NUMBERED.sub("", heads[at]) in COLUMNS["labels"]]
-        answers = [
-            at for at in others if not heads[at].startswith(_FLAGS) and _says_yes_and_no(row[at] for row in rows)
-        ]
-        said = [at for at in others if heads[at] in _SAID and at in answers and any(binary(r[at]) for r in rows)]
+        answers = [at for at in others if not heads[at].startswith(_FLAGS) and cells[at].say_yes_and_no]
+        said = [at for at in others if heads[at] in _SAID and at in answers and cells[at].yes]
         columns.said = said[0] if said else -1
         columns.not_read = [header[at] for at in others if at in named or (at in answers and len(answers) > 1)]
         return columns
     for what in ("split", "mask", "group"):  # in a table of classes these may be classes too
         at = getattr(columns, what)
         names = _ALSO_CLASSES | (_CLASSES_OF_ROBOFLOW if path.name.casefold() == "_classes.csv" else set())
-        if at >= 0 and heads[at] in names and _says_yes_and_no(row[at] for row in rows):
+        if at >= 0 and heads[at] in names and cells[at].say_yes_and_no:
             setattr(columns, what, -1)
             columns.taken_for_classes.append(header[at])
     taken = {image, columns.split, columns.held_out, columns.mask, columns.group}
     for at in (at for at in range(len(header)) if at not in taken and heads[at] not in _NO_CLASS):
-        if header[at] and _says_yes_and_no(row[at] for row in rows):
+        own = cells[at]
+        if header[at] and own.say_yes_and_no:
             columns.one_hot[at] = header[at]
-        elif header[at] and all(is_empty(row[at]) for row in rows):
+        elif header[at] and own.all_empty:
             columns.empty.append(header[at])
+        elif header[at] and own.are_counts:
+            columns.counted.append(header[at])
+        elif header[at] and own.nearly_say_yes_and_no:
+            columns.odd[header[at]] = own.first_odd + (f" and {own.odd - 1} more" if own.odd > 1 else "")
         elif header[at]:
-            numbers = {row[at] for row in rows}
-            odd = [f"'{row[at]}' in line {line}" for line, row in numbered if binary(row[at]) is None]
-            if "0" in numbers and all(map(_is_count, numbers)):
-                columns.counted.append(header[at])
-            elif _nearly_says_yes_and_no([row[at] for row in rows]):
-                columns.odd[header[at]] = odd[0] + (f" and {len(odd) - 1} more" if len(odd) > 1 else "")
-            else:
-                columns.left_out.append(header[at])
+            columns.left_out.append(header[at])
     if not columns.one_hot and columns.odd:
         name, cell = next(iter(columns.odd.items()))
         raise BadFileError(path, f"has no column 'labels', and '{name}' holds {cell} beside yes and no", _YES_OR_NO)
@@ -287,26 +356,10 @@ def _label_columns(heads: Sequence[str]) -> list[int]:
     return [at for at, base in enumerate(bases) if base == name]
 
 
-def _says_yes_and_no(cells: Iterable[str]) -> bool:
-    """Whether a column is one of a class: yes or no in every cell, and not all of them empty."""
-    found = list(cells)
-    return all(binary(cell) is not None for cell in found) and not all(map(is_empty, found))
-
-
-def _nearly_says_yes_and_no(cells: Iterable[str]) -> bool:
-    """Whether half or more of a column's filled cells say yes or no, and any of them yes."""
-    answers = [binary(cell) for cell in cells if not is_empty(cell)]
-    return True in answers and 2 * answers.count(None) <= len(answers)
-
-
-def _is_count(cell: str) -> bool:
-    return cell.isdecimal() or is_empty(cell)
-
-
-def _of_tool(path: Path, header: list[str], heads: list[str], rows: list[list[str]]) -> Columns:
+def _of_tool(path: Path, header: list[str], heads: list[str], cells: Sequence[_Cells]) -> Columns:
     """Columns of Label Studio's export: the image and the tags bear names that the user chose."""
     rest = [at for at, head in enumerate(heads) if head not in TOOLS_OWN]
-    image = next((at for at in rest if heads[at] in COLUMNS["image"]), _column_of_pictures(rows))
+    image = next((at for at in rest if heads[at] in COLUMNS["image"]), _column_of_pictures(cells))
     rest = [at for at in rest if at != image]
     labels = [at for at in rest if heads[at] in COLUMNS["labels"]] or rest
     if image < 0 or len(labels) != 1:
@@ -316,19 +369,25 @@ def _of_tool(path: Path, header: list[str], heads: list[str], rows: list[list[st
     return Columns(image, labels, last_counts=True)
 
 
-def _column_of_pictures(rows: list[list[str]]) -> int:
-    counts: Counter[int] = Counter(at for row in rows for at, cell in enumerate(row) if is_picture(cell))
-    at, count = counts.most_common(1)[0] if counts else (-1, 0)
-    return at if 2 * count > len(rows) else -1
+def _column_of_pictures(cells: Sequence[_Cells]) -> int:
+    at = max(range(len(cells)), key=lambda at: (cells[at].pictures, -cells[at].first_picture, -at))
+    return at if 2 * cells[at].pictures > cells[at].rows else -1
 
 
-def _entry(found: Found, path: Path, columns: Columns, width: int, line: int, cells: list[str]) -> Entry | None:
-    place = f"line {line}"
+def _entry(
+    found: Found,
+    path: Path,
+    columns: Columns,
+    width: int,
+    line: int,
+    cells: list[str],
+    once: dict[str | tuple[str, ...], Any],
+) -> Entry | None:
     labels = columns.labels
     if len(cells) > width and not (labels and labels[-1] == width - 1):
         message = f"has {len(cells)} cells, the header {width}"
         remedy = "the row is left out; put several labels in quotes or separate them by ';'"
-        found.report("bad-row", path.name, place, message, remedy)
+        found.report("bad-row", path.name, f"line {line}", message, remedy)
         return None
     shown = tuple(cells[at] for at in labels)
     if len(cells) > width:  # image,cat,dog under image,labels: the last column goes on
@@ -341,4 +400,8 @@ def _entry(found: Found, path: Path, columns: Columns, width: int, line: int, ce
         split = "val" if binary(val) else "train"
     group = "" if is_empty(group) else group
     absent = columns.said >= 0 and not is_empty(cells[columns.said]) and not binary(cells[columns.said])
-    return Entry(place, cells[columns.image], shown, yes if columns.one_hot else None, split, mask, group, absent)
+    if len(once) < KEPT_ONCE:  # what many rows hold is kept once
+        shown, yes, split, group = (once.setdefault(value, value) for value in (shown, yes, split, group))
+    else:
+        shown, yes, split, group = (once.get(value, value) for value in (shown, yes, split, group))
+    return Entry(line, cells[columns.image], shown, yes if columns.one_hot else None, split, mask, group, absent)

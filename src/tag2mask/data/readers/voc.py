@@ -61,7 +61,7 @@ def read_lists(
             found.report("missing-image", list_name, place, message, "add the file or delete the line")
             continue
         mask = folders.mask(stem, _MASKS)
-        row = Row(home / image, image, [], split, mask, list_name, place)
+        row = Row(home / image, image, [], split, mask, list_name, line)
         if _fill_labels(found, row, annotated.get(f"{nfc(stem)}.xml"), values, (more or {}).get(stem)):
             found.rows.append(row)
     check_complete(found, lines[0][1])
