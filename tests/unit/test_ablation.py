@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
+import tiny_run
 from tag2mask.common.errors import ConfigError
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, save_maps, write_mask
 from tag2mask.engine.cost import counted_flops
-from tag2mask.experiments.ablation import grid_folder, load_grid, map_correlation, markdown, score_seeds
+from tag2mask.engine.execution import Execution
+from tag2mask.experiments.ablation import ablate, grid_folder, load_grid, map_correlation, markdown, score_seeds
 from tag2mask.metrics import bootstrap_difference
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig
@@ -105,7 +109,43 @@ def test_the_table_names_images_and_differences():
     more = entry | {"against": "a", "difference": 0.02, "difference_interval": [-0.01, 0.05], "correlation": 0.987}
     text = markdown({"images": 7, "processes": 2, "rows": {"a": entry, "b": more}})
     assert "| b | 50.0 | 0.30 | +2.0 [-1.0, +5.0] | a | 0.987 | 12 | 1.50 |" in text
-    assert "on 7 class-balanced training images" in text
+    assert "7 class-balanced training images" in text
+    assert "colours" not in text
+
+
+def test_a_table_without_true_masks_has_the_columns_that_need_none():
+    entry = {"gflops": 12.0, "seconds": 1.5, "method": "pamr", "found_threshold": 0.41, "colours": 0.1234}
+    text = markdown({"images": 7, "rows": {"a": entry, "b": entry | {"colours": 0.1235}}})
+    assert "|  | colours explained | found threshold | GFLOP an image | s an image |" in text
+    assert "| b | 12.35 | 0.41 | 12 | 1.50 |" in text
+    assert "true masks" not in text
+    assert "explained with 'b'" in text
+
+
+GRID = "rows: {CAM: {method: cam}, short: {method: rib, rib: {steps: 2}}, longer: {method: rib}}"
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, masks):
+    run = tiny_run.copy_run(finished_run, tmp_path, networks=True)
+    (tmp_path / "grid.yaml").write_text(GRID)
+    if not masks:
+        table = run.parent / "farm" / "labels.csv"
+        table.write_text("\n".join(line.rpartition(",")[0] for line in table.read_text().splitlines()))
+        shutil.rmtree(run.parent / "farm" / "masks")
+    said = []
+    execution = Execution("cpu", workers=0, processes=1)
+    found = ablate(run, tmp_path / "farm", tmp_path / "grid.yaml", images=9, execution=execution, say=said.append)
+    rows = found["rows"]
+    assert list(rows) == ["CAM", "short", "longer"]
+    assert all(0 <= row["colours"] <= 1 and 0 < row["found_threshold"] < 1 for row in rows.values())
+    assert ["miou" in row for row in rows.values()] == [masks] * 3
+    assert ["pseudo_miou" in row for row in rows.values()] == [masks] * 3
+    assert sum("can't be read and are left out" in line for line in said) == 1  # BROKEN
+    assert sum("compared by colours alone" in line for line in said) == (not masks)
+    again = ablate(run, tmp_path / "farm", tmp_path / "grid.yaml", images=9, execution=execution, say=said.append)
+    assert {name: row["colours"] for name, row in again["rows"].items()} == {n: r["colours"] for n, r in rows.items()}
+    assert (run / "ablation" / "grid" / "table.md").read_text() == markdown(again)
 
 
 def test_flops_of_grouped_convolutions_are_counted_in_both_directions():

@@ -161,6 +161,15 @@ def changed(record: ImageRecord, **changes: Any) -> ImageRecord:
     return new
 
 
+def record_like(row: object, record_id: str, labels: tuple[int, ...], split: str, group: str) -> ImageRecord:
+    """A record with the paths of `row`, which keeps them as text too: the same texts, and no path is made of them."""
+    record = ImageRecord(record_id, Path(), labels, split, group=group)
+    for name in _KEPT:
+        if name.startswith("_"):
+            object.__setattr__(record, name, getattr(row, name))
+    return record
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with the input; `fatal` ones leave nothing to work with."""

@@ -6,7 +6,7 @@ The paper's ablations, and the price of every shortcut, come from this one table
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,25 @@ from typing import Any
 import numpy as np
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.common.files import read_object, write_json
+from tag2mask.common.files import ids_in, read_object, write_json
 from tag2mask.common.memory import keep_freed_memory
 from tag2mask.common.progress import track
 from tag2mask.config import Lines, build, load_yaml, to_mapping, with_changes
-from tag2mask.data import Dataset, load_maps, read_image, read_mask
+from tag2mask.data import Dataset, LocalizationMaps, load_maps, read_image, read_mask, resize_labels
 from tag2mask.engine.cost import counted_flops
-from tag2mask.engine.execution import Execution, cpu_threads
+from tag2mask.engine.execution import Execution, cpu_threads, resolve_device
 from tag2mask.engine.images import process_count
-from tag2mask.metrics import ThresholdCurve, bootstrap_difference, confusion_matrix
-from tag2mask.recipe import load_recipe, read_splits, recipe_folder
+from tag2mask.metrics import ThresholdCurve, bootstrap_difference, class_iou, confusion_matrix, mean_iou
+from tag2mask.recipe import Recipe, load_recipe, read_splits, recipe_folder
+from tag2mask.refine.methods import METHODS
+from tag2mask.refine.pseudo import refined_labels
 from tag2mask.refine.threshold import labels_from_maps
 from tag2mask.runs.folder import read_manifest
+from tag2mask.stages.affinity import filled_in, follow
 from tag2mask.stages.localize import LocalizeConfig, Localizer, localize
+from tag2mask.stages.refine import resolve_method
 from tag2mask.stages.stage import Say
+from tag2mask.stages.thresholds import COMPARED, automatic_threshold, colours_by
 
 THRESHOLDS = np.round(np.arange(1, 100) * 0.01, 2)
 
@@ -129,16 +134,17 @@ def ablate(
     `images_seed` decides which images these are, so that a setting chosen on some can be checked on others.
 
     The classifier is the run's own; partners come from all its training images. Maps, table.json and table.md are
-    written to `out` (default RUN/ablation/GRID). Rows that are there already are kept. Every mIoU is that of the
-    seed at the threshold that is best on these images' true masks. Raises Tag2MaskError.
+    written to `out` (default RUN/ablation/GRID). Rows that are there already are kept. Where all images have true
+    masks, each row has the mIoU of the seed at the threshold that is best on them. Pseudo-masks are made with the
+    run's affinity and refinement (without its walk) at a threshold found without masks; how much of the photos'
+    colours they explain compares rows where there are no masks. Raises Tag2MaskError.
     """
     recipe = load_recipe(run / "recipe.yaml")
+    refinement = resolve_method(recipe.refine).along_edges
     plan = load_grid(grid, recipe.localize)
     limit = read_object(run / "run.json")["data"]["limited_to"]
     train = read_splits(recipe, data, limit).train
-    chosen = train.limit(images, images_seed)
-    if not all(record.mask_path for record in chosen.records):
-        raise ConfigError(f"{train.name}: an ablation is scored on true masks; some of the images have none")
+    chosen = train.positives().limit(images, images_seed)
     read_manifest(run / "classifier", "train-classifier")
     execution = dataclasses.replace(execution or Execution(), trace=0)
     out = out or run / "ablation" / plan.name
@@ -163,10 +169,18 @@ def ablate(
             only=[record.id for record in chosen.records],
         )
         maps = folder / row.config.method
-        seeds[row.name] = score_seeds(chosen, maps)
+        chosen = _with_maps(chosen, maps, say)
+        scored = all(record.mask_path for record in chosen.records)
+        if not scored and row is plan.rows[0]:
+            say(f"  {train.name}: not all of these images have true masks, so rows are compared by colours alone")
         against = None if row.against == row.name else plan.rows[[r.name for r in plan.rows].index(row.against)]
-        entry = _describe(row, seeds[row.name], folder, run, train, chosen, recipe.seed)
-        if against is not None:
+        entry = _describe(row, folder, run, train, chosen, recipe.seed)
+        if train.background:  # else the strongest class is taken everywhere, and no colour says more
+            entry |= _without_masks(row, plan.rows[0], out, recipe, refinement, train, chosen, execution)
+        if scored:
+            seeds[row.name] = score_seeds(chosen, maps)
+            entry |= {"miou": seeds[row.name].miou, "threshold": seeds[row.name].threshold}
+        if scored and against is not None:
             other = out / against.name / against.config.method
             entry |= _compared(
                 against.name, seeds[row.name], seeds.get(against.name), maps, other, chosen, recipe.seed
@@ -177,6 +191,17 @@ def ablate(
         say("  " + _line(entry))
     (out / "table.md").write_text(markdown(table), encoding="utf-8")
     return table
+
+
+def _with_maps(chosen: Dataset, maps: Path, say: Say) -> Dataset:
+    """The images that have maps; ConfigError where none has. Others can't be read, which the manifest says."""
+    there = ids_in(maps, ".npz")
+    kept = tuple(record for record in chosen.records if record.id in there)
+    if not kept:
+        raise ConfigError(f"{maps}: no image could be localized; see {maps.parent / 'manifest.json'}")
+    if len(kept) < len(chosen):
+        say(f"  {len(chosen) - len(kept)} image(s) can't be read and are left out: {maps.parent / 'manifest.json'}")
+    return dataclasses.replace(chosen, records=kept)
 
 
 def score_seeds(dataset: Dataset, maps: Path) -> Seeds:
@@ -225,17 +250,58 @@ def flops_of_image(
         return counted_flops(lambda: worker.maps_of(image, record))
 
 
-def _describe(
-    row: GridRow, seeds: Seeds, folder: Path, run: Path, train: Dataset, chosen: Dataset, seed: int
+def _without_masks(
+    row: GridRow,
+    first: GridRow,
+    out: Path,
+    recipe: Recipe,
+    method: str,
+    train: Dataset,
+    chosen: Dataset,
+    execution: Execution,
 ) -> dict[str, Any]:
+    """The automatic threshold of a row, how much of the colours its labels explain, and their mIoU, with true masks.
+
+    Colours are compared where the plain CAM of the `first` row is highest, so that rows can be compared.
+    """
+    affinity = filled_in(recipe.affinity, recipe.classifier)
+    places = {name: out / name for name in (row.name, first.name)}
+    if affinity is not None:
+        for name, place in places.items():
+            follow(train, place, place / "affinity", affinity, execution=execution)
+            places[name] = place / "affinity"
+    device = str(resolve_device(execution.device if METHODS[method].on_device else "cpu"))
+
+    def labels_at(photo: np.ndarray, own: LocalizationMaps, score: float) -> np.ndarray:
+        return refined_labels(photo, own.full(), own.classes, score, method, device)
+
+    records = {record.id: record for record in chosen.records}
+    maps, cam = places[row.name] / row.config.method, places[first.name] / "cam"
+    score, found = automatic_threshold(places[row.name] / "cam", maps, records, recipe.seed, labels_at)
+    entry = {
+        "method": method,
+        "found_threshold": score,
+        "threshold_found": found,
+        "colours": colours_by(cam, maps, records, recipe.seed, labels_at, score),
+    }
+    if not all(record.mask_path for record in chosen.records):
+        return entry
+    total = np.zeros((len(chosen.classes) + 1,) * 2, np.int64)
+    for record in track(chosen.records, total=len(chosen), description="pseudo-masks"):
+        assert record.mask_path is not None
+        photo, truth = read_image(record), read_mask(record.mask_path, chosen.mask_lut)
+        labels = labels_at(photo, load_maps(maps / f"{record.id}.npz").at_size(photo.shape[:2]), score)
+        total += confusion_matrix(resize_labels(labels, truth.shape), truth, len(total))
+    return entry | {"pseudo_miou": float(mean_iou(class_iou(total)))}
+
+
+def _describe(row: GridRow, folder: Path, run: Path, train: Dataset, chosen: Dataset, seed: int) -> dict[str, Any]:
     manifest = read_manifest(folder, "localize")
     cached = folder / "cost.json"
     if not cached.is_file():
         config = dataclasses.replace(row.config, rib=row.config.rib.replace(learning_rate=manifest["learning_rate"]))
         write_json(cached, {"flops": flops_of_image(run, train, folder, chosen.records[0].id, config, seed)})
     return {
-        "miou": seeds.miou,
-        "threshold": seeds.threshold,
         "gflops": read_object(cached)["flops"] / 1e9,
         "seconds": manifest["seconds"] / len(chosen),
         "learning_rate": manifest["learning_rate"],
@@ -257,7 +323,13 @@ def _compared(
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    text = f"mIoU {100 * entry['miou']:.1f} at {entry['threshold']:.2f}, {entry['gflops']:.0f} GFLOP an image"
+    text = f"{entry['gflops']:.0f} GFLOP an image"
+    if "miou" in entry:
+        text = f"mIoU {100 * entry['miou']:.1f} at {entry['threshold']:.2f}, {text}"
+    if "colours" in entry:
+        text += f"; pseudo-masks at {entry['found_threshold']:.2f}, found, explain {100 * entry['colours']:.2f} %"
+    if "pseudo_miou" in entry:
+        text += f", mIoU {100 * entry['pseudo_miou']:.1f}"
     if "against" in entry:
         low, high = entry["difference_interval"]
         text += (
@@ -269,22 +341,55 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown, with what its figures are."""
-    lines = [
-        f"Seed mIoU in percent on {table['images']} class-balanced training images, each row at the background "
-        "threshold that is best on these images' true masks; in brackets the 95% interval of the difference over "
-        f"images; {table.get('processes', 1)} process(es).",
-        "",
-        "| | mIoU | threshold | difference | to | map correlation | GFLOP an image | s an image |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, entry in table["rows"].items():
-        cells = [name, f"{100 * entry['miou']:.1f}", f"{entry['threshold']:.2f}"]
-        if "against" in entry:
-            low, high = entry["difference_interval"]
-            cells += [f"{100 * entry['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", entry["against"]]
-            cells += [f"{entry['correlation']:.3f}"]
-        else:
-            cells += ["", "", ""]
-        cells += [f"{entry['gflops']:.0f}", f"{entry['seconds']:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+    rows = table["rows"]
+    lines = [f"{table['images']} class-balanced training images, {table.get('processes', 1)} process(es)."]
+    if any("miou" in entry for entry in rows.values()):
+        lines[0] += (
+            " Seeds: mIoU in percent, each row at the background threshold that is best on these images' true masks; "
+            "in brackets the 95% interval of the difference over images."
+        )
+    methods = {entry["method"] for entry in rows.values() if "method" in entry}
+    if methods:
+        lines[0] += (
+            f" Pseudo-masks: the run's affinity, if any, and {' or '.join(sorted(methods))}, at a threshold found "
+            f"without masks; how much of the colours of up to {COMPARED} of the photos they explain, in percent."
+        )
+    columns = {
+        "seed mIoU": _percent("miou"),
+        "best threshold": _plain("threshold"),
+        "difference": _difference,
+        "to": lambda entry: str(entry.get("against", "")),
+        "map correlation": _plain("correlation", 3),
+        "colours explained": _percent("colours", 2),
+        "found threshold": _plain("found_threshold"),
+        "pseudo-mask mIoU": _percent("pseudo_miou"),
+        "GFLOP an image": _plain("gflops", 0),
+        "s an image": _plain("seconds"),
+    }
+    cells = {name: [name, *(column(entry) for column in columns.values())] for name, entry in rows.items()}
+    used = [0, *(at for at in range(1, len(columns) + 1) if any(row[at] for row in cells.values()))]
+    head = ["", *columns]
+    lines += ["", "| " + " | ".join(head[at] for at in used) + " |", "|---" * len(used) + "|"]
+    lines += ["| " + " | ".join(row[at] for at in used) + " |" for row in cells.values()]
+    best = max((entry["colours"], name) for name, entry in rows.items() if "colours" in entry) if methods else None
+    if best is not None:
+        lines += ["", f"Most of the colours are explained with '{best[1]}'."]
     return "\n".join(lines) + "\n"
+
+
+Column = Callable[[Mapping[str, Any]], str]
+
+
+def _percent(key: str, digits: int = 1) -> Column:
+    return lambda entry: f"{100 * entry[key]:.{digits}f}" if key in entry else ""
+
+
+def _plain(key: str, digits: int = 2) -> Column:
+    return lambda entry: f"{entry[key]:.{digits}f}" if key in entry else ""
+
+
+def _difference(entry: Mapping[str, Any]) -> str:
+    if "difference" not in entry:
+        return ""
+    low, high = entry["difference_interval"]
+    return f"{100 * entry['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"

@@ -20,10 +20,10 @@ from tag2mask.data.records import (
     MAX_CLASSES,
     VOC_CLASSES,
     Dataset,
-    ImageRecord,
     Problem,
     paths_as_text,
     printable,
+    record_like,
     text_of,
 )
 from tag2mask.data.words import BACKGROUND, is_background, is_negative, is_unlabelled, natural, nfc, plain
@@ -224,7 +224,7 @@ def assemble(found: Found, query: Query) -> Dataset:
         labels = tuple(sorted({position[name] for name in row.names if name in position}))
         if labels or not row.names:  # else it has only classes that are known but not asked for
             labels = labels_of.setdefault(labels, labels)
-            records.append(ImageRecord(record_id, row.path, labels, row.split, row.mask_path, group=_group(row)))
+            records.append(record_like(row, record_id, labels, row.split, _group(row)))
     if not records:
         raise _nothing_left(found, count, classes, source)
     lut = np.array(lut_of(_mask_values(found, query, classes), classes, background=query.background), np.uint8)
@@ -236,10 +236,13 @@ def assemble(found: Found, query: Query) -> Dataset:
 def _read_negatives(found: Found, query: Query) -> None:
     """Take the labels that mean "none" out of the rows; what is left without any is a negative."""
     words: Counter[str] = Counter()
+    known = query.known()
+    names = {name for row in found.rows for name in row.names}
+    say_none = {name for name in names if query.means_none(name)}
+    say_nothing = {name for name in names - say_none - known if is_unlabelled(name)}
     for row in found.rows:
-        none = [name for name in row.names if query.means_none(name)]
-        unlabelled = [name for name in row.names if is_unlabelled(name) and not query.means_none(name)]
-        unlabelled = [name for name in unlabelled if name not in query.known()]
+        none = [name for name in row.names if name in say_none]
+        unlabelled = [name for name in row.names if name in say_nothing]
         if none or unlabelled:
             words.update(none)
             row.names = [name for name in row.names if name not in none and name not in unlabelled]
