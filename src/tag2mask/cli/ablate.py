@@ -11,7 +11,7 @@ from tag2mask.cli.common import add_command, add_execution_options, at_least, da
 
 def add(commands: Any) -> None:
     """Add `ablate`."""
-    text = "score a grid of CAM and RIB settings on the classifier of a run: one table of mIoU and cost"
+    text = "compare a grid of CAM and RIB settings on the classifier of a run, with true masks or without: one table"
     command = add_command(commands, "ablate", text, _ablate)
     command.add_argument("run", type=Path, help="the folder of a run, whose classifier is used")
     command.add_argument("--data", type=Path, help="the run's data set")

@@ -146,7 +146,7 @@ class _Cells:
     """What the cells of one column hold, which tells what the column is."""
 
     def __init__(self) -> None:
-        self.rows = self.empty = self.yes = self.no = self.pictures = self.numbers = self.splits = 0
+        self.rows = self.empty = self.yes = self.pictures = self.numbers = self.splits = 0
         self.counts = 0  # cells that are whole numbers, or empty
         self.zero = False  # one of them is 0
         self.filled = False  # one of them has any text
@@ -172,7 +172,6 @@ class _Cells:
             self.first_odd = self.first_odd or f"'{cell}' in line {line}"
         else:
             self.yes += answer
-            self.no += not answer and not empty
 
     @property
     def all_empty(self) -> bool:
