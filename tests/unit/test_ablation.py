@@ -16,6 +16,7 @@ from tag2mask.experiments.ablation import ablate, grid_folder, load_grid, map_co
 from tag2mask.metrics import bootstrap_difference
 from tag2mask.rib import RIBConfig
 from tag2mask.stages.localize import LocalizeConfig
+from tag2mask.stages.thresholds import unchanged_by_affinity
 
 START = LocalizeConfig(growth=0.5, rib=RIBConfig(steps=3, batch_size=4, channels_last=True))
 
@@ -110,16 +111,22 @@ def test_the_table_names_images_and_differences():
     text = markdown({"images": 7, "processes": 2, "rows": {"a": entry, "b": more}})
     assert "| b | 50.0 | 0.30 | +2.0 [-1.0, +5.0] | a | 0.987 | 12 | 1.50 |" in text
     assert "7 class-balanced training images" in text
-    assert "colours" not in text
+    assert "affinity" not in text
 
 
 def test_a_table_without_true_masks_has_the_columns_that_need_none():
-    entry = {"gflops": 12.0, "seconds": 1.5, "method": "pamr", "found_threshold": 0.41, "colours": 0.1234}
-    text = markdown({"images": 7, "rows": {"a": entry, "b": entry | {"colours": 0.1235}}})
-    assert "|  | colours explained | found threshold | GFLOP an image | s an image |" in text
+    entry = {"gflops": 12.0, "seconds": 1.5, "method": "pamr", "found_threshold": 0.41, "unchanged": 0.1234}
+    text = markdown({"images": 7, "rows": {"a": entry, "b": entry | {"unchanged": 0.1235}}})
+    assert "|  | unchanged by affinity | found threshold | GFLOP an image | s an image |" in text
     assert "| b | 12.35 | 0.41 | 12 | 1.50 |" in text
     assert "true masks" not in text
-    assert "explained with 'b'" in text
+    assert "changes the maps of 'b' least" in text
+
+
+def with_affinity(run):
+    recipe = (run / "recipe.yaml").read_text()
+    assert "\naffinity: null\n" in recipe
+    (run / "recipe.yaml").write_text(recipe.replace("\naffinity: null\n", "\naffinity: {taps: [0, 1]}\n"))
 
 
 GRID = "rows: {CAM: {method: cam}, short: {method: rib, rib: {steps: 2}}, longer: {method: rib}}"
@@ -128,6 +135,7 @@ GRID = "rows: {CAM: {method: cam}, short: {method: rib, rib: {steps: 2}}, longer
 @pytest.mark.parametrize("masks", [True, False])
 def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, masks):
     run = tiny_run.copy_run(finished_run, tmp_path, networks=True)
+    with_affinity(run)
     (tmp_path / "grid.yaml").write_text(GRID)
     if not masks:
         table = run.parent / "farm" / "labels.csv"
@@ -138,14 +146,44 @@ def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, m
     found = ablate(run, tmp_path / "farm", tmp_path / "grid.yaml", images=9, execution=execution, say=said.append)
     rows = found["rows"]
     assert list(rows) == ["CAM", "short", "longer"]
-    assert all(0 <= row["colours"] <= 1 and 0 < row["found_threshold"] < 1 for row in rows.values())
+    assert all(0 <= row["unchanged"] <= 1 and 0 < row["found_threshold"] < 1 for row in rows.values())
     assert ["miou" in row for row in rows.values()] == [masks] * 3
     assert ["pseudo_miou" in row for row in rows.values()] == [masks] * 3
     assert sum("can't be read and are left out" in line for line in said) == 1  # BROKEN
-    assert sum("compared by colours alone" in line for line in said) == (not masks)
+    assert sum("compared by the affinity alone" in line for line in said) == (not masks)
     again = ablate(run, tmp_path / "farm", tmp_path / "grid.yaml", images=9, execution=execution, say=said.append)
-    assert {name: row["colours"] for name, row in again["rows"].items()} == {n: r["colours"] for n, r in rows.items()}
+    assert {n: r["unchanged"] for n, r in again["rows"].items()} == {n: r["unchanged"] for n, r in rows.items()}
     assert (run / "ablation" / "grid" / "table.md").read_text() == markdown(again)
+
+
+def test_without_affinity_and_masks_there_is_nothing_to_compare_by(finished_run, tmp_path):
+    run = tiny_run.copy_run(finished_run, tmp_path, networks=True)
+    (tmp_path / "grid.yaml").write_text(GRID)
+    before = sorted(run.iterdir())
+    with pytest.raises(ConfigError, match="some of the images have no true masks"):
+        ablate(run, tmp_path / "farm", tmp_path / "grid.yaml", images=9)
+    assert sorted(run.iterdir()) == before
+
+
+def discs(folder, centres, radius):
+    rows, columns = np.mgrid[0:64, 0:64]
+    for number, (row, column) in enumerate(centres):
+        heat = np.clip(1.5 - np.hypot(rows - row, columns - column) / radius, 0, 1).astype(np.float32)
+        save_maps(folder / f"{number}.npz", LocalizationMaps(np.zeros(1, np.int64), (64, 64), (1.0,), [heat[None]]))
+    return folder
+
+
+def test_maps_that_the_affinity_leaves_are_told_from_those_that_it_moves(tmp_path):
+    centres = [(20, 20), (32, 40), (44, 30)]
+    things = discs(tmp_path / "things", centres, 10)
+    moved = discs(tmp_path / "moved", [(row + 8, column) for row, column in centres], 10)
+    ids = ["0", "1", "2", "not there"]
+    assert unchanged_by_affinity(things, things, things, ids, 0) == 1
+    part = unchanged_by_affinity(things, moved, things, ids, 0)
+    assert 0.1 < part < 0.7
+    assert part == pytest.approx(unchanged_by_affinity(things, things, moved, ids, 0), abs=0.05)
+    far = discs(tmp_path / "far", [(row, (column + 32) % 64) for row, column in centres], 6)
+    assert unchanged_by_affinity(things, far, things, ids, 0) < 0.1
 
 
 def test_flops_of_grouped_convolutions_are_counted_in_both_directions():

@@ -32,7 +32,7 @@ from tag2mask.stages.affinity import filled_in, follow
 from tag2mask.stages.localize import LocalizeConfig, Localizer, localize
 from tag2mask.stages.refine import resolve_method
 from tag2mask.stages.stage import Say
-from tag2mask.stages.thresholds import COMPARED, automatic_threshold, colours_by
+from tag2mask.stages.thresholds import automatic_threshold, unchanged_by_affinity
 
 THRESHOLDS = np.round(np.arange(1, 100) * 0.01, 2)
 
@@ -135,9 +135,9 @@ def ablate(
 
     The classifier is the run's own; partners come from all its training images. Maps, table.json and table.md are
     written to `out` (default RUN/ablation/GRID). Rows that are there already are kept. Where all images have true
-    masks, each row has the mIoU of the seed at the threshold that is best on them. Pseudo-masks are made with the
-    run's affinity and refinement (without its walk) at a threshold found without masks; how much of the photos'
-    colours they explain compares rows where there are no masks. Raises Tag2MaskError.
+    masks, each row has the mIoU of the seed at the threshold that is best on them, and of pseudo-masks made with the
+    run's affinity and refinement (without its walk) at a threshold found without masks. Where there are none, rows
+    are compared by how little the run's affinity changes their maps. Raises Tag2MaskError.
     """
     recipe = load_recipe(run / "recipe.yaml")
     refinement = resolve_method(recipe.refine).along_edges
@@ -145,6 +145,11 @@ def ablate(
     limit = read_object(run / "run.json")["data"]["limited_to"]
     train = read_splits(recipe, data, limit).train
     chosen = train.positives().limit(images, images_seed)
+    if (recipe.affinity is None or not train.background) and not all(r.mask_path for r in chosen.records):
+        raise ConfigError(
+            f"{train.name}: some of the images have no true masks, and without them rows are compared by the run's "
+            "affinity and cut against a background; add masks, or take a run with 'affinity: {}' and a background"
+        )
     read_manifest(run / "classifier", "train-classifier")
     execution = dataclasses.replace(execution or Execution(), trace=0)
     out = out or run / "ablation" / plan.name
@@ -172,10 +177,10 @@ def ablate(
         chosen = _with_maps(chosen, maps, say)
         scored = all(record.mask_path for record in chosen.records)
         if not scored and row is plan.rows[0]:
-            say(f"  {train.name}: not all of these images have true masks, so rows are compared by colours alone")
+            say(f"  {train.name}: some of these have no true masks, so rows are compared by the affinity alone")
         against = None if row.against == row.name else plan.rows[[r.name for r in plan.rows].index(row.against)]
         entry = _describe(row, folder, run, train, chosen, recipe.seed)
-        if train.background:  # else the strongest class is taken everywhere, and no colour says more
+        if train.background:  # else the strongest class is taken everywhere
             entry |= _without_masks(row, plan.rows[0], out, recipe, refinement, train, chosen, execution)
         if scored:
             seeds[row.name] = score_seeds(chosen, maps)
@@ -260,9 +265,9 @@ def _without_masks(
     chosen: Dataset,
     execution: Execution,
 ) -> dict[str, Any]:
-    """The automatic threshold of a row, how much of the colours its labels explain, and their mIoU, with true masks.
+    """The automatic threshold of a row, what of its maps stays through the affinity, and the mIoU, with true masks.
 
-    Colours are compared where the plain CAM of the `first` row is highest, so that rows can be compared.
+    All rows are cut where they cover as much as the plain CAM of the `first`, so that they can be compared.
     """
     affinity = filled_in(recipe.affinity, recipe.classifier)
     places = {name: out / name for name in (row.name, first.name)}
@@ -278,12 +283,10 @@ def _without_masks(
     records = {record.id: record for record in chosen.records}
     maps, cam = places[row.name] / row.config.method, places[first.name] / "cam"
     score, found = automatic_threshold(places[row.name] / "cam", maps, records, recipe.seed, labels_at)
-    entry = {
-        "method": method,
-        "found_threshold": score,
-        "threshold_found": found,
-        "colours": colours_by(cam, maps, records, recipe.seed, labels_at, score),
-    }
+    entry: dict[str, Any] = {"method": method, "found_threshold": score, "threshold_found": found}
+    if affinity is not None:
+        plain = out / row.name / row.config.method
+        entry["unchanged"] = unchanged_by_affinity(cam, plain, maps, list(records), recipe.seed)
     if not all(record.mask_path for record in chosen.records):
         return entry
     total = np.zeros((len(chosen.classes) + 1,) * 2, np.int64)
@@ -326,10 +329,10 @@ def _line(entry: Mapping[str, Any]) -> str:
     text = f"{entry['gflops']:.0f} GFLOP an image"
     if "miou" in entry:
         text = f"mIoU {100 * entry['miou']:.1f} at {entry['threshold']:.2f}, {text}"
-    if "colours" in entry:
-        text += f"; pseudo-masks at {entry['found_threshold']:.2f}, found, explain {100 * entry['colours']:.2f} %"
+    if "unchanged" in entry:
+        text += f"; the affinity leaves {100 * entry['unchanged']:.2f} % as it is"
     if "pseudo_miou" in entry:
-        text += f", mIoU {100 * entry['pseudo_miou']:.1f}"
+        text += f"; pseudo-masks {100 * entry['pseudo_miou']:.1f} at {entry['found_threshold']:.2f}, found"
     if "against" in entry:
         low, high = entry["difference_interval"]
         text += (
@@ -352,7 +355,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     if methods:
         lines[0] += (
             f" Pseudo-masks: the run's affinity, if any, and {' or '.join(sorted(methods))}, at a threshold found "
-            f"without masks; how much of the colours of up to {COMPARED} of the photos they explain, in percent."
+            "without masks. Unchanged: the share, in percent, of what maps or maps by affinity mark that both do."
         )
     columns = {
         "seed mIoU": _percent("miou"),
@@ -360,7 +363,7 @@ def markdown(table: Mapping[str, Any]) -> str:
         "difference": _difference,
         "to": lambda entry: str(entry.get("against", "")),
         "map correlation": _plain("correlation", 3),
-        "colours explained": _percent("colours", 2),
+        "unchanged by affinity": _percent("unchanged", 2),
         "found threshold": _plain("found_threshold"),
         "pseudo-mask mIoU": _percent("pseudo_miou"),
         "GFLOP an image": _plain("gflops", 0),
@@ -371,9 +374,9 @@ def markdown(table: Mapping[str, Any]) -> str:
     head = ["", *columns]
     lines += ["", "| " + " | ".join(head[at] for at in used) + " |", "|---" * len(used) + "|"]
     lines += ["| " + " | ".join(row[at] for at in used) + " |" for row in cells.values()]
-    best = max((entry["colours"], name) for name, entry in rows.items() if "colours" in entry) if methods else None
+    best = max(((entry["unchanged"], name) for name, entry in rows.items() if "unchanged" in entry), default=None)
     if best is not None:
-        lines += ["", f"Most of the colours are explained with '{best[1]}'."]
+        lines += ["", f"The affinity changes the maps of '{best[1]}' least."]
     return "\n".join(lines) + "\n"
 
 

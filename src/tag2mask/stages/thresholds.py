@@ -7,7 +7,7 @@ things that are thin; so the score rises from there for as long as the labels ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,37 +71,42 @@ def automatic_threshold(
     reference, own = _covers((cam, maps), list(records), seed)
     least = score_of_equal_cover(otsu_score(reference), reference, own)
     cover = float(np.interp(least, SCORES, own))
-    photos = list(_photos(maps, maps, records, seed, _score_of(SURROUNDINGS * cover, own)))
+    photos = list(_photos(maps, records, seed, _score_of(SURROUNDINGS * cover, own)))
     best, most, in_vain = least, 0.0, 0
     for share in track(SHARES, total=len(SHARES), description="colours by score"):
         score = max(least, _score_of(share * cover, own))
-        mean = _explained(photos, labels_at, score)
+        found = sorted(
+            colours_explained(photo[near], labels_at(photo, its, score)[near]) for photo, its, near in photos
+        )
+        few = len(found) // TRIMMED
+        mean = float(np.mean(found[few : len(found) - few])) if found else 0.0
         best, most, in_vain = (score, mean, 0) if mean > most else (best, most, in_vain + 1)
         if in_vain == PATIENCE:
             break
     return round(best, 3), BY_COLOUR if best > least else BY_COVER
 
 
-def colours_by(
-    cam: Path, maps: Path, records: Mapping[str, ImageRecord], seed: int, labels_at: LabelsAt, score: float
-) -> float:
-    """How much of the photos' colours labels at `score` explain, 0..1: compares maps where there are no masks.
+def unchanged_by_affinity(cam: Path, plain: Path, followed: Path, ids: Sequence[str], seed: int) -> float:
+    """How much of what maps mark stays as it is when an affinity averages them, 0..1: compares maps without masks.
 
-    Labels of several folders of `maps` are compared at the same positions, those of the highest values of `cam`,
-    `SURROUNDINGS` times as many as Otsu's score takes. The rest as for `automatic_threshold`.
+    `plain` holds maps, `followed` the same by the affinity, `cam` plain CAM by the affinity. Both are cut where they
+    cover as much of the images as CAM does at Otsu's score; the IoU of the two labellings is averaged over the
+    images, but those in which neither marks anything. What follows things is averaged among positions that look alike
+    to nearly what it was; what spills over, or misses parts, isn't. Images are drawn, and left out, as for
+    `automatic_threshold`. 0 where nothing is marked at all.
     """
-    reference, _ = _covers((cam, maps), list(records), seed)
-    cover = float(np.interp(otsu_score(reference), SCORES, reference))
-    photos = _photos(maps, cam, records, seed, _score_of(SURROUNDINGS * cover, reference))
-    return _explained(photos, labels_at, score)
-
-
-def _explained(
-    photos: Iterable[tuple[np.ndarray, LocalizationMaps, np.ndarray]], labels_at: LabelsAt, score: float
-) -> float:
-    found = sorted(colours_explained(photo[near], labels_at(photo, its, score)[near]) for photo, its, near in photos)
-    few = len(found) // TRIMMED
-    return float(np.mean(found[few : len(found) - few])) if found else 0.0
+    scores = []
+    for maps in (plain, followed):
+        reference, own = _covers((cam, maps), ids, seed)
+        scores.append(score_of_equal_cover(otsu_score(reference), reference, own))
+    same = []
+    for _, found in _drawn((plain, followed), ids, seed, LOOKED_AT):
+        best = [best_class(maps.at_stride4(), maps.classes) for maps in found]
+        one, other = (np.where(value > score, label, 0) for (label, value), score in zip(best, scores, strict=True))
+        marked = (one > 0) | (other > 0)
+        if marked.any():
+            same.append(float((one == other)[marked].mean()))
+    return float(np.mean(same)) if same else 0.0
 
 
 def _score_of(cover: float, own: Cover) -> float:
@@ -110,13 +115,13 @@ def _score_of(cover: float, own: Cover) -> float:
 
 
 def _photos(
-    maps: Path, where: Path, records: Mapping[str, ImageRecord], seed: int, around: float
+    maps: Path, records: Mapping[str, ImageRecord], seed: int, around: float
 ) -> Iterator[tuple[np.ndarray, LocalizationMaps, np.ndarray]]:
-    """Up to `COMPARED` photos, at most `COMPARED_AT` pixels wide or high, and their maps.
+    """Up to `COMPARED` photos, at most `COMPARED_AT` pixels wide or high, their maps, and where any exceeds `around`.
 
-    Also where any of the maps in the folder `where` exceeds `around`; photos in which none does are left out.
+    Photos in which none does are left out.
     """
-    for image_id, (found, others) in _drawn((maps, where), list(records), seed, COMPARED):
+    for image_id, (found,) in _drawn((maps,), list(records), seed, COMPARED):
         try:
             photo = Image.fromarray(read_image(records[image_id]))
         except DataError:
@@ -124,7 +129,7 @@ def _photos(
         height, width = limited_size((photo.height, photo.width), COMPARED_AT)
         small = photo.resize((width, height), Image.Resampling.BOX)
         own = found.at_size((height, width))
-        near = best_class(others.at_size((height, width)).full(), others.classes)[1] > around
+        near = best_class(own.full(), own.classes)[1] > around
         if near.any():
             yield np.asarray(small), own, near
 
