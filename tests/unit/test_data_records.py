@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -166,5 +167,6 @@ def test_a_photo_takes_a_kilobyte_at_most(tmp_path: Path, masks: str) -> None:
         tracemalloc.stop()
     assert len(dataset) == count
     assert all(r.mask_path == tmp_path / "masks" / f"{r.id}.png" for r in dataset.records)
-    assert kept / count < 600  # bytes
-    assert peak / count < 1100
+    more = 1.0 if sys.version_info >= (3, 11) else 1.5  # whose objects have a dictionary each
+    assert kept / count < 600 * more  # bytes
+    assert peak / count < 1100 * more
