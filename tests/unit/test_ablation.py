@@ -146,6 +146,7 @@ def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, m
     found = ablate(run, tmp_path / "farm", tmp_path / "grid.yaml", images=9, execution=execution, say=said.append)
     rows = found["rows"]
     assert list(rows) == ["CAM", "short", "longer"]
+    assert found["images"] == tiny_run.TRAIN  # without BROKEN, which was asked for too
     assert all(0 <= row["unchanged"] <= 1 and 0 < row["found_threshold"] < 1 for row in rows.values())
     assert ["miou" in row for row in rows.values()] == [masks] * 3
     assert ["pseudo_miou" in row for row in rows.values()] == [masks] * 3

@@ -190,6 +190,7 @@ def ablate(
             entry |= _compared(
                 against.name, seeds[row.name], seeds.get(against.name), maps, other, chosen, recipe.seed
             )
+        table["images"] = len(chosen)
         table["rows"][row.name] = entry
         table["processes"] = process_count(execution.processes, len(chosen))
         write_json(out / "table.json", table)
