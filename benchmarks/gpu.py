@@ -184,7 +184,7 @@ def photos_of(classifier: CAMClassifier, images: list[np.ndarray], config: RIBCo
     gradient = (torch.randn(size, generator=torch.Generator().manual_seed(0)) * 1e-6).to(device)
     photos = []
     for place, image in enumerate(images):
-        views = stack_with_mirror([to_tensor(rescale(image, scale)) for scale in config.scales])
+        views = stack_with_mirror([to_tensor(rescale(image, scale)) for scale in config.scales], config.mirror)
         views = [view.to(device).contiguous(memory_format=torch.channels_last) for view in views]
         photos.append(Photo(views, tags(place), gradient))
     return photos

@@ -26,10 +26,11 @@ def tiny_classifier(seed: int = 2) -> CAMClassifier:
 
 
 def tiny_views(config: RIBConfig = CONFIG, seed: int = 1) -> list[Tensor]:
-    """An image at every scale, beside its mirror: (2, 3, h, w) each."""
+    """An image at every scale, beside its mirror where that is passed: (V, 3, h, w) each."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [(round(96 * scale), round(128 * scale)) for scale in config.scales]
-    return stack_with_mirror([torch.randn(3, *size, generator=generator, dtype=torch.float64) for size in sizes])
+    images = [torch.randn(3, *size, generator=generator, dtype=torch.float64) for size in sizes]
+    return stack_with_mirror(images, config.mirror)
 
 
 def tiny_batches(count: int, rows: int = 4, seed: int = 2) -> list[tuple[Tensor, Tensor]]:

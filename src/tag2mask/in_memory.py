@@ -82,7 +82,7 @@ def localize_image(
     present = _numbers(tags, names, network.n_classes)
     reading = _reading_of(classifier)
     pixels, size = _read(image, long_side, reading)
-    views = scaled_views(pixels, config.scales, network)
+    views = scaled_views(pixels, config, network)
     gradient: Tensor | None = None
     batches: Iterable[PartnerBatch] = ()
     if isinstance(partners, PartnerGradients):

@@ -67,8 +67,22 @@ def assert_same(one: RIBResult, other: RIBResult, tolerance: float = ROUND_OFF) 
         SCHEDULED,
         SCHEDULED.replace(learning_rate=0.1, guard_share=0.7),
         SCHEDULED.replace(limit="early_stop", m=0.65, partners="none"),
+        FAST.replace(mirror=False),
+        SCHEDULED.replace(mirror=False),
     ],
-    ids=["searched", "unfolded", "two-searches", "clamped", "gap", "cam", "scheduled", "run-away", "early-stop"],
+    ids=[
+        "searched",
+        "unfolded",
+        "two-searches",
+        "clamped",
+        "gap",
+        "cam",
+        "scheduled",
+        "run-away",
+        "early-stop",
+        "no-mirror-searched",
+        "no-mirror",
+    ],
 )
 def test_batched_is_single(config: RIBConfig) -> None:
     photos = photos_of(config)

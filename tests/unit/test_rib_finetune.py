@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reference_model import plain_rib
 from rib_tiny import CONFIG, LABELS, N_CLASSES, tiny_batches, tiny_classifier, tiny_views
 from tag2mask.common.errors import DataError
+from tag2mask.networks import CAMClassifier
 from tag2mask.rib import RIBConfig, RIBResult, TrunkFeatures, rib, trace_arrays
 
 REFERENCE = RIBConfig.reference(**{name: getattr(CONFIG, name) for name in ("steps", "learning_rate", "m")})
@@ -229,3 +230,36 @@ def test_wrong_input_is_named():
         run(labels=[1, N_CLASSES])
     with pytest.raises(DataError, match="1 scaled images for 4 scales"):
         run(views=tiny_views()[:1])
+    with pytest.raises(DataError, match=r"2 view\(s\) at scale 1; mirror: False takes 1"):
+        run(CONFIG.replace(mirror=False), views=tiny_views())
+    with pytest.raises(DataError, match=r"1 view\(s\) at scale 1; mirror: True takes 2"):
+        run(views=tiny_views(CONFIG.replace(mirror=False)))
+
+
+def without_handedness() -> CAMClassifier:
+    """A classifier to which a mirrored image is the mirror of what the image is, before and after every update."""
+    classifier = tiny_classifier()
+    trunk, head = nn.Conv2d(3, 6, 8, stride=8, bias=False), nn.Conv2d(6, 8, 1, bias=False)
+    random = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for conv in (trunk, head):
+            weight = torch.randn(conv.weight.shape, generator=random) / conv.weight[0].numel() ** 0.5
+            conv.weight.copy_(weight + weight.flip(-1))
+    classifier.backbone.trunk[0], classifier.backbone.head[0] = trunk.double(), head.double()
+    return classifier
+
+
+@pytest.mark.parametrize("config", [CONFIG, RIBConfig.fast(partners="none")], ids=["scheduled", "searched"])
+def test_an_image_without_its_mirror_counts_for_both(config: RIBConfig) -> None:
+    """Where a mirror tells nothing new, leaving it out changes nothing: maps, losses, logits, the step's length."""
+    whole = run(config, classifier=without_handedness())
+    alone = run(config.replace(mirror=False), classifier=without_handedness())
+    assert (whole.rib_sums[0] - whole.steps_run * whole.cam_sums[0]).abs().max() > 0.01
+    for ours, theirs in ((alone.cam_sums, whole.cam_sums), (alone.rib_sums, whole.rib_sums)):
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other, **TOLERANCE)
+    for mine, other in zip(alone.steps, whole.steps, strict=True):
+        assert mine.loss == pytest.approx(other.loss, rel=1e-5, nan_ok=True)
+        assert mine.learning_rate == pytest.approx(other.learning_rate, rel=1e-5, nan_ok=True)
+        for own, full in zip(mine.target_logits, other.target_logits, strict=True):
+            torch.testing.assert_close(own, full, **TOLERANCE)

@@ -37,6 +37,7 @@ from tag2mask.rib.step import (
     covered_shares,
     frozen_features,
     merge_mirror,
+    paired,
     passes_limit,
     present_logits,
     rib_loss,
@@ -51,7 +52,9 @@ WEIGHT_COPIES = 8  # of the tuned half an image: gradients of two scales, direct
 class Photo:
     """What `rib` needs of one image."""
 
-    scaled_images: Sequence[NetworkInput]  # for each scale (2, 3, h_s, w_s) or its features; image and mirror
+    scaled_images: Sequence[
+        NetworkInput
+    ]  # for each scale (V, 3, h_s, w_s) or its features: image, and mirror if V = 2
     labels: Sequence[int]  # the classes present
     partner_gradient: Tensor | None = None  # (P,): the expected gradient of one partner, for partners "amortised"
     trace: bool = False  # keep the scale-1 maps of every step
@@ -99,7 +102,7 @@ class PhotoBytes:
 
     def __init__(self, classifier: CAMClassifier, config: RIBConfig) -> None:
         self.network = copy.deepcopy(classifier).to("meta")
-        self.largest, self.fold = max(config.scales), config.fold_batch_norm
+        self.largest, self.views, self.fold = max(config.scales), config.views, config.fold_batch_norm
         self.known: dict[tuple[int, int], int] = {}
 
     def __call__(self, size: tuple[int, int]) -> int:
@@ -115,7 +118,7 @@ class PhotoBytes:
             kept.append(tensor.nbytes)
             return tensor
 
-        images = torch.empty(2, 3, *size, device="meta", dtype=self.network.classifier.weight.dtype)
+        images = torch.empty(self.views, 3, *size, device="meta", dtype=self.network.classifier.weight.dtype)
         features = self.network.trunk_features(images)
         head = self.network.backbone.head if self.fold else nn.Identity()
         with tuned(self.network) as groups, FoldedHead(head), torch.enable_grad():
@@ -138,7 +141,7 @@ class _BatchSteps:
     ) -> None:
         self.classifier, self.names, self.head, self.photos, self.config = classifier, names, head, photos, config
         self.count = len(photos)
-        self.features = [self._features(index) for index in range(len(config.scales))]  # (N, 2, c, h', w') a scale
+        self.features = [self._features(index) for index in range(len(config.scales))]  # (N, V, c, h', w') a scale
         labels = [sorted(set(photo.labels)) for photo in photos]
         self.numbers = torch.tensor([len(own) for own in labels])  # (N,) classes of each
         most = max(map(len, labels))
@@ -157,10 +160,10 @@ class _BatchSteps:
 
     def _features(self, index: int) -> Tensor:
         given = [photo.scaled_images[index] for photo in self.photos]
-        joined = torch.cat([_values(one) for one in given])  # (N * 2, ...)
+        joined = torch.cat([_values(one) for one in given])  # (N * V, ...)
         kind = TrunkFeatures if isinstance(given[0], TrunkFeatures) else lambda images: images
         features = frozen_features(self.classifier, kind(joined), self.config)
-        return features.unflatten(0, (self.count, 2))
+        return features.unflatten(0, (self.count, -1))
 
     def results(self) -> list[RIBResult]:
         """What came of each image."""
@@ -216,7 +219,7 @@ class _BatchSteps:
     def _passed(
         self, index: int, *, in_loss: bool, updating: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
-        """Maps (N, 2, P, h, w), logits (N, 2, P) and loss (N,) of one scale, and the loss's gradient (N, ...).
+        """Maps (N, V, P, h, w), logits (N, 2, P) and loss (N,) of one scale, and the loss's gradient (N, ...).
 
         The last three only where the scale is in the loss, the last two only where an update follows.
         """
@@ -227,7 +230,7 @@ class _BatchSteps:
             gradient, (loss, (maps, logits)) = passed(*given, self.valid)
             return maps, logits, loss, list(gradient)
         maps = vmap(self._maps, in_dims=(weights, 0, 0))(*given)
-        logits = vmap(lambda m, c: present_logits(m, c, self.config))(maps, self.classes) if in_loss else None
+        logits = vmap(lambda m, c: paired(present_logits(m, c, self.config)))(maps, self.classes) if in_loss else None
         return maps, logits, None, []
 
     def _loss(
@@ -235,12 +238,12 @@ class _BatchSteps:
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Loss of one image, a scalar; its maps and logits, without gradient."""
         maps = self._maps(weights, features, classes)
-        logits = present_logits(maps, classes, self.config)
+        logits = paired(present_logits(maps, classes, self.config))
         loss = rib_loss(torch.where(valid, logits, 0.0), ceiling=ceiling_of(self.config))
         return loss, (maps.detach(), logits.detach())
 
     def _maps(self, weights: Sequence[Tensor], features: Tensor, classes: Tensor) -> Tensor:
-        """Raw class maps (2, P, h, w) of one image's classes, image and mirror."""
+        """Raw class maps (V, P, h, w) of one image's classes, of its views."""
         own = dict(zip(self.names, weights[: self.sizes[0]], strict=True))
         passed = functional_call(self.classifier.backbone.head, self.head.folded_from(own), (features,))
         maps = functional_call(self.classifier.classifier, {"weight": weights[-1]}, (passed,))

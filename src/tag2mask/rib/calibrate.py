@@ -17,7 +17,7 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.networks import CAMClassifier
 from tag2mask.networks.precision import computing_in
 from tag2mask.rib.config import RIBConfig
-from tag2mask.rib.step import NetworkInput, PartnerBatch, frozen_features, gap, partner_pass, present_loss
+from tag2mask.rib.step import NetworkInput, PartnerBatch, frozen_features, gap, own_loss, partner_pass
 from tag2mask.rib.update import tuned
 
 
@@ -64,10 +64,10 @@ def _target_gradient(
             features = frozen_features(classifier, images, config)
             classes = torch.tensor(sorted(set(labels)), device=features.device)
             with torch.enable_grad():
-                maps = classifier.class_maps(features)[:, classes].float()  # (2, n, h, w)
-                _, loss = present_loss(maps, classes, config)
+                maps = classifier.class_maps(features)[:, classes].float()  # (V, n, h, w)
+                _, loss = own_loss(maps, classes, config)
             loss.backward()
-            terms += 2 * len(classes)  # image and mirror
+            terms += 2 * len(classes)  # image and mirror, or it twice
     return terms
 
 

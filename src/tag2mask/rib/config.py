@@ -35,6 +35,7 @@ class RIBConfig(Settings):
     scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (1.0, 0.5, 1.5, 2.0)
     # those that enter the loss as well; reference
     loss_scales: Annotated[tuple[float, ...], Range(gt=0, le=8, items=(1, 20))] = (1.0, 1.5, 2.0)
+    mirror: bool = True  # the image's mirror is passed too, reference; false: the image counts for both
     # of the backbone's head, for ResNet-50; COCO 5e-6; paper
     learning_rate: Annotated[float, Range(gt=0, le=1_000_000)] = 8e-6
     # the 1x1 convolution's learning rate over the head's; reference
@@ -100,6 +101,11 @@ class RIBConfig(Settings):
             raise SettingError(self, ("rise", "rise_of"), "below 1 where rise_of is peak")
         if not self.first_map and self.steps < 2:
             raise SettingError(self, ("steps", "first_map"), "2 or more with first_map: false")
+
+    @property
+    def views(self) -> int:
+        """What is passed of the image at each scale: 2, it and its mirror, or 1, it alone."""
+        return 2 if self.mirror else 1
 
     @property
     def updates(self) -> int:

@@ -17,7 +17,15 @@ from tag2mask.networks import CAMClassifier
 from tag2mask.networks.folding import FoldedHead
 from tag2mask.networks.precision import computing_in
 from tag2mask.rib.config import RIBConfig
-from tag2mask.rib.step import NetworkInput, PartnerBatch, StepRecord, Steps, Stopped, frozen_features
+from tag2mask.rib.step import (
+    NetworkInput,
+    PartnerBatch,
+    StepRecord,
+    Steps,
+    Stopped,
+    TrunkFeatures,
+    frozen_features,
+)
 from tag2mask.rib.update import tuned
 
 OnStep = Callable[[int, CAMClassifier], None]
@@ -53,12 +61,13 @@ def rib(
     """Fine-tune the classifier on one image without its last activation and sum the class maps (RIB, NeurIPS 2021).
 
     `scaled_images`: for each of `config.scales` the image and its mirror (2, 3, h_s, w_s), ImageNet-normalised, or
-    their `TrunkFeatures`. `labels`: the classes present. `partner_batches`: one (images or features, labels (B, C))
-    per update, taken as needed; the caller chooses them class-disjoint or not. `partner_gradient` (P,): the expected
-    gradient of one partner instead, for partners "amortised" (`PartnerGradients.expected`). `trace` keeps the
-    scale-1 maps of every step. `on_step(k, classifier)` is called as step k = 0 .. begins, i.e. after k updates; it
-    may look at the classifier, not change it or its gradients. Raises DataError for an image without labels or with
-    labels that the classifier doesn't know.
+    their `TrunkFeatures`; (1, 3, h_s, w_s) without `config.mirror`. `labels`: the classes
+    present. `partner_batches`: one (images or features, labels (B, C)) per update, taken as needed; the caller
+    chooses them class-disjoint or not. `partner_gradient` (P,): the expected gradient of one partner instead, for
+    partners "amortised" (`PartnerGradients.expected`). `trace` keeps the scale-1 maps of every step.
+    `on_step(k, classifier)` is called as step k = 0 .. begins, i.e. after k updates; it may look at the classifier,
+    not change it or its gradients. Raises DataError for an image without labels or with labels that the classifier
+    doesn't know.
     """
     config = config or RIBConfig()
     check_input(classifier, scaled_images, labels, config)
@@ -103,6 +112,10 @@ def check_input(
     """Raise DataError for what `rib` refuses."""
     if len(scaled_images) != len(config.scales):
         raise DataError(f"{len(scaled_images)} scaled images for {len(config.scales)} scales {config.scales}")
+    for given, scale in zip(scaled_images, config.scales, strict=True):
+        views = len(given.values if isinstance(given, TrunkFeatures) else given)
+        if views != config.views:
+            raise DataError(f"{views} view(s) at scale {scale:g}; mirror: {config.mirror} takes {config.views}")
     if not labels:
         raise DataError("an image without labels has no class to localize; leave it out")
     unknown = [label for label in labels if not 0 <= label < classifier.n_classes]

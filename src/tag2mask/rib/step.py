@@ -46,7 +46,7 @@ class StepRecord:
     """What one step saw. Loss and learning rate are NaN where the step ended without an update."""
 
     covered: float = math.nan  # share of the scale-1 map over the guard's threshold, 0..1
-    target_logits: list[Tensor] = field(default_factory=list)  # a (2, n) per loss scale: image and mirror
+    target_logits: list[Tensor] = field(default_factory=list)  # a (2, n) per loss scale: image, mirror or it again
     loss: float = math.nan  # over all rows, target and partners
     learning_rate: float = math.nan  # of the backbone's head
     maps: Tensor | None = None  # (n, h, w): the scale-1 map of this step, kept on request
@@ -66,8 +66,8 @@ class StepRecord:
 class Steps:
     """One image on its way: its frozen features, the sums of its maps, and the record of each step.
 
-    `features` are those of each scale, (2, c, h', w') for image and mirror; `classes` (n,) the present ones. The
-    classifier's `groups` are tunable, and its `head` runs folded.
+    `features` are those of each scale, (2, c, h', w') for image and mirror or (1, c, h', w') for the image alone;
+    `classes` (n,) the present ones. The classifier's `groups` are tunable, and its `head` runs folded.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Steps:
         for index, scale in enumerate(self.config.scales):
             in_loss = scale in self.config.loss_scales
             with torch.set_grad_enabled(in_loss and updating):
-                maps = self.present_maps(index)  # (2, n, h, w)
-                logits, loss = present_loss(maps, self.classes, self.config) if in_loss else (None, None)
-            merged = merge_mirror(maps.detach())  # (2, n, h, w) -> (n, h, w)
+                maps = self.present_maps(index)  # (V, n, h, w), V = 1 or 2 views
+                logits, loss = own_loss(maps, self.classes, self.config) if in_loss else (None, None)
+            merged = merge_mirror(maps.detach())  # (V, n, h, w) -> (n, h, w)
             self._accumulate(index, merged, k)
             if logits is not None:
                 record.target_logits.append(logits.detach())
@@ -120,7 +120,7 @@ class Steps:
         return "early-stop" if passes_limit(record.target_sum, self.config) else None
 
     def present_maps(self, index: int) -> Tensor:
-        """Raw class maps (2, n, h, w) of the present classes at one scale, image and mirror, at present weights."""
+        """Raw class maps (V, n, h, w) of the present classes at one scale, of its views, at present weights."""
         return self.classifier.class_maps(self.features[index])[:, self.classes].float()
 
     def _accumulate(self, index: int, maps: Tensor, k: int) -> None:
@@ -199,24 +199,38 @@ def frozen_features(classifier: CAMClassifier, given: NetworkInput, config: RIBC
     return features.contiguous(memory_format=torch.channels_last) if config.channels_last else features
 
 
-def stack_with_mirror(scaled_images: Sequence[Tensor]) -> list[Tensor]:
+def stack_with_mirror(scaled_images: Sequence[Tensor], mirror: bool = True) -> list[Tensor]:
     """Turn normalised images (3, h, w), one a scale, into (2, 3, h, w): image and mirror.
 
-    Raises ValueError for another layout, (h, w, 3) say.
+    Without `mirror` into (1, 3, h, w). Raises ValueError for another layout, (h, w, 3) say.
     """
     for image in scaled_images:
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"an image of shape {tuple(image.shape)} is not (3, h, w)")
-    return [torch.stack([image, image.flip(-1)]) for image in scaled_images]
+    return [torch.stack([image, image.flip(-1)] if mirror else [image]) for image in scaled_images]
 
 
 def merge_mirror(maps: Tensor) -> Tensor:
-    """ReLU class maps (..., 2, n, h, w) of image and mirror and add them, the mirror turned back: (..., n, h, w)."""
-    image, mirror = maps.relu().unbind(-4)
-    return image + mirror.flip(-1)
+    """ReLU class maps (..., 2, n, h, w) of image and mirror and add them, the mirror turned back: (..., n, h, w).
+
+    Those of the image alone, (..., 1, n, h, w), count twice.
+    """
+    views = maps.relu().unbind(-4)
+    return views[0] + views[1].flip(-1) if len(views) == 2 else 2 * views[0]
 
 
 # --- from class maps to the loss ---------------------------------------------------------------------------
+
+
+def own_loss(maps: Tensor, classes: Tensor, config: RIBConfig) -> tuple[Tensor, Tensor]:
+    """`present_loss` of the views (V, n, h, w) of an image: logits (2, n), and their loss, a scalar."""
+    logits = paired(present_logits(maps, classes, config))
+    return logits, rib_loss(logits, ceiling=ceiling_of(config))
+
+
+def paired(logits: Tensor) -> Tensor:
+    """Logits (V, n) of an image and its mirror, (2, n): those of the image alone count for both."""
+    return logits.expand(2, -1)
 
 
 def present_loss(maps: Tensor, classes: Tensor, config: RIBConfig) -> tuple[Tensor, Tensor]:

@@ -254,7 +254,7 @@ class Localizer:
         return rib_batch(self.classifier, photos, self.config.used_rib)
 
     def _photo(self, image: np.ndarray, record: ImageRecord) -> Photo:
-        views = scaled_views(image, self.config.used_rib.scales, self.classifier)
+        views = scaled_views(image, self.config.used_rib, self.classifier)
         gradient = self.expected.expected(record.labels) if self.expected else None
         return Photo(views, record.labels, gradient, trace=record.id in self.traced)
 
@@ -279,10 +279,10 @@ def cam_only(config: RIBConfig) -> RIBConfig:
     return config.replace(steps=1, update_after_last=False, partners="none", first_map=True)
 
 
-def scaled_views(image: np.ndarray, scales: tuple[float, ...], classifier: CAMClassifier) -> list[Tensor]:
-    """For each scale the image and its mirror (2, 3, h, w), on the classifier's device."""
+def scaled_views(image: np.ndarray, config: RIBConfig, classifier: CAMClassifier) -> list[Tensor]:
+    """For each scale the image and, where it is passed, its mirror (V, 3, h, w), on the classifier's device."""
     device = classifier.classifier.weight.device
-    views = stack_with_mirror([to_tensor(rescale(image, scale)) for scale in scales])
+    views = stack_with_mirror([to_tensor(rescale(image, scale)) for scale in config.scales], config.mirror)
     return [view.to(device).contiguous(memory_format=torch.channels_last) for view in views]
 
 
@@ -419,7 +419,7 @@ def calibrate(dataset: Dataset, classifier: CAMClassifier, config: LocalizeConfi
     rows = []
     for record in dataset.positives().limit(CALIBRATION_IMAGES, seed).records:
         try:
-            views = scaled_views(read_image(record), config.rib.scales, classifier)
+            views = scaled_views(read_image(record), config.rib, classifier)
         except DataError:
             continue
         batch = next(partners.batches(record.id), None)

@@ -185,7 +185,7 @@ class _Measurement:
             raise DataError(f"{record.mask_path}: mask {mask.shape} and image {image.shape[:2]} differ in size")
         self.record, self.settings, self.config, self.names = record, settings, config, pool.classes
         self.rows: list[Ratio] = []
-        views = scaled_views(image, settings.rib.scales, classifier)
+        views = scaled_views(image, settings.rib, classifier)
         self.image = views[0][:1]  # (1, 3, H, W): scale 1 comes first
         activation = class_activation(classifier, views[0], mask.shape)
         self.regions = {

@@ -17,7 +17,7 @@ Bools = npt.NDArray[np.bool_]
 
 @torch.no_grad()
 def class_activation(classifier: CAMClassifier, view: Tensor, size: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """CAM of all classes (C, H, W) in 0..1 from an image and its mirror (2, 3, h, w), at one scale."""
+    """CAM of all classes (C, H, W) in 0..1 from the views (V, 3, h, w) of an image at one scale."""
     maps = classifier.class_maps(classifier.trunk_features(view)).float()
     return at_full([merge_mirror(maps)], size, whole=classifier.backbone.whole).cpu().numpy()
 
