@@ -38,6 +38,7 @@ evaluate: {threshold_step: 0.1, resamples: 20}
 SIZES = ["classifier.long_side_min=48", "classifier.long_side_max=64", "classifier.crop_size=64"]
 SIZES += ["localize.partner_long_side_min=64", "localize.partner_long_side_max=64", "localize.partner_crop_size=64"]
 SIZES += ["segmenter.crop_size=64", "localize.rib.scales=[1.0, 2.0]", "localize.rib.loss_scales=[1.0]"]
+SIZES += ["localize.rib.mirror=false"]
 ONE = Execution("cpu", workers=0, processes=1)
 
 
