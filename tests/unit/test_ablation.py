@@ -12,6 +12,7 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.data import Dataset, ImageRecord, LocalizationMaps, save_maps, write_mask
 from tag2mask.engine.cost import counted_flops
 from tag2mask.engine.execution import Execution
+from tag2mask.experiments import ablation
 from tag2mask.experiments.ablation import ablate, grid_folder, load_grid, map_correlation, markdown, score_seeds
 from tag2mask.metrics import bootstrap_difference
 from tag2mask.rib import RIBConfig
@@ -133,7 +134,10 @@ GRID = "rows: {CAM: {method: cam}, short: {method: rib, rib: {steps: 2}}, longer
 
 
 @pytest.mark.parametrize("masks", [True, False])
-def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, masks):
+def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, masks, monkeypatch):
+    cut = []
+    found_by = ablation.automatic_threshold
+    monkeypatch.setattr(ablation, "automatic_threshold", lambda *given: cut.append(given[:2]) or found_by(*given))
     run = tiny_run.copy_run(finished_run, tmp_path, networks=True)
     with_affinity(run)
     (tmp_path / "grid.yaml").write_text(GRID)
@@ -148,6 +152,9 @@ def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, m
     assert list(rows) == ["CAM", "short", "longer"]
     assert found["images"] == tiny_run.TRAIN  # without BROKEN, which was asked for too
     assert all(0 <= row["unchanged"] <= 1 and 0 < row["found_threshold"] < 1 for row in rows.values())
+    folder = run / "ablation" / "grid"  # cut where as much is covered as by plain CAM, as a run does
+    kinds = {"CAM": "cam", "short": "rib", "longer": "rib"}
+    assert cut == [(folder / n / "cam", folder / n / "affinity" / kind) for n, kind in kinds.items()]
     assert ["miou" in row for row in rows.values()] == [masks] * 3
     assert ["pseudo_miou" in row for row in rows.values()] == [masks] * 3
     assert sum("can't be read and are left out" in line for line in said) == 1  # BROKEN
