@@ -62,7 +62,7 @@ def test_mistakes_in_a_grid_are_named(tmp_path, text, message):
 
 def test_grids_that_come_along_are_valid():
     names = sorted(path.stem for path in grid_folder().glob("*.yaml"))
-    assert names == ["cost", "paper", "rise", "schedule"]
+    assert names == ["cost", "paper", "rise", "schedule", "views"]
     for name in names:
         assert len(load_grid(name, START).rows) > 5
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
