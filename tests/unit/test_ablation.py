@@ -137,7 +137,9 @@ GRID = "rows: {CAM: {method: cam}, short: {method: rib, rib: {steps: 2}}, longer
 def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, masks, monkeypatch):
     cut = []
     found_by = ablation.automatic_threshold
-    monkeypatch.setattr(ablation, "automatic_threshold", lambda *given: cut.append(given[:2]) or found_by(*given))
+    monkeypatch.setattr(
+        ablation, "automatic_threshold", lambda *given: cut.append((given[0], given[1], given[5])) or found_by(*given)
+    )
     run = tiny_run.copy_run(finished_run, tmp_path, networks=True)
     with_affinity(run)
     (tmp_path / "grid.yaml").write_text(GRID)
@@ -154,7 +156,8 @@ def test_rows_are_compared_with_true_masks_and_without(finished_run, tmp_path, m
     assert all(0 <= row["unchanged"] <= 1 and 0 < row["found_threshold"] < 1 for row in rows.values())
     folder = run / "ablation" / "grid"  # cut where as much is covered as by plain CAM, as a run does
     kinds = {"CAM": "cam", "short": "rib", "longer": "rib"}
-    assert cut == [(folder / n / "cam", folder / n / "affinity" / kind) for n, kind in kinds.items()]
+    followed = {n: folder / n / "affinity" for n in kinds}
+    assert cut == [(folder / n / "cam", followed[n] / kind, followed[n] / "cam") for n, kind in kinds.items()]
     assert ["miou" in row for row in rows.values()] == [masks] * 3
     assert ["pseudo_miou" in row for row in rows.values()] == [masks] * 3
     assert sum("can't be read and are left out" in line for line in said) == 1  # BROKEN

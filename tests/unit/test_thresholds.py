@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,29 @@ def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(blobs: tuple[Path, di
     rib, _ = automatic_threshold(folder / "cam", folder / "rib", records, 0, plain)
     assert rib == pytest.approx(cam**0.5, abs=0.03)  # the same pixels
     assert found == BY_COVER
+
+
+def covered(folder: Path, score: float) -> float:
+    """Share of the images of a folder of maps that lies above a score."""
+    return float(np.mean([(load_maps(path).at_stride4() > score).mean() for path in folder.glob("*.npz")]))
+
+
+def test_behind_an_affinity_the_cover_is_between_that_of_plain_cam_and_of_cam_by_it(
+    blobs: tuple[Path, dict[str, ImageRecord]],
+) -> None:
+    folder, records = blobs
+    for path in list((folder / "cam").glob("*.npz")):  # an affinity that broadens maps
+        found = load_maps(path)
+        broad = dataclasses.replace(found, sums=[values**0.3 for values in found.sums])
+        save_maps(folder / "affinity" / "cam" / path.name, broad)
+    plain_cam, cam_by_it = folder / "cam", folder / "affinity" / "cam"
+    score, found_by = automatic_threshold(plain_cam, cam_by_it, records, 0, plain, cam_by_it)
+    least, _ = automatic_threshold(plain_cam, cam_by_it, records, 0, plain)
+    most, _ = automatic_threshold(cam_by_it, cam_by_it, records, 0, plain)
+    covers = [covered(cam_by_it, cut) for cut in (least, most)]
+    assert covers[1] > 1.5 * covers[0]
+    assert covered(cam_by_it, score) == pytest.approx(np.mean(covers), abs=0.01)
+    assert found_by == BY_COVER
 
 
 @pytest.mark.parametrize("kind", ["cam", "rib"])

@@ -283,7 +283,14 @@ def _without_masks(
 
     records = {record.id: record for record in chosen.records}
     maps, cam = places[row.name] / row.config.method, places[first.name] / "cam"
-    score, found = automatic_threshold(out / row.name / "cam", maps, records, recipe.seed, labels_at)
+    score, found = automatic_threshold(
+        out / row.name / "cam",
+        maps,
+        records,
+        recipe.seed,
+        labels_at,
+        None if affinity is None else places[row.name] / "cam",
+    )
     entry: dict[str, Any] = {"method": method, "found_threshold": score, "threshold_found": found}
     if affinity is not None:
         plain = out / row.name / row.config.method

@@ -170,7 +170,8 @@ def refine(
 ) -> None:
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image that has maps.
 
-    `cam` is a folder of plain CAM, by which threshold "auto" is found (default: that beside the maps).
+    `cam` is a folder of plain CAM, by which threshold "auto" is found, and CAM beside the maps too, if an affinity
+    made these (default: that beside the maps alone).
     `boundary` is the folder that `train_boundary` wrote, for method "irn"; of `execution.trace` images the edges and
     the walked maps are kept in `out`/steps/ID.npz. Resumes; broken images are noted in the manifest, and tried again
     by a later call. Raises ConfigError, MissingExtraError.
@@ -191,8 +192,11 @@ def refine(
     )
     on_device = config.method == "irn" or METHODS[config.along_edges].on_device
     device = resolve_device(execution.device if on_device else "cpu")
-    folders = (cam or localization / "cam", localization / config.maps)
-    config = _with_threshold(config, folders, folder, records, seed, str(device))
+    own = localization / "cam"
+    followed = own if cam is not None and cam != own and not config.by_irn else None
+    config = _with_threshold(
+        config, (cam or own, localization / config.maps), followed, folder, records, seed, str(device)
+    )
     where = (records, localization / config.maps, out)
     arguments = (*where, config, boundary, traced, str(device), dataset.background, by_class)
     processes = process_count(execution.processes, len(todo), device.type)
@@ -230,6 +234,7 @@ def _lost(dataset: Dataset, records: Mapping[str, ImageRecord], out: Path) -> di
 def _with_threshold(
     config: RefineConfig,
     maps: tuple[Path, Path],
+    followed: Path | None,
     folder: StageFolder,
     records: Mapping[str, ImageRecord],
     seed: int,
@@ -237,7 +242,7 @@ def _with_threshold(
 ) -> RefineConfig:
     """The settings with the threshold that "auto" means for this set, found once and noted in the manifest.
 
-    `maps` are the folders of plain CAM and of what is refined.
+    `maps` are the folders of plain CAM and of what is refined, `followed` that of CAM by an affinity, if any.
     """
     if config.threshold != "auto" or config.method == "irn":
         return config
@@ -247,7 +252,7 @@ def _with_threshold(
         def labels_at(photo: np.ndarray, own: LocalizationMaps, score: float) -> np.ndarray:
             return refined_labels(photo, own.full(), own.classes, score, config.along_edges, device)
 
-        score, found = automatic_threshold(*maps, tagged, seed, labels_at)
+        score, found = automatic_threshold(*maps, tagged, seed, labels_at, followed)
         unsure = min(config.unsure, WIDEST_BAND * min(score, 1 - score))
         folder.save(threshold=score, threshold_found=found, unsure=round(unsure, 4))
     score, found = background_of(folder.manifest)

@@ -59,18 +59,26 @@ def carried_over(
 
 
 def automatic_threshold(
-    cam: Path, maps: Path, records: Mapping[str, ImageRecord], seed: int, labels_at: LabelsAt
+    cam: Path,
+    maps: Path,
+    records: Mapping[str, ImageRecord],
+    seed: int,
+    labels_at: LabelsAt,
+    followed: Path | None = None,
 ) -> tuple[float, str]:
     """The background score for the folder `maps`, rounded to 0.001, and how it was found, in words. No mask is read.
 
-    At least that of equal cover with plain CAM (`cam`) at Otsu's score; higher for as long as the labels, made by
-    `labels_at` of some photos, explain more of their colours among the positions of the highest values,
-    `SURROUNDINGS` times as many as equal cover takes. Images are drawn from `records`; those that can't be read are
-    left out. ConfigError where none is left.
+    At least that of equal cover with plain CAM (`cam`) at Otsu's score; for maps by an affinity with the mean of that
+    cover and of what CAM by it (`followed`) covers at its own. Higher for as long as the labels, made by `labels_at`
+    of some photos, explain more of their colours among the positions of the highest values, `SURROUNDINGS` times as
+    many as equal cover takes. Images are drawn from `records`; those that can't be read are left out. ConfigError
+    where none is left.
     """
     reference, own = _covers((cam, maps), list(records), seed)
-    least = score_of_equal_cover(otsu_score(reference), reference, own)
-    cover = float(np.interp(least, SCORES, own))
+    score, cover = _at_otsu(reference)
+    if followed is not None:
+        cover = (cover + _at_otsu(_covers((followed, maps), list(records), seed)[0])[1]) / 2
+    least = _score_of(cover, own) if own[0] > 0 else score
     photos = list(_photos(maps, records, seed, _score_of(SURROUNDINGS * cover, own)))
     best, most, in_vain = least, 0.0, 0
     for share in track(SHARES, total=len(SHARES), description="colours by score"):
@@ -107,6 +115,12 @@ def unchanged_by_affinity(cam: Path, plain: Path, followed: Path, ids: Sequence[
         if marked.any():
             same.append(float((one == other)[marked].mean()))
     return float(np.mean(same)) if same else 0.0
+
+
+def _at_otsu(cover: Cover) -> tuple[float, float]:
+    """Otsu's score of the values, and how much lies above it."""
+    score = otsu_score(cover)
+    return score, float(np.interp(score, SCORES, cover))
 
 
 def _score_of(cover: float, own: Cover) -> float:
