@@ -52,9 +52,8 @@ WEIGHT_COPIES = 8  # of the tuned half an image: gradients of two scales, direct
 class Photo:
     """What `rib` needs of one image."""
 
-    scaled_images: Sequence[
-        NetworkInput
-    ]  # for each scale (V, 3, h_s, w_s) or its features: image, and mirror if V = 2
+    # for each scale (V, 3, h_s, w_s) or its features: the image, and with V = 2 its mirror
+    scaled_images: Sequence[NetworkInput]
     labels: Sequence[int]  # the classes present
     partner_gradient: Tensor | None = None  # (P,): the expected gradient of one partner, for partners "amortised"
     trace: bool = False  # keep the scale-1 maps of every step
