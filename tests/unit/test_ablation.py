@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -67,6 +68,10 @@ def test_grids_that_come_along_are_valid():
         assert len(load_grid(name, START).rows) > 5
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
         load_grid("papers", START)
+    few = dataclasses.replace(START, rib=START.rib.replace(scales=(1.0,), loss_scales=(1.0,), mirror=False))
+    for name in ("cost", "paper", "schedule", "views"):  # the paper's views, whatever the run has
+        first = load_grid(name, few).rows[0].config.rib
+        assert (first.scales, first.loss_scales, first.mirror) == ((1.0, 0.5, 1.5, 2.0), (1.0, 1.5, 2.0), True)
 
 
 def test_the_interval_of_a_difference_pairs_the_images():

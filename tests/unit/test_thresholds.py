@@ -77,7 +77,7 @@ def test_damaged_maps_are_left_out_and_nothing_left_is_an_error(world) -> None:
     rest = carried_over(localization, "rib", (0.5,), ids, seed=0)
     assert rest == carried_over(localization, "rib", (0.5,), ids[1:], seed=0)
     assert rest == carried_over(localization, "rib", (0.5,), ids[::-1], seed=0)  # whatever their order
-    with pytest.raises(ConfigError, match="no image has whole maps there and in"):
+    with pytest.raises(ConfigError, match=r"no image has whole maps in .*cam and .*rib"):
         carried_over(localization, "rib", (0.5,), ids[:1], seed=0)
 
 

@@ -142,14 +142,9 @@ def ablate(
     recipe = load_recipe(run / "recipe.yaml")
     refinement = resolve_method(recipe.refine).along_edges
     plan = load_grid(grid, recipe.localize)
-    limit = read_object(run / "run.json")["data"]["limited_to"]
-    train = read_splits(recipe, data, limit).train
+    train = read_splits(recipe, data, read_object(run / "run.json")["data"]["limited_to"]).train
     chosen = train.positives().limit(images, images_seed)
-    if (recipe.affinity is None or not train.background) and not all(r.mask_path for r in chosen.records):
-        raise ConfigError(
-            f"{train.name}: some of the images have no true masks, and without them rows are compared by the run's "
-            "affinity and cut against a background; add masks, or take a run with 'affinity: {}' and a background"
-        )
+    _check_comparable(recipe, train, chosen)
     read_manifest(run / "classifier", "train-classifier")
     execution = dataclasses.replace(execution or Execution(), trace=0)
     out = out or run / "ablation" / plan.name
@@ -164,15 +159,8 @@ def ablate(
     for row in plan.rows:
         say(f"{row.name}: {len(chosen)} images")
         folder = out / row.name
-        localize(
-            train,
-            run / "classifier",
-            folder,
-            row.config,
-            seed=recipe.seed,
-            execution=execution,
-            only=[record.id for record in chosen.records],
-        )
+        wanted = [record.id for record in chosen.records]
+        localize(train, run / "classifier", folder, row.config, seed=recipe.seed, execution=execution, only=wanted)
         maps = folder / row.config.method
         chosen = _with_maps(chosen, maps, say)
         scored = all(record.mask_path for record in chosen.records)
@@ -197,6 +185,15 @@ def ablate(
         say("  " + _line(entry))
     (out / "table.md").write_text(markdown(table), encoding="utf-8")
     return table
+
+
+def _check_comparable(recipe: Recipe, train: Dataset, chosen: Dataset) -> None:
+    """ConfigError where rows could be compared neither by true masks nor without them."""
+    if (recipe.affinity is None or not train.background) and not all(r.mask_path for r in chosen.records):
+        raise ConfigError(
+            f"{train.name}: some of the images have no true masks, and without them rows are compared by the run's "
+            "affinity and cut against a background; add masks, or take a run with 'affinity: {}' and a background"
+        )
 
 
 def _with_maps(chosen: Dataset, maps: Path, say: Say) -> Dataset:

@@ -74,11 +74,10 @@ def automatic_threshold(
     many as equal cover takes. Images are drawn from `records`; those that can't be read are left out. ConfigError
     where none is left.
     """
-    reference, own = _covers((cam, maps), list(records), seed)
-    score, cover = _at_otsu(reference)
-    if followed is not None:
-        cover = (cover + _at_otsu(_covers((followed, maps), list(records), seed)[0])[1]) / 2
-    least = _score_of(cover, own) if own[0] > 0 else score
+    own, *references = _covers((maps, cam, *([followed] if followed else [])), list(records), seed)
+    scores = [otsu_score(reference) for reference in references]
+    cover = float(np.mean([np.interp(score, SCORES, found) for score, found in zip(scores, references, strict=True)]))
+    least = _score_of(cover, own) if own[0] > 0 else scores[0]
     photos = list(_photos(maps, records, seed, _score_of(SURROUNDINGS * cover, own)))
     best, most, in_vain = least, 0.0, 0
     for share in track(SHARES, total=len(SHARES), description="colours by score"):
@@ -117,12 +116,6 @@ def unchanged_by_affinity(cam: Path, plain: Path, followed: Path, ids: Sequence[
     return float(np.mean(same)) if same else 0.0
 
 
-def _at_otsu(cover: Cover) -> tuple[float, float]:
-    """Otsu's score of the values, and how much lies above it."""
-    score = otsu_score(cover)
-    return score, float(np.interp(score, SCORES, cover))
-
-
 def _score_of(cover: float, own: Cover) -> float:
     """The score above which this much of the images lies."""
     return float(np.interp(cover, own[::-1], SCORES[::-1]))
@@ -148,18 +141,18 @@ def _photos(
             yield np.asarray(small), own, near
 
 
-def _covers(folders: tuple[Path, Path], ids: Sequence[str], seed: int) -> tuple[Cover, Cover]:
-    """Mean cover by score of the same images in two folders of maps; ConfigError where none has whole maps."""
-    totals = np.zeros((2, COVER_STEPS + 1))
+def _covers(folders: Sequence[Path], ids: Sequence[str], seed: int) -> list[Cover]:
+    """Mean cover by score of the same images in folders of maps, each read once; ConfigError where none is in all."""
+    places = tuple(dict.fromkeys(folders))
+    totals = np.zeros((len(places), COVER_STEPS + 1))
     used = 0
-    drawn = _drawn(folders, ids, seed, LOOKED_AT)
+    drawn = _drawn(places, ids, seed, LOOKED_AT)
     for _, found in track(drawn, total=min(LOOKED_AT, len(ids)), description="cover of CAM"):
         totals += [cover_by_score(maps.at_stride4()) for maps in found]
         used += 1
     if not used:
-        raise ConfigError(f"{folders[0]}: no image has whole maps there and in {folders[1]}; run localize again")
-    reference, own = totals / used
-    return reference, own
+        raise ConfigError(f"no image has whole maps in {' and '.join(map(str, places))}; run localize again")
+    return [totals[places.index(folder)] / used for folder in folders]
 
 
 def _drawn(
