@@ -1,12 +1,12 @@
 """Maps by refinements on one run: {CAM, RIB} x {plain, affinity, walk} x {threshold alone, CRF, PAMR}.
 
-    python benchmarks/grid.py RUN --data DIR [--images 480]
+    python benchmarks/grid.py RUN --data DIR [--images 480] [--maps walk]
 
 Nothing is trained: the maps that RUN has are cut at the score that `threshold: auto` finds without masks, and
 refined. Prints for each combination the mIoU on the training photos' true masks with its 95 % interval, what RIB
 gains over CAM with the interval of the same photos drawn again, and seconds a photo of the refinement on one core.
-`walk` is IRN's, joined with the affinity; it is there for maps that RUN has a boundary network of (`comparisons:
-{cam_irn: {maps: cam}}` makes one for CAM).
+`walk` is IRN's, joined with the affinity where RUN has one; it is there for maps that RUN has a boundary network of
+(`comparisons: {cam_irn: {maps: cam}}` makes one for CAM).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="the data set that the run was made of")
     parser.add_argument("--images", type=int, help="so many of the run's training photos (default: all)")
+    parser.add_argument("--maps", nargs="+", choices=FOLDERS, default=[*FOLDERS], help="which rows (default: all)")
     options = parser.parse_args()
     recipe = load_recipe(options.run / "recipe.yaml")
     train = read_splits(recipe, options.data, read_info(options.run).get("data", {}).get("limited_to")).train
@@ -47,7 +48,8 @@ def main() -> None:
     print(f"{len(photos)} training photos, each cut found without masks\n")
     print("| maps | refinement | CAM | RIB | RIB - CAM | seconds a photo |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for name, where in FOLDERS.items():
+        for name in options.maps:
+            where = FOLDERS[name]
             there = [kind for kind in ("cam", "rib") if (options.run / where.format(kind) / kind).is_dir()]
             for method in METHODS if there else ():
                 found, seconds = {}, []
