@@ -18,7 +18,7 @@ from tag2mask.refine.threshold import colours_explained, cover_by_score, labels_
 from tag2mask.stages import thresholds
 from tag2mask.stages.confident import ConfidentConfig, confident
 from tag2mask.stages.refine import RefineConfig, background_of, refine
-from tag2mask.stages.thresholds import BY_COLOUR, BY_COVER, automatic_threshold, carried_over
+from tag2mask.stages.thresholds import BY_COLOUR, BY_COVER, automatic_threshold, carried_over, surely_more
 
 HERE = Execution(device="cpu", processes=1)
 CAM = ConfidentConfig(foreground=0.5, background=0.2, scale="cam", refinement="none")
@@ -195,12 +195,21 @@ def test_a_single_photo_does_not_decide(
 
     def explained(pixels: np.ndarray, labels: np.ndarray) -> float:
         share = float((labels > 0).mean())  # smaller at each score that is tried
-        return 10 * share if pixels[0, 0] == 7 else 0.2 - 0.1 * share
+        return 10 - 10 * share if pixels[0, 0] in single else 0.2 + 0.01 * share
 
     monkeypatch.setattr(thresholds, "colours_explained", explained)
+    single = (7,)
+    assert automatic_threshold(folder / "cam", folder / "cam", records, 0, plain)[1] == BY_COVER
+    single = (7, 40, 200)  # all of them
     assert automatic_threshold(folder / "cam", folder / "cam", records, 0, plain)[1] == BY_COLOUR
-    few = {name: records[name] for name in list(records)[:9]}  # too few to leave one out
-    assert automatic_threshold(folder / "cam", folder / "cam", few, 0, plain)[1] == BY_COVER
+
+
+def test_more_is_sure_where_it_exceeds_what_chance_gives() -> None:
+    before = np.array([0.1, 0.4, 0.2, 0.3])
+    assert surely_more(before + np.array([0.01, 0.02, 0.01, 0.02]), before)  # 0.015, two standard errors are 0.0058
+    assert not surely_more(before + np.array([0.4, -0.01, 0.0, 0.01]), before)  # 0.1 and 0.2
+    assert not surely_more(before, before)
+    assert not surely_more(before[:1] + 1, before[:1])  # one photo tells nothing of chance
 
 
 def test_labels_explain_colours_as_counted_one_by_one() -> None:

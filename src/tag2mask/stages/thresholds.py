@@ -2,15 +2,18 @@
 
 A score means another thing on other maps: RIB's are broader than CAM's, and those by affinity broader still. What
 carries over is how much of the images lies above it. That much is taken by CAM's blobs, though, which are larger than
-things that are thin; so the score rises from there for as long as the labels explain more of the photos' colours.
+things that are thin; so the score rises from there to where the labels explain most of the photos' colours, if that
+is surely more.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from tag2mask.common.errors import ConfigError, DataError
@@ -33,7 +36,9 @@ COMPARED = 40  # of them, those whose labels are made at several scores
 COMPARED_AT = 480  # pixels of their longer side
 SURROUNDINGS = 3  # positions among which colours are compared, in parts of those that equal cover takes
 SHARES = 0.85 ** np.arange(10)  # covers to try, in the same parts
-TRIMMED = 10  # one in so many photos is left out at either end of a mean: a few that flip mustn't decide
+SURE = (
+    2.0  # standard errors of the photos' differences: by so much labels must explain more, as chance mustn't decide
+)
 PATIENCE = 2  # scores in a row that explain no more, after which none is tried
 SCORES = np.arange(COVER_STEPS + 1) / COVER_STEPS
 BY_COVER = "found without masks: where CAM's values part (Otsu), carried over to these maps by equal cover"
@@ -69,10 +74,10 @@ def automatic_threshold(
     """The background score for the folder `maps`, rounded to 0.001, and how it was found, in words. No mask is read.
 
     At least that of equal cover with plain CAM (`cam`) at Otsu's score; for maps by an affinity with the mean of that
-    cover and of what CAM by it (`followed`) covers at its own. Higher for as long as the labels, made by `labels_at`
-    of some photos, explain more of their colours among the positions of the highest values, `SURROUNDINGS` times as
-    many as equal cover takes. Images are drawn from `records`; those that can't be read are left out. ConfigError
-    where none is left.
+    cover and of what CAM by it (`followed`) covers at its own. Higher where the labels, made by `labels_at` of some
+    photos, explain most of their colours, and surely more than at equal cover, among the positions of the highest
+    values, `SURROUNDINGS` times as many as equal cover takes. Images are drawn from `records`; those that can't be
+    read are left out. ConfigError where none is left.
     """
     own, *references = _covers((maps, cam, *([followed] if followed else [])), list(records), seed)
     scores = [otsu_score(reference) for reference in references]
@@ -80,17 +85,26 @@ def automatic_threshold(
     least = _score_of(cover, own) if own[0] > 0 else scores[0]
     photos = list(_photos(maps, records, seed, _score_of(SURROUNDINGS * cover, own)))
     best, most, in_vain = least, 0.0, 0
-    for share in track(SHARES, total=len(SHARES), description="colours by score"):
+    at_equal: npt.NDArray[np.float64] | None = None
+    for share in track(SHARES if photos else (), total=len(SHARES), description="colours by score"):
         score = max(least, _score_of(share * cover, own))
-        found = sorted(
-            colours_explained(photo[near], labels_at(photo, its, score)[near]) for photo, its, near in photos
+        found = np.array(
+            [colours_explained(photo[near], labels_at(photo, its, score)[near]) for photo, its, near in photos]
         )
-        few = len(found) // TRIMMED
-        mean = float(np.mean(found[few : len(found) - few])) if found else 0.0
-        best, most, in_vain = (score, mean, 0) if mean > most else (best, most, in_vain + 1)
+        at_equal = found if at_equal is None else at_equal
+        if found.mean() > most:
+            best, most, in_vain = (score if surely_more(found, at_equal) else best), float(found.mean()), 0
+        else:
+            in_vain += 1
         if in_vain == PATIENCE:
             break
     return round(best, 3), BY_COLOUR if best > least else BY_COVER
+
+
+def surely_more(found: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> bool:
+    """Whether the mean of values (N,) lies above that of others of the same photos by `SURE` standard errors."""
+    more = found - before
+    return len(more) > 1 and float(more.mean()) > SURE * float(more.std(ddof=1)) / math.sqrt(len(more))
 
 
 def unchanged_by_affinity(cam: Path, plain: Path, followed: Path, ids: Sequence[str], seed: int) -> float:
