@@ -65,7 +65,10 @@ class CAMClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C): for the reference, global average pooling first, then the 1x1 convolution."""
-        features = self.backbone.head(self._learning_features(images))
+        return self.pooled(self.backbone.head(self._learning_features(images)))
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """Logits (B, C) from the backbone's last features (B, channels, h, w)."""
         if self.pooling.of_features:
             return self.classifier(self.pooling(features)[:, :, None, None]).flatten(1)
         return self.pooling(self.classifier(features))

@@ -7,7 +7,6 @@ and lets the rest be.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,13 +62,14 @@ class Pooling:
 
 def log_mean_exp(values: Tensor, sharpness: float) -> Tensor:
     """log(mean(exp(r x))) / r over the last dimension: between the average (r = 0) and the maximum."""
-    return (torch.logsumexp(sharpness * values, dim=-1) - math.log(values.shape[-1])) / sharpness
+    return (torch.logsumexp(sharpness * values, dim=-1) - _count(values).log()) / sharpness
 
 
 def top_share(values: Tensor, share: float) -> Tensor:
     """Mean of the largest values of the last dimension, `share` of them and at least one."""
-    count = max(1, round(share * values.shape[-1]))
-    return values.topk(count, dim=-1).values.mean(dim=-1)
+    count = (share * _count(values)).round().clamp(min=1)
+    first = torch.arange(values.shape[-1], device=values.device) < count
+    return (values.sort(dim=-1, descending=True).values * first).sum(dim=-1) / count
 
 
 def global_weighted_ranking(values: Tensor, share: float) -> Tensor:
@@ -86,6 +86,11 @@ def global_weighted_ranking(values: Tensor, share: float) -> Tensor:
 def class_attention(values: Tensor, sharpness: float) -> Tensor:
     """Mean over the last dimension with weights softmax(t x): a class looks where its own map is high."""
     return (torch.softmax(sharpness * values, dim=-1) * values).sum(dim=-1)
+
+
+def _count(values: Tensor) -> Tensor:
+    """How many values the last dimension has, as a tensor: an exported network must count those of each photo."""
+    return values.new_ones(values.shape[-1:]).sum()
 
 
 def generalised_mean(values: Tensor, power: float) -> Tensor:

@@ -3,11 +3,14 @@
 A network that learned a few hundred masks confuses classes more often than it misses outlines, while a linear model
 on pooled features of an untouched ImageNet network tells tags well from as few photos (Kornblith et al., "Do better
 ImageNet models transfer better?", CVPR 2019). Its evidence for a class, the logarithm of P(photo | class) over
-P(photo | not the class), is added to the class's logits at every pixel.
+P(photo | not the class), is added to the class's logits at every pixel. What such features don't tell, a disease of
+leaves for one, the classifier may that the masks came from: its logit, less the logarithm of the class's odds among
+the photos, is the same evidence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tag2mask.networks.backbones import Backbone, whole_multiples
+from tag2mask.networks.classifier import CAMClassifier
 
 EVIDENCE = (-4.0, 1.0)  # bounds: much may speak against a class; where it is, the pixels say
 PENALTIES = (1.0, 0.25, 0.06, 0.015)  # of squared weights beside the mean loss of a photo; cross-validation chooses
@@ -36,6 +40,7 @@ class TagPrior(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.strength = strength
+        self.rest: ByClassifier | None = None  # asked about classes that features don't tell
         self.train(False)
 
     def train(self, mode: bool = True) -> TagPrior:
@@ -57,6 +62,8 @@ class TagPrior(nn.Module):
     def of_padded(self, images: Tensor) -> Tensor:
         """As `forward`, of images whose sides are multiples of 32."""
         evidence = self.linear(self._of_padded(images)).clamp(*EVIDENCE)
+        if self.rest is not None:
+            evidence = evidence + self.rest(images)
         return F.pad(self.strength * evidence, (1, 0))
 
     def learn(self, features: Tensor, tags: Tensor) -> Told:
@@ -70,6 +77,37 @@ class TagPrior(nn.Module):
         return found.told
 
 
+class ByClassifier(nn.Module):
+    """Evidence from a classifier of the same classes, bounded likewise, for those that it is asked about; else 0.
+
+    Made to ask about none, which `learn` changes.
+    """
+
+    odds: Tensor  # (classes,) logarithms, of having the class
+    asked: Tensor  # (classes,) 1 or 0
+
+    def __init__(self, classifier: CAMClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier.requires_grad_(False)
+        self.register_buffer("odds", torch.zeros(classifier.n_classes))
+        self.register_buffer("asked", torch.zeros(classifier.n_classes))
+        self.train(False)
+
+    def train(self, mode: bool = True) -> ByClassifier:
+        """Stay in evaluation."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Evidence (B, classes) of ImageNet-normalised images (B, 3, H, W), sides multiples of 32."""
+        logits = self.classifier.pooled(self.classifier.backbone(images))
+        return self.asked * (logits - self.odds).clamp(*EVIDENCE)
+
+    def learn(self, tags: Tensor, asked: Sequence[bool]) -> None:
+        """Take the classes' odds from tags (N, classes) of 0 and 1, and ask about those that `asked` names."""
+        self.odds.copy_(_logit(tags.double().mean(dim=0)))
+        self.asked.copy_(torch.tensor(asked))
+
+
 @dataclass(frozen=True)
 class Told:
     """How well the evidence tells the tags of images that it wasn't learned from."""
@@ -78,6 +116,11 @@ class Told:
     # by class: the share of the uncertainty, the mean loss of knowing only frequencies, that it takes away; classes
     # below WORTH get no evidence
     gain: tuple[float, ...]
+
+    @property
+    def untold(self) -> list[bool]:
+        """By class, whether it gets no evidence."""
+        return [gain < WORTH for gain in self.gain]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, DataError, did_you_mean
-from tag2mask.common.files import digest_value, ids_in, read_object
+from tag2mask.common.files import digest_file, digest_value, ids_in, read_object
 from tag2mask.common.progress import track
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings, build
@@ -29,20 +29,24 @@ from tag2mask.engine.loop import Enough, FitSettings, Sample, fit
 from tag2mask.networks import (
     ARCHITECTURES,
     LOSSES,
+    CAMClassifier,
     build_backbone,
+    build_classifier,
     build_segmentation_network,
     load_module,
     save_module,
     segmentation_loss,
 )
 from tag2mask.networks.decoders import SegmentationNetwork
-from tag2mask.networks.tag_prior import WORTH, TagPrior
+from tag2mask.networks.pooling import Pooling
+from tag2mask.networks.tag_prior import WORTH, ByClassifier, TagPrior
 from tag2mask.runs.decisions import mask_path
 from tag2mask.runs.folder import read_manifest, started_without
 from tag2mask.runs.log import FILE, loss_points, read_epochs
 from tag2mask.stages.answer import answer_of_logits, combined_logits
 from tag2mask.stages.learned_masks import LONG_SIDE, complaint, handful, look
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_late
+from tag2mask.stages.train_classifier import load_classifier
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,13 @@ class SegmenterConfig(Settings):
     unsure_edges: Annotated[int, Range(ge=0, le=256, note="pixels")] = 0
     # how much a photo as a whole has a say in what its pixels show, by a linear model of its tags; 0 = nothing
     tag_prior: Annotated[float, Range(ge=0, le=10)] = 0.0
+    # who is asked about classes that this model tells badly: none, or the run's classifier, if tag_prior isn't 0
+    tag_prior_rest: Literal["none", "classifier"] = "none"
+
+    @property
+    def asks_classifier(self) -> bool:
+        """Whether what a photo as a whole shows may be asked of the run's classifier."""
+        return self.tag_prior > 0 and self.tag_prior_rest == "classifier"
 
     def epochs_for(self, images: int) -> int:
         """How often a set of so many images is gone over, unless `iterations` ends it."""
@@ -167,10 +178,12 @@ def train_segmenter(
     seed: int = 0,
     execution: Execution | None = None,
     reviewed: Reviewed | None = None,
+    classifier: Path | None = None,
 ) -> SegmentationNetwork:
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
 
-    `reviewed` leaves photos out and gives masks in the place of others, as a person has decided.
+    `reviewed` leaves photos out and gives masks in the place of others, as a person has decided. `classifier` is the
+    folder that `train_classifier` wrote, which `config.tag_prior_rest` may ask for.
 
     Writes weights.safetensors, log.jsonl and a manifest to `out`; its `warning` says where the network learned too
     little. Resumes from the last whole epoch. Images without a mask are noted and skipped, and don't join a training
@@ -190,6 +203,12 @@ def train_segmenter(
         dataset, paths = reviewed.records_of(dataset), reviewed.paths_of(paths)
         inputs["review"], source = digest_value(reviewed.told), "pseudo-masks, reviewed"
     inputs |= {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
+    asked = None
+    if config.asks_classifier:
+        if classifier is None:
+            raise ConfigError("segmenter.tag_prior_rest: classifier asks for the folder of a trained classifier")
+        asked = load_classifier(classifier)
+        inputs["classifier"] = digest_file(classifier / "weights.safetensors")
     folder = STAGE.open(out, config, seed=seed, inputs=inputs, absent_inputs=mask_table(dataset))
     if folder.finished:
         return load_segmenter(out)
@@ -207,7 +226,7 @@ def train_segmenter(
     names = [record.id for record in records]
     settings = FitSettings.of(config, epochs=config.epochs_for(len(names)))
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
-    told = _learn_prior(network, dataset, config, seed, execution) if config.tag_prior else {}
+    told = _learn_prior(network, dataset, config, asked, seed, execution) if config.tag_prior else {}
     save_module(network, out / "weights.safetensors")
     done = [name for name in names if name not in folder.failures]
     seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
@@ -219,7 +238,12 @@ def train_segmenter(
 
 
 def _learn_prior(
-    network: SegmentationNetwork, dataset: Dataset, config: SegmenterConfig, seed: int, execution: Execution
+    network: SegmentationNetwork,
+    dataset: Dataset,
+    config: SegmenterConfig,
+    asked: CAMClassifier | None,
+    seed: int,
+    execution: Execution,
 ) -> dict[str, Any]:
     """Give a trained network what whole photos say of their tags; returns what the manifest tells of it."""
     device = resolve_device(execution.device)
@@ -237,9 +261,17 @@ def _learn_prior(
             features.append(prior.features(to_tensor(image)[None].to(device))[0].cpu())
         tags.append([float(label in record.labels) for label in range(len(dataset.classes))])
     learned = prior.cpu().learn(torch.stack(features), torch.tensor(tags))
+    told: dict[str, Any] = {
+        "photos": len(tags),
+        "penalty": learned.penalty,
+        "gain": dict(zip(dataset.classes, learned.gain, strict=True)),
+    }
+    if asked is not None and any(learned.untold):
+        prior.rest = ByClassifier(asked)
+        prior.rest.learn(torch.tensor(tags), learned.untold)
+        told["classifier"] = {"backbone": asked.backbone.name, **dataclasses.asdict(asked.pooling)}
     network.prior = prior.to(next(network.parameters()).device)
-    gain = dict(zip(dataset.classes, learned.gain, strict=True))
-    return {"tag_prior": {"photos": len(tags), "penalty": learned.penalty, "gain": gain}}
+    return {"tag_prior": told}
 
 
 def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, balanced: bool, loss: str) -> Tensor:
@@ -361,6 +393,11 @@ def load_segmenter(folder: Path) -> SegmentationNetwork:
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
     if config.tag_prior:
         network.prior = build_prior(config, len(manifest["classes"]) + 1, "none")
+        asked = manifest["tag_prior"].get("classifier")
+        if asked is not None:
+            classifier = build_classifier(asked["backbone"], len(manifest["classes"]), "none")
+            classifier.pooling = Pooling(asked["kind"], asked["parameter"])
+            network.prior.rest = ByClassifier(classifier.to(memory_format=torch.channels_last))
     load_module(network, folder / "weights.safetensors")
     return network
 
@@ -373,7 +410,7 @@ def _entries(context: Context) -> Iterable[Planned]:
             STAGE,
             "segmenter" if last else f"segmenter_round{number}",
             recipe.segmenter,
-            {"masks": f"masks_round{number - 1}" if number else "pseudo_masks"},
+            {"masks": f"masks_round{number - 1}" if number else "pseudo_masks"} | _asked(recipe.segmenter),
             heading="segmentation network" + (f", round {number}" if recipe.rounds else ""),
             title="" if last else f"Train segmenter, round {number}",
             turn=number,
@@ -383,6 +420,7 @@ def _entries(context: Context) -> Iterable[Planned]:
             STAGE,
             "supervised",
             recipe.segmenter,
+            _asked(recipe.segmenter),
             heading="the same network on true masks: the upper bound",
             title="Train upper bound",
             upper_bound=True,
@@ -391,8 +429,13 @@ def _entries(context: Context) -> Iterable[Planned]:
         )
 
 
+def _asked(config: SegmenterConfig) -> dict[str, str]:
+    """The classifier's folder, by role, where the network asks for it."""
+    return {"classifier": "classifier"} if config.asks_classifier else {}
+
+
 def _run(entry: Planned, context: Context) -> None:
-    masks = entry.reads.get("masks")
+    masks, classifier = entry.reads.get("masks"), entry.reads.get("classifier")
     train_segmenter(
         context.train,
         context.out / masks if masks else None,
@@ -401,10 +444,11 @@ def _run(entry: Planned, context: Context) -> None:
         seed=context.seed,
         execution=context.execution,
         reviewed=reviewed_of(context) if masks else None,
+        classifier=context.out / classifier if classifier else None,
     )
     manifest = read_object(context.out / entry.folder / "manifest.json")
     if "tag_prior" in manifest:
-        context.say(f"  {_told(manifest['tag_prior']['gain'])}")
+        context.say(f"  {_told(manifest['tag_prior'])}")
     warning = manifest.get("warning")
     if warning:
         context.say(f"! {entry.folder}: {warning}")
@@ -412,15 +456,18 @@ def _run(entry: Planned, context: Context) -> None:
         say_late(context, entry.folder, masks, NO_MASK)
 
 
-def _told(gain: Mapping[str, float]) -> str:
+def _told(prior: Mapping[str, Any]) -> str:
     """What the tag prior knows, in a line."""
+    gain, asks = prior["gain"], "classifier" in prior
     known = sorted(((share, name) for name, share in gain.items() if share >= WORTH), reverse=True)
     if not known:
-        return "whole photos tell no tag well enough to be asked; pixels decide alone"
+        other = "the classifier is asked" if asks else "pixels decide alone"
+        return f"whole photos tell no tag well enough to be asked; {other}"
     named = ", ".join(f"{printable(name)} ({100 * share:.0f} %)" for share, name in known[:NAMED])
     more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
     untold = len(gain) - len(known)
-    rest = f"; {untold} not well enough to be asked" if untold else ""
+    other = "; the classifier is asked" if asks else " to be asked"
+    rest = f"; {untold} not well enough{other}" if untold else ""
     return f"whole photos tell, with so much less uncertainty: {named}{more}{rest}"
 
 
