@@ -27,7 +27,7 @@ from tag2mask.recipe import load_recipe, read_splits
 from tag2mask.refine.methods import METHODS
 from tag2mask.runs.info import read_info
 from tag2mask.stages.evaluate import Truth
-from tag2mask.stages.refine import RefineConfig, refine
+from tag2mask.stages.refine import WALKED, RefineConfig, refine
 
 FOLDERS = {"plain": "localization", "affinity": "affinity", "walk": "walk_{}"}
 
@@ -65,7 +65,8 @@ def confusions(
     photos: Dataset, run: Path, maps: str, kind: str, method: str, out: Path, seed: int
 ) -> tuple[np.ndarray, float]:
     """Confusion matrices (N, L, L) of the pseudo-masks, and the score that maps were cut at."""
-    config = RefineConfig(maps=kind, method=method, threshold="auto")
+    before = WALKED if maps.startswith("walk") else ""
+    config = RefineConfig(maps=kind, method=before + method, threshold="auto")
     cam = run / "localization" / "cam"
     refine(photos, run / maps, out, config, cam=cam, seed=seed, execution=Execution(processes=1, device="cpu"))
     truth = Truth.of(photos)
