@@ -2,8 +2,8 @@
 
 A score means another thing on other maps: RIB's are broader than CAM's, and those by affinity broader still. What
 carries over is how much of the images lies above it. That much is taken by CAM's blobs, though, which are larger than
-things that are thin; so the score rises from there to where the labels explain most of the photos' colours, if that
-is surely more.
+things that are thin; so the score rises from there to where the labels explain most of the photos' colours, if higher
+scores surely explain more.
 """
 
 from __future__ import annotations
@@ -74,17 +74,17 @@ def automatic_threshold(
     """The background score for the folder `maps`, rounded to 0.001, and how it was found, in words. No mask is read.
 
     At least that of equal cover with plain CAM (`cam`) at Otsu's score; for maps by an affinity with the mean of that
-    cover and of what CAM by it (`followed`) covers at its own. Higher where the labels, made by `labels_at` of some
-    photos, explain most of their colours, and surely more than at equal cover, among the positions of the highest
-    values, `SURROUNDINGS` times as many as equal cover takes. Images are drawn from `records`; those that can't be
-    read are left out. ConfigError where none is left.
+    cover and of what CAM by it (`followed`) covers at its own. Higher, where the labels, made by `labels_at` of some
+    photos, explain most of their colours among the positions of the highest values, `SURROUNDINGS` times as many as
+    equal cover takes, if some score surely explains more than that of equal cover. Images are drawn from `records`;
+    those that can't be read are left out. ConfigError where none is left.
     """
     own, *references = _covers((maps, cam, *([followed] if followed else [])), list(records), seed)
     scores = [otsu_score(reference) for reference in references]
     cover = float(np.mean([np.interp(score, SCORES, found) for score, found in zip(scores, references, strict=True)]))
     least = _score_of(cover, own) if own[0] > 0 else scores[0]
     photos = list(_photos(maps, records, seed, _score_of(SURROUNDINGS * cover, own)))
-    best, most, in_vain = least, 0.0, 0
+    best, most, in_vain, sure = least, 0.0, 0, False
     at_equal: npt.NDArray[np.float64] | None = None
     for share in track(SHARES if photos else (), total=len(SHARES), description="colours by score"):
         score = max(least, _score_of(share * cover, own))
@@ -92,13 +92,11 @@ def automatic_threshold(
             [colours_explained(photo[near], labels_at(photo, its, score)[near]) for photo, its, near in photos]
         )
         at_equal = found if at_equal is None else at_equal
-        if found.mean() > most:
-            best, most, in_vain = (score if surely_more(found, at_equal) else best), float(found.mean()), 0
-        else:
-            in_vain += 1
+        sure = sure or surely_more(found, at_equal)
+        best, most, in_vain = (score, found.mean(), 0) if found.mean() > most else (best, most, in_vain + 1)
         if in_vain == PATIENCE:
             break
-    return round(best, 3), BY_COLOUR if best > least else BY_COVER
+    return (round(best, 3), BY_COLOUR) if sure and best > least else (round(least, 3), BY_COVER)
 
 
 def surely_more(found: npt.NDArray[np.float64], before: npt.NDArray[np.float64]) -> bool:
