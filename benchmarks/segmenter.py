@@ -77,7 +77,7 @@ def main() -> None:
             settings = load_recipe(options.run / "recipe.yaml", [*options.set, *changes])
             started = time.monotonic()
             out = Path(folder) / str(number)
-            segmenter = dataclasses.replace(settings.segmenter, tag_prior_rest="none")
+            segmenter = dataclasses.replace(settings.segmenter, tag_prior_by="features")
             network = train_segmenter(learned, masks, out, segmenter, seed=recipe.seed, execution=Execution())
             minutes = (time.monotonic() - started) / 60
             found = confusions(network, held)

@@ -26,7 +26,7 @@ from tag2mask.data.records import LongSide
 from tag2mask.exports.onnx import AtFullSize, compare, export_network, fixed_padding
 from tag2mask.networks import build_classifier, build_segmentation_network, save_module
 from tag2mask.networks.pooling import Kind, Pooling
-from tag2mask.networks.tag_prior import ByClassifier
+from tag2mask.networks.tag_prior import ClassifierPrior
 from tag2mask.onnx_file import OnnxNetwork, Usage
 from tag2mask.stages.answer import combined_logits, prior_of
 from tag2mask.stages.predict import PredictConfig, predict_answer
@@ -242,14 +242,13 @@ def test_a_tag_prior_goes_along(asked: Kind | None, tmp_path: Path) -> None:
     """It is part of the logits, and taken out where tags are known."""
     config = dataclasses.replace(SEGMENTER, tag_prior=1.0)
     network = build_segmenter(config, len(CLASSES) + 1, "none")
-    network.prior = build_prior(config, len(CLASSES) + 1, "none")
-    network.prior.linear.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
-    if asked is not None:  # about the last class
+    if asked is None:
+        network.prior = build_prior(config, len(CLASSES) + 1, "none")
+        network.prior.linear.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(1))
+    else:
         classifier = build_classifier(config.backbone, len(CLASSES), "none")
         classifier.pooling = Pooling.of(asked)
-        network.prior.linear.weight[-1] = 0
-        network.prior.rest = ByClassifier(classifier)
-        network.prior.rest.learn(torch.eye(len(CLASSES)), [*[False] * (len(CLASSES) - 1), True])
+        network.prior = ClassifierPrior(classifier, config.tag_prior)
     images = [
         np.asarray(Image.open(photo(tmp_path / f"{n}.png", size, n))) for n, size in enumerate([(70, 45), (96, 64)])
     ]

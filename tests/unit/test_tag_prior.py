@@ -14,9 +14,9 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset, ImageRecord, write_mask
 from tag2mask.engine.execution import Execution
-from tag2mask.networks import build_backbone, build_classifier, tag_prior
+from tag2mask.networks import build_backbone, build_classifier
 from tag2mask.networks.pooling import Pooling
-from tag2mask.networks.tag_prior import EVIDENCE, PENALTIES, WORTH, ByClassifier, TagPrior, _fit, evidence_of
+from tag2mask.networks.tag_prior import EVIDENCE, PENALTIES, WORTH, ClassifierPrior, TagPrior, _fit, evidence_of
 from tag2mask.stages.answer import prior_of
 from tag2mask.stages.predict import PredictConfig, predict_answer
 from tag2mask.stages.train_classifier import ClassifierConfig, load_classifier, train_classifier
@@ -86,23 +86,23 @@ def test_what_is_added_is_bounded_and_leaves_background_alone() -> None:
     assert torch.equal(prior.of_padded(padded), prior(images))
 
 
-def test_a_classifier_is_asked_about_some_classes_less_their_odds() -> None:
+def test_a_classifier_tells_what_a_photo_shows_less_the_odds_of_its_classes() -> None:
     classifier = build_classifier("resnet10t", 3, "none")
     classifier.pooling = Pooling.of("log-sum-exp")
-    images = torch.randn(2, 3, 64, 96)
-    logits = classifier(images)
-    prior = TagPrior(build_backbone("resnet10t", "none", output_stride=32, dilated=False), 3, strength=0.5)
-    prior.rest = ByClassifier(classifier)
-    assert not prior(images).any()  # asked about nothing yet
+    images = torch.randn(2, 3, 50, 70)
+    padded = torch.nn.functional.pad(images, (0, 26, 0, 14))
+    logits = classifier(padded)
+    prior = ClassifierPrior(classifier, strength=0.5)
     tags = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
-    prior.rest.learn(tags, [True, False, True])
+    prior.learn(tags)
     odds = torch.tensor([0.0, 0.0, float(np.log(3))])
-    expected = 0.5 * (logits - odds).clamp(*EVIDENCE) * torch.tensor([1.0, 0.0, 1.0])
-    assert torch.allclose(prior(images), torch.nn.functional.pad(expected, (1, 0)), atol=1e-6)
-    assert expected[:, [0, 2]].all()
+    expected = torch.nn.functional.pad(0.5 * (logits - odds).clamp(*EVIDENCE), (1, 0))
+    assert torch.allclose(prior(images), expected, atol=1e-6)
+    assert torch.equal(prior.of_padded(padded), prior(images))
+    assert expected[:, 1:].all()
     classifier.classifier.weight.mul_(1e4)
     assert set(prior(images)[:, 1].tolist()) <= {0.5 * bound for bound in EVIDENCE}
-    assert not prior.train().rest.classifier.training
+    assert not prior.train().classifier.training
     assert not any(parameter.requires_grad for parameter in prior.parameters())
 
 
@@ -147,32 +147,30 @@ def test_the_stage_learns_it_and_it_counts_where_tags_are_unknown(noise: Dataset
         assert np.array_equal(known.confidence, predict_answer(bare, image, config, classes).confidence)
 
 
-def test_the_runs_classifier_is_asked_where_features_tell_too_little(
-    noise: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_runs_classifier_is_asked(noise: Dataset, tmp_path: Path) -> None:
     execution = Execution("cpu", workers=0)
     tags = ClassifierConfig(
         "resnet10t", "none", epochs=0, crop_size=64, long_side_min=64, long_side_max=64, pooling="top-share"
     )
     train_classifier(noise, tmp_path / "classifier", tags, execution=execution)
-    config = dataclasses.replace(CONFIG, tag_prior_rest="classifier")
-    with pytest.raises(ConfigError, match="tag_prior_rest"):
+    config = dataclasses.replace(CONFIG, tag_prior_by="classifier")
+    with pytest.raises(ConfigError, match="tag_prior_by"):
         train_segmenter(noise, None, tmp_path / "none", config, execution=execution)
-    where = {"execution": execution, "classifier": tmp_path / "classifier"}
-    assert train_segmenter(noise, None, tmp_path / "told", config, **where).prior.rest is None
-    assert "classifier" not in read_json(tmp_path / "told" / "manifest.json")["tag_prior"]
-    monkeypatch.setattr(tag_prior, "WORTH", 1.1)  # features tell nothing well enough
-    network = train_segmenter(noise, None, tmp_path / "net", config, **where)
+    classifier = tmp_path / "classifier"
+    network = train_segmenter(noise, None, tmp_path / "net", config, execution=execution, classifier=classifier)
     manifest = read_json(tmp_path / "net" / "manifest.json")
-    assert manifest["tag_prior"]["classifier"] == {"backbone": "resnet10t", "kind": "top-share", "parameter": 0.1}
+    made = {"backbone": "resnet10t", "kind": "top-share", "parameter": 0.1}
+    assert manifest["tag_prior"] == {"photos": 24, "classifier": made}
     assert manifest["inputs"]["classifier"]
     image = np.asarray(Image.open(noise.records[9].path))
     shift = prior_of(network, image)
+    assert shift is not None
     assert torch.equal(shift, prior_of(load_segmenter(tmp_path / "net"), image))
-    rest = network.prior.rest
-    assert torch.equal(rest.classifier.classifier.weight, load_classifier(tmp_path / "classifier").classifier.weight)
-    assert rest.odds.tolist() == pytest.approx([np.log(11 / 12), np.log(10 / 13)], abs=1e-5)  # of 23
     assert shift[1:].all()
+    prior = network.prior
+    assert isinstance(prior, ClassifierPrior)
+    assert torch.equal(prior.classifier.classifier.weight, load_classifier(classifier).classifier.weight)
+    assert prior.odds.tolist() == pytest.approx([np.log(11 / 13)] * 2, abs=1e-5)
 
 
 def test_without_the_setting_nothing_is_there(noise: Dataset, tmp_path: Path) -> None:
@@ -184,12 +182,10 @@ def test_without_the_setting_nothing_is_there(noise: Dataset, tmp_path: Path) ->
 
 
 def test_what_it_knows_is_said_in_a_line() -> None:
-    some, none = {"cat": 0.6, "cow": 0.75, "dog": 0.4}, {"cat": 0.4}
-    line = "whole photos tell, with so much less uncertainty: cow (75 %), cat (60 %); 1 not well enough"
-    assert _told({"gain": some}) == f"{line} to be asked"
-    assert _told({"gain": some, "classifier": {}}) == f"{line}; the classifier is asked"
-    line = "whole photos tell no tag well enough to be asked"
-    assert _told({"gain": none}) == f"{line}; pixels decide alone"
-    assert _told({"gain": none, "classifier": {}}) == f"{line}; the classifier is asked"
-    many = {str(number): 0.7 for number in range(8)}
-    assert _told({"gain": many}).endswith("5 (70 %), 4 (70 %), 3 (70 %), 2 (70 %) and 2 more")
+    assert _told({"cat": 0.6, "cow": 0.75, "dog": 0.4}) == (
+        "whole photos tell, with so much less uncertainty: cow (75 %), cat (60 %); 1 not well enough to be asked"
+    )
+    assert _told({"cat": 0.4}) == "whole photos tell no tag well enough to be asked; pixels decide alone"
+    assert _told({str(number): 0.7 for number in range(8)}).endswith(
+        "5 (70 %), 4 (70 %), 3 (70 %), 2 (70 %) and 2 more"
+    )

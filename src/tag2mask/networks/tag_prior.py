@@ -3,14 +3,13 @@
 A network that learned a few hundred masks confuses classes more often than it misses outlines, while a linear model
 on pooled features of an untouched ImageNet network tells tags well from as few photos (Kornblith et al., "Do better
 ImageNet models transfer better?", CVPR 2019). Its evidence for a class, the logarithm of P(photo | class) over
-P(photo | not the class), is added to the class's logits at every pixel. What such features don't tell, a disease of
-leaves for one, the classifier may that the masks came from: its logit, less the logarithm of the class's odds among
+P(photo | not the class), is added to the class's logits at every pixel. What such features hardly tell, diseases of
+leaves for one, the classifier does that the masks came from: its logit, less the logarithm of the class's odds among
 the photos, is the same evidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +39,6 @@ class TagPrior(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
         self.strength = strength
-        self.rest: ByClassifier | None = None  # asked about classes that features don't tell
         self.train(False)
 
     def train(self, mode: bool = True) -> TagPrior:
@@ -61,10 +59,7 @@ class TagPrior(nn.Module):
 
     def of_padded(self, images: Tensor) -> Tensor:
         """As `forward`, of images whose sides are multiples of 32."""
-        evidence = self.linear(self._of_padded(images)).clamp(*EVIDENCE)
-        if self.rest is not None:
-            evidence = evidence + self.rest(images)
-        return F.pad(self.strength * evidence, (1, 0))
+        return _added(self.linear(self._of_padded(images)), self.strength)
 
     def learn(self, features: Tensor, tags: Tensor) -> Told:
         """Set the linear layer from features (N, 2 * channels) and tags (N, classes) of 0 and 1; no randomness.
@@ -77,35 +72,40 @@ class TagPrior(nn.Module):
         return found.told
 
 
-class ByClassifier(nn.Module):
-    """Evidence from a classifier of the same classes, bounded likewise, for those that it is asked about; else 0.
+class ClassifierPrior(nn.Module):
+    """Evidence for each class from a classifier of the same classes, within the same bounds.
 
-    Made to ask about none, which `learn` changes.
+    Its logits are taken as they are until `learn` gives it the classes' odds. `strength` is as above.
     """
 
     odds: Tensor  # (classes,) logarithms, of having the class
-    asked: Tensor  # (classes,) 1 or 0
 
-    def __init__(self, classifier: CAMClassifier) -> None:
+    def __init__(self, classifier: CAMClassifier, strength: float) -> None:
         super().__init__()
         self.classifier = classifier.requires_grad_(False)
         self.register_buffer("odds", torch.zeros(classifier.n_classes))
-        self.register_buffer("asked", torch.zeros(classifier.n_classes))
+        self.strength = strength
         self.train(False)
 
-    def train(self, mode: bool = True) -> ByClassifier:
+    def train(self, mode: bool = True) -> ClassifierPrior:
         """Stay in evaluation."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Evidence (B, classes) of ImageNet-normalised images (B, 3, H, W), sides multiples of 32."""
-        logits = self.classifier.pooled(self.classifier.backbone(images))
-        return self.asked * (logits - self.odds).clamp(*EVIDENCE)
+        """What is added to the logits (B, L) of ImageNet-normalised images (B, 3, H, W); background gets 0."""
+        return self.of_padded(whole_multiples(images))
 
-    def learn(self, tags: Tensor, asked: Sequence[bool]) -> None:
-        """Take the classes' odds from tags (N, classes) of 0 and 1, and ask about those that `asked` names."""
+    def of_padded(self, images: Tensor) -> Tensor:
+        """As `forward`, of images whose sides are multiples of 32."""
+        return _added(self.classifier.pooled(self.classifier.backbone(images)) - self.odds, self.strength)
+
+    def learn(self, tags: Tensor) -> None:
+        """Take the classes' odds from tags (N, classes) of 0 and 1."""
         self.odds.copy_(_logit(tags.double().mean(dim=0)))
-        self.asked.copy_(torch.tensor(asked))
+
+
+def _added(evidence: Tensor, strength: float) -> Tensor:
+    return F.pad(strength * evidence.clamp(*EVIDENCE), (1, 0))
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,6 @@ class Told:
     # by class: the share of the uncertainty, the mean loss of knowing only frequencies, that it takes away; classes
     # below WORTH get no evidence
     gain: tuple[float, ...]
-
-    @property
-    def untold(self) -> list[bool]:
-        """By class, whether it gets no evidence."""
-        return [gain < WORTH for gain in self.gain]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from tag2mask.networks import (
 )
 from tag2mask.networks.decoders import SegmentationNetwork
 from tag2mask.networks.pooling import Pooling
-from tag2mask.networks.tag_prior import WORTH, ByClassifier, TagPrior
+from tag2mask.networks.tag_prior import WORTH, ClassifierPrior, TagPrior
 from tag2mask.runs.decisions import mask_path
 from tag2mask.runs.folder import read_manifest, started_without
 from tag2mask.runs.log import FILE, loss_points, read_epochs
@@ -88,15 +88,15 @@ class SegmenterConfig(Settings):
     loss: Annotated[str, Free("a name in networks.LOSSES, checked below")] = "cross_entropy"  # of a pixel
     # pixels on either side of the masks' edges that nothing is learned from
     unsure_edges: Annotated[int, Range(ge=0, le=256, note="pixels")] = 0
-    # how much a photo as a whole has a say in what its pixels show, by a linear model of its tags; 0 = nothing
+    # how much a photo as a whole has a say in what its pixels show; 0 = nothing
     tag_prior: Annotated[float, Range(ge=0, le=10)] = 0.0
-    # who is asked about classes that this model tells badly: none, or the run's classifier, if tag_prior isn't 0
-    tag_prior_rest: Literal["none", "classifier"] = "none"
+    # what tells that: a linear model of its tags on ImageNet's features, or the run's classifier
+    tag_prior_by: Literal["features", "classifier"] = "features"
 
     @property
     def asks_classifier(self) -> bool:
-        """Whether what a photo as a whole shows may be asked of the run's classifier."""
-        return self.tag_prior > 0 and self.tag_prior_rest == "classifier"
+        """Whether the run's classifier tells what a photo as a whole shows."""
+        return self.tag_prior > 0 and self.tag_prior_by == "classifier"
 
     def epochs_for(self, images: int) -> int:
         """How often a set of so many images is gone over, unless `iterations` ends it."""
@@ -165,7 +165,7 @@ def check(config: SegmenterConfig, n_labels: int) -> None:
     Raises ConfigError for an unknown backbone, WeightsError for weights that are missing or don't fit.
     """
     build_segmenter(config, n_labels, config.weights)
-    if config.tag_prior:
+    if config.tag_prior and not config.asks_classifier:
         build_prior(config, n_labels, config.weights)
 
 
@@ -183,7 +183,7 @@ def train_segmenter(
     """Train on `masks`/ID.png (a stage's folder with masks/), or with None on the data set's true masks.
 
     `reviewed` leaves photos out and gives masks in the place of others, as a person has decided. `classifier` is the
-    folder that `train_classifier` wrote, which `config.tag_prior_rest` may ask for.
+    folder that `train_classifier` wrote, which `config.tag_prior_by` may ask for.
 
     Writes weights.safetensors, log.jsonl and a manifest to `out`; its `warning` says where the network learned too
     little. Resumes from the last whole epoch. Images without a mask are noted and skipped, and don't join a training
@@ -206,7 +206,7 @@ def train_segmenter(
     asked = None
     if config.asks_classifier:
         if classifier is None:
-            raise ConfigError("segmenter.tag_prior_rest: classifier asks for the folder of a trained classifier")
+            raise ConfigError("segmenter.tag_prior_by: classifier asks for the folder of a trained classifier")
         asked = load_classifier(classifier)
         inputs["classifier"] = digest_file(classifier / "weights.safetensors")
     folder = STAGE.open(out, config, seed=seed, inputs=inputs, absent_inputs=mask_table(dataset))
@@ -226,7 +226,11 @@ def train_segmenter(
     names = [record.id for record in records]
     settings = FitSettings.of(config, epochs=config.epochs_for(len(names)))
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
-    told = _learn_prior(network, dataset, config, asked, seed, execution) if config.tag_prior else {}
+    told: dict[str, Any] = {}
+    if asked is not None:
+        told = _ask_classifier(network, dataset, config, asked)
+    elif config.tag_prior:
+        told = _learn_prior(network, dataset, config, seed, execution)
     save_module(network, out / "weights.safetensors")
     done = [name for name in names if name not in folder.failures]
     seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
@@ -237,13 +241,20 @@ def train_segmenter(
     return network
 
 
+def _ask_classifier(
+    network: SegmentationNetwork, dataset: Dataset, config: SegmenterConfig, asked: CAMClassifier
+) -> dict[str, Any]:
+    """Give a trained network what a classifier says of whole photos; returns what the manifest tells of it."""
+    prior = ClassifierPrior(asked, config.tag_prior)
+    tags = torch.from_numpy(dataset.label_matrix()[[bool(r.labels) or dataset.background for r in dataset.records]])
+    prior.learn(tags)
+    network.prior = prior.to(next(network.parameters()).device)
+    made = {"backbone": asked.backbone.name, **dataclasses.asdict(asked.pooling)}
+    return {"tag_prior": {"photos": len(tags), "classifier": made}}
+
+
 def _learn_prior(
-    network: SegmentationNetwork,
-    dataset: Dataset,
-    config: SegmenterConfig,
-    asked: CAMClassifier | None,
-    seed: int,
-    execution: Execution,
+    network: SegmentationNetwork, dataset: Dataset, config: SegmenterConfig, seed: int, execution: Execution
 ) -> dict[str, Any]:
     """Give a trained network what whole photos say of their tags; returns what the manifest tells of it."""
     device = resolve_device(execution.device)
@@ -261,17 +272,9 @@ def _learn_prior(
             features.append(prior.features(to_tensor(image)[None].to(device))[0].cpu())
         tags.append([float(label in record.labels) for label in range(len(dataset.classes))])
     learned = prior.cpu().learn(torch.stack(features), torch.tensor(tags))
-    told: dict[str, Any] = {
-        "photos": len(tags),
-        "penalty": learned.penalty,
-        "gain": dict(zip(dataset.classes, learned.gain, strict=True)),
-    }
-    if asked is not None and any(learned.untold):
-        prior.rest = ByClassifier(asked)
-        prior.rest.learn(torch.tensor(tags), learned.untold)
-        told["classifier"] = {"backbone": asked.backbone.name, **dataclasses.asdict(asked.pooling)}
     network.prior = prior.to(next(network.parameters()).device)
-    return {"tag_prior": told}
+    gain = dict(zip(dataset.classes, learned.gain, strict=True))
+    return {"tag_prior": {"photos": len(tags), "penalty": learned.penalty, "gain": gain}}
 
 
 def _loss(module: nn.Module, images: Tensor, labels: Tensor, *, balanced: bool, loss: str) -> Tensor:
@@ -391,13 +394,13 @@ def load_segmenter(folder: Path) -> SegmentationNetwork:
     manifest = read_manifest(folder, "train-segmenter")
     config = build(SegmenterConfig, manifest["config"], source=str(folder / "manifest.json"))
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
-    if config.tag_prior:
+    if config.asks_classifier:
+        made = manifest["tag_prior"]["classifier"]
+        classifier = build_classifier(made["backbone"], len(manifest["classes"]), "none")
+        classifier.pooling = Pooling(made["kind"], made["parameter"])
+        network.prior = ClassifierPrior(classifier.to(memory_format=torch.channels_last), config.tag_prior)
+    elif config.tag_prior:
         network.prior = build_prior(config, len(manifest["classes"]) + 1, "none")
-        asked = manifest["tag_prior"].get("classifier")
-        if asked is not None:
-            classifier = build_classifier(asked["backbone"], len(manifest["classes"]), "none")
-            classifier.pooling = Pooling(asked["kind"], asked["parameter"])
-            network.prior.rest = ByClassifier(classifier.to(memory_format=torch.channels_last))
     load_module(network, folder / "weights.safetensors")
     return network
 
@@ -447,8 +450,9 @@ def _run(entry: Planned, context: Context) -> None:
         classifier=context.out / classifier if classifier else None,
     )
     manifest = read_object(context.out / entry.folder / "manifest.json")
-    if "tag_prior" in manifest:
-        context.say(f"  {_told(manifest['tag_prior'])}")
+    gain = manifest.get("tag_prior", {}).get("gain")
+    if gain is not None:
+        context.say(f"  {_told(gain)}")
     warning = manifest.get("warning")
     if warning:
         context.say(f"! {entry.folder}: {warning}")
@@ -456,18 +460,15 @@ def _run(entry: Planned, context: Context) -> None:
         say_late(context, entry.folder, masks, NO_MASK)
 
 
-def _told(prior: Mapping[str, Any]) -> str:
+def _told(gain: Mapping[str, float]) -> str:
     """What the tag prior knows, in a line."""
-    gain, asks = prior["gain"], "classifier" in prior
     known = sorted(((share, name) for name, share in gain.items() if share >= WORTH), reverse=True)
     if not known:
-        other = "the classifier is asked" if asks else "pixels decide alone"
-        return f"whole photos tell no tag well enough to be asked; {other}"
+        return "whole photos tell no tag well enough to be asked; pixels decide alone"
     named = ", ".join(f"{printable(name)} ({100 * share:.0f} %)" for share, name in known[:NAMED])
     more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
     untold = len(gain) - len(known)
-    other = "; the classifier is asked" if asks else " to be asked"
-    rest = f"; {untold} not well enough{other}" if untold else ""
+    rest = f"; {untold} not well enough to be asked" if untold else ""
     return f"whole photos tell, with so much less uncertainty: {named}{more}{rest}"
 
 
