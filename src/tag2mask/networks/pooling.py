@@ -90,7 +90,8 @@ def class_attention(values: Tensor, sharpness: float) -> Tensor:
 
 def _count(values: Tensor) -> Tensor:
     """How many values the last dimension has, as a tensor: an exported network must count those of each photo."""
-    return values.new_ones(values.shape[-1:]).sum()
+    exact = torch.promote_types(values.dtype, torch.float32)
+    return torch.ones(values.shape[-1:], dtype=exact, device=values.device).sum()
 
 
 def generalised_mean(values: Tensor, power: float) -> Tensor:
