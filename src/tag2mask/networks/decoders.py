@@ -23,7 +23,7 @@ from tag2mask.networks.backbones import (
 from tag2mask.networks.deeplab import DeepLabV2
 from tag2mask.networks.pyramid import PyramidEncoder
 from tag2mask.networks.segformer import SegformerDecoder
-from tag2mask.networks.tag_prior import ClassifierPrior, TagPrior
+from tag2mask.networks.tag_prior import Prior
 from tag2mask.networks.weights import build_backbone, build_pyramid, find_weights, load_encoder_state
 
 PYRAMID = "tag2mask-pyramid"  # what segmentation_models_pytorch calls our encoder of a plain ViT
@@ -43,7 +43,7 @@ class EncoderDecoder(nn.Module):
         self.decoder: Any = lean(network.decoder)
         self.head: Any = network.segmentation_head
         use_group_norm(self.decoder)
-        self.prior: TagPrior | ClassifierPrior | None = None  # added by whoever answers photos, not by forward
+        self.prior: Prior | None = None  # added by whoever answers photos, not by forward
         self.train(False)
 
     def train(self, mode: bool = True) -> EncoderDecoder:

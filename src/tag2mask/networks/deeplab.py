@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tag2mask.networks.backbones import Backbone, keep_batch_norm_in_eval
-from tag2mask.networks.tag_prior import ClassifierPrior, TagPrior
+from tag2mask.networks.tag_prior import Prior
 
 DILATIONS = (6, 12, 18, 24)  # at output stride 8; halved at stride 16, so that the field of view stays the same
 
@@ -31,7 +31,7 @@ class DeepLabV2(nn.Module):
             nn.init.normal_(branch.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(branch.bias)  # type: ignore[arg-type]
         backbone.trunk.requires_grad_(not frozen_trunk)
-        self.prior: TagPrior | ClassifierPrior | None = None  # added by whoever answers photos, not by forward
+        self.prior: Prior | None = None  # added by whoever answers photos, not by forward
         self.train(False)
 
     def train(self, mode: bool = True) -> DeepLabV2:

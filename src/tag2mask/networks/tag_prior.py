@@ -26,24 +26,46 @@ WORTH = 0.5  # of the uncertainty about a class: where features take away less, 
 FEWEST = 5  # photos with and without a class below which nothing is learned about it
 
 
-class TagPrior(nn.Module):
-    """Evidence for each class from a whole image: pooled features of a frozen backbone, a linear layer, bounds.
+class Prior(nn.Module):
+    """Evidence for each class from a whole image, within bounds; subclasses give it.
 
-    Made without evidence, which `learn` gives it. `strength` is the factor by which the evidence counts.
+    `strength` is the factor by which the evidence counts.
+    """
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def train(self, mode: bool = True) -> Prior:
+        """Stay in evaluation: nothing here is trained by steps."""
+        return super().train(False)
+
+    def evidence(self, images: Tensor) -> Tensor:
+        """What speaks for each class (B, classes) in images (B, 3, H, W) whose sides are multiples of 32."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What is added to the logits (B, L) of ImageNet-normalised images (B, 3, H, W); background gets 0."""
+        return self.of_padded(whole_multiples(images))
+
+    def of_padded(self, images: Tensor) -> Tensor:
+        """As `forward`, of images whose sides are multiples of 32."""
+        return F.pad(self.strength * self.evidence(images).clamp(*EVIDENCE), (1, 0))
+
+
+class TagPrior(Prior):
+    """Evidence from pooled features of a frozen backbone, by a linear layer.
+
+    Made without evidence, which `learn` gives it.
     """
 
     def __init__(self, backbone: Backbone, n_classes: int, strength: float) -> None:
-        super().__init__()
+        super().__init__(strength)
         self.backbone = backbone.requires_grad_(False)
         self.linear = nn.Linear(2 * backbone.channels, n_classes).requires_grad_(False)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.strength = strength
         self.train(False)
-
-    def train(self, mode: bool = True) -> TagPrior:
-        """Stay in evaluation: nothing here is trained by steps."""
-        return super().train(False)
 
     def features(self, images: Tensor) -> Tensor:
         """Average and maximum of the features (B, 2 * channels) of ImageNet-normalised images (B, 3, H, W)."""
@@ -53,13 +75,9 @@ class TagPrior(nn.Module):
         maps = self.backbone(images)
         return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """What is added to the logits (B, L) of ImageNet-normalised images (B, 3, H, W); background gets 0."""
-        return self.of_padded(whole_multiples(images))
-
-    def of_padded(self, images: Tensor) -> Tensor:
-        """As `forward`, of images whose sides are multiples of 32."""
-        return _added(self.linear(self._of_padded(images)), self.strength)
+    def evidence(self, images: Tensor) -> Tensor:
+        """As in `Prior`."""
+        return self.linear(self._of_padded(images))
 
     def learn(self, features: Tensor, tags: Tensor) -> Told:
         """Set the linear layer from features (N, 2 * channels) and tags (N, classes) of 0 and 1; no randomness.
@@ -72,40 +90,27 @@ class TagPrior(nn.Module):
         return found.told
 
 
-class ClassifierPrior(nn.Module):
-    """Evidence for each class from a classifier of the same classes, within the same bounds.
+class ClassifierPrior(Prior):
+    """Evidence from a classifier of the same classes.
 
-    Its logits are taken as they are until `learn` gives it the classes' odds. `strength` is as above.
+    Its logits are taken as they are until `learn` gives it the classes' odds.
     """
 
     odds: Tensor  # (classes,) logarithms, of having the class
 
     def __init__(self, classifier: CAMClassifier, strength: float) -> None:
-        super().__init__()
+        super().__init__(strength)
         self.classifier = classifier.requires_grad_(False)
         self.register_buffer("odds", torch.zeros(classifier.n_classes))
-        self.strength = strength
         self.train(False)
 
-    def train(self, mode: bool = True) -> ClassifierPrior:
-        """Stay in evaluation."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """What is added to the logits (B, L) of ImageNet-normalised images (B, 3, H, W); background gets 0."""
-        return self.of_padded(whole_multiples(images))
-
-    def of_padded(self, images: Tensor) -> Tensor:
-        """As `forward`, of images whose sides are multiples of 32."""
-        return _added(self.classifier.pooled(self.classifier.backbone(images)) - self.odds, self.strength)
+    def evidence(self, images: Tensor) -> Tensor:
+        """As in `Prior`."""
+        return self.classifier.pooled(self.classifier.backbone(images)) - self.odds
 
     def learn(self, tags: Tensor) -> None:
         """Take the classes' odds from tags (N, classes) of 0 and 1."""
         self.odds.copy_(_logit(tags.double().mean(dim=0)))
-
-
-def _added(evidence: Tensor, strength: float) -> Tensor:
-    return F.pad(strength * evidence.clamp(*EVIDENCE), (1, 0))
 
 
 @dataclass(frozen=True)

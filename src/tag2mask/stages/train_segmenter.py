@@ -203,11 +203,8 @@ def train_segmenter(
         dataset, paths = reviewed.records_of(dataset), reviewed.paths_of(paths)
         inputs["review"], source = digest_value(reviewed.told), "pseudo-masks, reviewed"
     inputs |= {"dataset": dataset.digest(), "masks": source, "images": digest_value(sorted(paths))}
-    asked = None
-    if config.asks_classifier:
-        if classifier is None:
-            raise ConfigError("segmenter.tag_prior_by: classifier asks for the folder of a trained classifier")
-        asked = load_classifier(classifier)
+    asked = _classifier_of(config, classifier)
+    if classifier is not None and asked is not None:
         inputs["classifier"] = digest_file(classifier / "weights.safetensors")
     folder = STAGE.open(out, config, seed=seed, inputs=inputs, absent_inputs=mask_table(dataset))
     if folder.finished:
@@ -226,11 +223,7 @@ def train_segmenter(
     names = [record.id for record in records]
     settings = FitSettings.of(config, epochs=config.epochs_for(len(names)))
     fit(network, network.parameter_groups(), loss_of, load, names, settings, folder, seed=seed, execution=execution)
-    told: dict[str, Any] = {}
-    if asked is not None:
-        told = _ask_classifier(network, dataset, config, asked)
-    elif config.tag_prior:
-        told = _learn_prior(network, dataset, config, seed, execution)
+    told = _with_prior(network, dataset, config, asked, seed, execution)
     save_module(network, out / "weights.safetensors")
     done = [name for name in names if name not in folder.failures]
     seen = look(_answers(network, dataset, load, done), len(dataset.classes) + 1)
@@ -239,6 +232,29 @@ def train_segmenter(
     folder.finish(done, **known, **told, trained_on=source, warning=warning)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return network
+
+
+def _classifier_of(config: SegmenterConfig, folder: Path | None) -> CAMClassifier | None:
+    """The classifier that the settings ask for; ConfigError where its folder isn't given."""
+    if not config.asks_classifier:
+        return None
+    if folder is None:
+        raise ConfigError("segmenter.tag_prior_by: classifier asks for the folder of a trained classifier")
+    return load_classifier(folder)
+
+
+def _with_prior(
+    network: SegmentationNetwork,
+    dataset: Dataset,
+    config: SegmenterConfig,
+    asked: CAMClassifier | None,
+    seed: int,
+    execution: Execution,
+) -> dict[str, Any]:
+    """Give a trained network its prior, if the settings have one; returns what the manifest tells of it."""
+    if asked is not None:
+        return _ask_classifier(network, dataset, config, asked)
+    return _learn_prior(network, dataset, config, seed, execution) if config.tag_prior else {}
 
 
 def _ask_classifier(
