@@ -19,13 +19,17 @@ from tag2mask.data import Dataset, ImageRecord
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import Enough
 from tag2mask.networks.pooling import Pooling
+from tag2mask.recipe import Recipe
 from tag2mask.rib import RIBConfig
 from tag2mask.runs.log import read_epochs
 from tag2mask.stages import train_classifier as train_classifier_module
 from tag2mask.stages.localize import LocalizeConfig, Localizer
+from tag2mask.stages.stage import Context
 from tag2mask.stages.train_classifier import (
+    STAGE,
     ClassifierConfig,
     balanced_weights,
+    check,
     crop_of,
     load_classifier,
     load_sample,
@@ -155,6 +159,18 @@ def test_a_manifest_without_a_pooling_means_the_average(photos: Dataset, tmp_pat
     train_classifier(photos, tmp_path / "classifier", config(epochs=0), execution=HERE)  # is finished, not refused
     with pytest.raises(ConfigError, match=r"config.pooling: .*'maximum' now"):
         train_classifier(photos, tmp_path / "classifier", config(epochs=0, pooling="maximum"), execution=HERE)
+
+
+def test_a_power_mean_of_features_below_0_is_refused(photos: Dataset, tmp_path: Path) -> None:
+    signed = config(backbone="test_convnext", pooling="generalised-mean")
+    with pytest.raises(ConfigError, match=r"classifier.pooling: 'generalised-mean'.*'test_convnext'.*average"):
+        train_classifier(photos, tmp_path / "classifier", signed, execution=HERE)
+    assert not (tmp_path / "classifier").exists()
+    (entry,) = STAGE.entries(Context(Recipe("x", classifier=signed), photos, None, tmp_path))
+    with pytest.raises(ConfigError, match="generalised-mean"):
+        STAGE.check(entry, Context(Recipe("x", classifier=signed), photos, None, tmp_path))
+    check(config(pooling="generalised-mean"))  # a ResNet's end in a ReLU
+    check(config(backbone="test_convnext"))
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,7 @@ def test_the_example_of_the_docs_runs(run: Path, tmp_path: Path, long_side: Long
     assert "background" in done.stdout or "cat" in done.stdout or "big dog" in done.stdout
 
 
-@pytest.mark.parametrize("asked", [None, "average", "log-sum-exp", "top-share"])
+@pytest.mark.parametrize("asked", [None, "average", "log-sum-exp", "top-share", "generalised-mean"])
 def test_a_tag_prior_goes_along(asked: Kind | None, tmp_path: Path) -> None:
     """It is part of the logits, and taken out where tags are known."""
     config = dataclasses.replace(SEGMENTER, tag_prior=1.0)

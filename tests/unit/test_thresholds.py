@@ -134,6 +134,16 @@ def test_automatic_thresholds_cover_as_much_as_cam_at_otsu(blobs: tuple[Path, di
     assert found == BY_COVER
 
 
+def test_of_peaks_the_power_of_values_is_parted(blobs: tuple[Path, dict[str, ImageRecord]]) -> None:
+    """CAM's values to the power of 1/2 are those of the other folder, so the cut lies where that one's does."""
+    folder, records = blobs
+    peaks, found = automatic_threshold(folder / "cam", folder / "cam", records, 0, plain, power=0.5)
+    roots, _ = automatic_threshold(folder / "rib", folder / "rib", records, 0, plain)
+    assert peaks == pytest.approx(roots**2, abs=0.01)
+    assert peaks < 0.8 * automatic_threshold(folder / "cam", folder / "cam", records, 0, plain)[0]
+    assert found == BY_COVER
+
+
 def covered(folder: Path, score: float) -> float:
     """Share of the images of a folder of maps that lies above a score."""
     return float(np.mean([(load_maps(path).at_stride4() > score).mean() for path in folder.glob("*.npz")]))

@@ -30,7 +30,7 @@ classifier: {backbone: resnet18, weights: none, epochs: 1, batch_size: 4, long_s
 localize: {rib: {preset: fast, scales: [1.0], loss_scales: [1.0]}}
 variant: auto
 variants:
-  large: {classifier: {pooling: average, epochs: 2}, refine: {maps: rib, threshold: 0.4}}
+  large: {classifier: {pooling: ranking, epochs: 2}, refine: {maps: rib, threshold: 0.4}}
   small: {data: {long_side: 40}, classifier: {pooling: maximum}, localize: {method: cam}, refine: {maps: cam}}
 """
 EXECUTION = Execution("cpu", workers=0, processes=1)

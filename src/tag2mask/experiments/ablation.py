@@ -287,6 +287,7 @@ def _without_masks(
         recipe.seed,
         labels_at,
         None if affinity is None else places[row.name] / "cam",
+        recipe.refine.threshold_power,
     )
     entry: dict[str, Any] = {"method": method, "found_threshold": score, "threshold_found": found}
     if affinity is not None:

@@ -80,6 +80,7 @@ class Family:
     shown: Callable[[Any], list[nn.Module]] = _no_parts  # from what each stage gives to a map (B, C, h, w)
     channels: Callable[[Any], int] = lambda net: net.num_features  # of the last map
     plain: bool = False  # one stride throughout: decoders need a pyramid made of it
+    signed: bool = False  # half of what the last stage gives is below 0: layer norm comes last
     # what a preset of this family takes (presets.py)
     pooling: Pooling = field(default_factory=Pooling)  # of the classifier
     rate: float = 3e-4  # AdamW's learning rate, of what is pretrained
@@ -137,6 +138,7 @@ _VIT: dict[str, Any] = {
     "dilates": False,
     "shown": lambda net: [PatchMap(net.num_prefix_tokens) for _ in range(5)],
     "plain": True,
+    "signed": True,
     "pooling": _RANKING,
     "rate": _CAREFUL,
     "taps": (3, 4),
@@ -148,6 +150,7 @@ _SWIN: dict[str, Any] = {
     "lower": in_phases,
     "arguments": {"strict_img_size": False},
     "dilates": False,
+    "signed": True,
     "rate": _CAREFUL,
 }
 
@@ -157,7 +160,13 @@ FAMILIES: dict[type[nn.Module], Family | Callable[[Any], Stages]] = {
     RegNet: Family(_regnet, classifier_cell=16),
     MobileNetV3: Family(_by_strides, classifier_cell=16, dilates=False),  # V3 and V4
     ConvNeXt: Family(  # V1, V2, DINOv3's
-        _convnext, ConvNeXtBlock, cell=16, lower=_nothing, lowered={"output_stride": 16}, rate=_CAREFUL
+        _convnext,
+        ConvNeXtBlock,
+        cell=16,
+        lower=_nothing,
+        lowered={"output_stride": 16},
+        signed=True,
+        rate=_CAREFUL,
     ),
     SwinTransformer: Family(**_SWIN),
     SwinTransformerV2: Family(**_SWIN),

@@ -103,14 +103,15 @@ def score_of_equal_cover(score: float, reference: Cover, own: Cover) -> float:
     return float(np.interp(aim, own[::-1], scores[::-1]))
 
 
-def otsu_score(cover: Cover) -> float:
+def otsu_score(cover: Cover, power: float = 1.0) -> float:
     """The score that parts values best into two groups, those with the least variance within (Otsu, 1979).
 
-    `cover` as from `cover_by_score`: the share of positions above each score. 0 where all values are equal.
+    `cover` as from `cover_by_score`: the share of positions above each score. The variance is that of the values
+    raised to `power`. 0 where all values are equal.
     """
     share = np.concatenate([[1 - cover[0]], -np.diff(cover)])  # of positions whose value ends up at each score
     scores = np.arange(COVER_STEPS + 1) / COVER_STEPS
-    low, sum_low = np.cumsum(share), np.cumsum(share * scores)
+    low, sum_low = np.cumsum(share), np.cumsum(share * scores**power)
     product = low * (low[-1] - low)  # of both groups' shares
     apart = (sum_low[-1] * low / max(low[-1], 1e-12) - sum_low) ** 2
     return float(scores[np.where(product > 1e-12, apart / np.maximum(product, 1e-12), 0.0).argmax()])

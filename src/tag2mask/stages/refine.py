@@ -63,6 +63,8 @@ class RefineConfig(Settings):
     # background score against the normalised maps; irn alone has its own, walk.threshold
     # auto: found for the set, without masks
     threshold: Annotated[float | Literal["auto"], Range(ge=0, le=1)] = 0.25
+    # auto: the power of CAM's values that are parted; below 1 where the classifier's pooling makes peaks of them
+    threshold_power: Annotated[float, Range(gt=0, le=10)] = 1.0
     # how that value was found, where it isn't "auto"; goes into scores.json
     threshold_chosen_on: Annotated[str, Free("any words")] = "fixed in the recipe"
     # background scores of single classes by name, in place of `threshold`; not for irn
@@ -115,6 +117,7 @@ class RefineConfig(Settings):
         # and the walk before another method by its maps' settings
         unused |= {"threshold", "threshold_chosen_on"} if self.method == "irn" else {"walk"}
         unused |= set() if self.thresholds else {"thresholds"}
+        unused |= set() if self.threshold == "auto" and self.method != "irn" else {"threshold_power"}
         values = {key: value for key, value in to_mapping(self).items() if key not in unused}
         return values if self.saliency.source is None else values | {"saliency": self.saliency.used()}
 
@@ -252,7 +255,7 @@ def _with_threshold(
         def labels_at(photo: np.ndarray, own: LocalizationMaps, score: float) -> np.ndarray:
             return refined_labels(photo, own.full(), own.classes, score, config.along_edges, device)
 
-        score, found = automatic_threshold(*maps, tagged, seed, labels_at, followed)
+        score, found = automatic_threshold(*maps, tagged, seed, labels_at, followed, config.threshold_power)
         unsure = min(config.unsure, WIDEST_BAND * min(score, 1 - score))
         folder.save(threshold=score, threshold_found=found, unsure=round(unsure, 4))
     score, found = background_of(folder.manifest)

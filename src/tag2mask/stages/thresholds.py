@@ -70,17 +70,18 @@ def automatic_threshold(
     seed: int,
     labels_at: LabelsAt,
     followed: Path | None = None,
+    power: float = 1.0,
 ) -> tuple[float, str]:
     """The background score for the folder `maps`, rounded to 0.001, and how it was found, in words. No mask is read.
 
-    At least that of equal cover with plain CAM (`cam`) at Otsu's score; for maps by an affinity with the mean of that
-    cover and of what CAM by it (`followed`) covers at its own. Higher, where the labels, made by `labels_at` of some
-    photos, explain most of their colours among the positions of the highest values, `SURROUNDINGS` times as many as
-    equal cover takes, if some score surely explains more than that of equal cover. Images are drawn from `records`;
-    those that can't be read are left out. ConfigError where none is left.
+    At least that of equal cover with plain CAM (`cam`) at Otsu's score, of its values raised to `power`; for maps by
+    an affinity with the mean of that cover and of what CAM by it (`followed`) covers at its own. Higher, where the
+    labels, made by `labels_at` of some photos, explain most of their colours among the positions of the highest
+    values, `SURROUNDINGS` times as many as equal cover takes, if some score surely explains more than that of equal
+    cover. Images are drawn from `records`; those that can't be read are left out. ConfigError where none is left.
     """
     own, *references = _covers((maps, cam, *([followed] if followed else [])), list(records), seed)
-    scores = [otsu_score(reference) for reference in references]
+    scores = [otsu_score(plain, power) for plain in references[:1]] + [otsu_score(other) for other in references[1:]]
     cover = float(np.mean([np.interp(score, SCORES, found) for score, found in zip(scores, references, strict=True)]))
     least = _score_of(cover, own) if own[0] > 0 else scores[0]
     photos = list(_photos(maps, records, seed, _score_of(SURROUNDINGS * cover, own)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tag2mask.common.errors import DataError
+from tag2mask.common.errors import ConfigError, DataError
 from tag2mask.common.ranks import mean_of_batch
 from tag2mask.common.seeding import rng_for
 from tag2mask.config import Free, Range, SettingError, Settings
@@ -22,6 +22,7 @@ from tag2mask.data.transforms import Draws, augment, scaled_size
 from tag2mask.engine.execution import Execution, resolve_device
 from tag2mask.engine.loop import Enough, FitSettings, Sample, fit
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
+from tag2mask.networks.backbones import family_of
 from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.pooling import Kind, Pooling
 from tag2mask.runs.folder import read_manifest
@@ -110,6 +111,16 @@ class ClassifierConfig(Settings):
         return Pooling.of(self.pooling, self.pooling_parameter)
 
 
+def check(config: ClassifierConfig) -> None:
+    """Raise ConfigError for a pooling that the backbone's features don't suit."""
+    if config.pooling == "generalised-mean" and family_of(config.backbone).signed:
+        raise ConfigError(
+            "classifier.pooling: 'generalised-mean' is a power mean of features, of which "
+            f"'{config.backbone}' has as many below 0 as above; expected another pooling, average say, or "
+            f"--set backbone={config.backbone} in place of classifier.backbone, which sets all that fits it"
+        )
+
+
 def train_classifier(
     dataset: Dataset,
     out: Path,
@@ -127,6 +138,7 @@ def train_classifier(
     criterion on `looked_at` photos, the tags that the classifier contradicts most and warnings of classes that it
     can't have learned. Raises ConfigError, DataError, WeightsError.
     """
+    check(config)
     execution = execution or Execution()
     inputs = {"dataset": dataset.digest()}
     folder = STAGE.open(out, config, seed=seed, inputs=inputs)
@@ -353,5 +365,6 @@ STAGE = Stage(
     config=ClassifierConfig,
     entries=_entries,
     run=_run,
+    check=lambda entry, context: check(entry.config),
     per_image=False,
 )
