@@ -11,11 +11,11 @@ from refine_world import make_world
 
 from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
-from tag2mask.data import Dataset, load_maps
+from tag2mask.data import Dataset, LocalizationMaps, load_maps
 from tag2mask.engine.execution import Execution
 from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.stages import stage_named
-from tag2mask.stages.affinity import AffinityStageConfig, follow
+from tag2mask.stages.affinity import AffinityStageConfig, Follower, follow
 from tag2mask.stages.refine import RefineConfig, refine
 from tag2mask.stages.stage import Context
 
@@ -52,6 +52,17 @@ def test_followed_maps_lie_where_the_maps_lay(world: Dataset, tmp_path: Path) ->
     other = dataclasses.replace(CONFIG, temperature=0.2)
     with pytest.raises(ConfigError, match=r"temperature: 0.12 there, 0.2 now"):
         follow(world, tmp_path / "localization", tmp_path / "affinity", other, execution=HERE)
+
+
+def test_maps_lie_on_the_photo_at_the_size_that_it_is_worked_on_at(world: Dataset, tmp_path: Path) -> None:
+    """Maps that cover their photo exactly say its own size, of which another share is filled up to whole cells."""
+    follower = Follower({}, tmp_path, tmp_path, [], CONFIG)
+    image = np.random.default_rng(0).integers(0, 255, (46, 62, 3), dtype=np.uint8)
+    sums = [np.random.default_rng(1).random((1, 6, 8)).astype(np.float32)]
+    seen = LocalizationMaps(np.array([0]), (46, 62), (1.0,), sums, whole=True)
+    same, own = follower.followed(image, [seen, seen.at_size((460, 620))])
+    np.testing.assert_array_equal(own.sums[0], same.sums[0])
+    assert (same.size, own.size) == ((46, 62), (460, 620))
 
 
 def test_random_weights_have_to_be_asked_for(world: Dataset, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from refine_world import SIZE, make_world
 
 from tag2mask.common.errors import ConfigError
@@ -77,6 +79,36 @@ def test_the_mean_of_walk_and_affinity_keeps_its_height(world: tuple[Dataset, Pa
     np.testing.assert_allclose(found.at_stride4(), expected, atol=1e-3)
     assert found.full().shape == (2, *SIZE)
     assert found.full().max() < 1  # the second class's peaks lie apart
+
+
+@pytest.mark.parametrize("times", [3, 0.5])
+def test_photos_are_walked_over_at_the_size_that_they_are_worked_on_at(
+    world: tuple[Dataset, Path], maps: Path, tmp_path: Path, times: float
+) -> None:
+    """Larger and smaller photos, brought to the same size, have the same maps, and masks in their own size."""
+    dataset, home = world
+    size = (round(times * SIZE[0]), round(times * SIZE[1]))
+    shutil.copytree(home / "localization", tmp_path / "localization")
+    shutil.copytree(home / "affinity", tmp_path / "affinity")
+    records = []
+    for record in dataset.records[:3]:
+        path = tmp_path / record.path.name
+        Image.open(record.path).resize(size[::-1], Image.Resampling.BOX).save(path)
+        records.append(dataclasses.replace(record, path=path, mask_path=None))
+        for stored in (f"localization/{kind}/{record.id}.npz" for kind in ("cam", "rib")):
+            save_maps(tmp_path / stored, load_maps(home / stored).at_size(size))
+        stored = f"affinity/rib/{record.id}.npz"
+        save_maps(tmp_path / stored, load_maps(home / stored).at_size(size))
+    resized = dataclasses.replace(dataset, records=tuple(records)).worked_on_at((SIZE[1], SIZE[1]))
+    places = (tmp_path / "localization", home / "boundary", tmp_path / "walked", WalkConfig())
+    walk(resized, *places, affinity=tmp_path / "affinity", execution=HERE)
+    refine(resized, tmp_path / "walked", tmp_path / "out", RefineConfig(method="irn+none"), execution=HERE)
+    for record in records:
+        before, after = (load_maps(place / "rib" / f"{record.id}.npz") for place in (maps, tmp_path / "walked"))
+        assert after.size == size
+        assert after.sums[0].shape == before.sums[0].shape
+        assert np.abs(after.sums[0] - before.sums[0]).mean() < (0.01 if times > 1 else 0.03)
+        assert read_mask(tmp_path / "out" / "masks" / f"{record.id}.png").shape == size
 
 
 def test_joined_scores() -> None:

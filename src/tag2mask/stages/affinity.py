@@ -116,7 +116,8 @@ class Follower:
         looks, grid = self.looks(image)
         found = []
         for maps in stored:
-            values = spread(torch.from_numpy(maps.on_grid(grid)).to(self.device), looks, self.config)
+            seen = maps.at_size((image.shape[0], image.shape[1]))  # maps say the photo's own size
+            values = spread(torch.from_numpy(seen.on_grid(grid)).to(self.device), looks, self.config)
             found.append(dataclasses.replace(maps, scales=(1.0,), sums=[values.cpu().numpy()], whole=False))
         return found
 

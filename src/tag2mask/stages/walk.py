@@ -148,9 +148,10 @@ class Walker:
     def __call__(self, image_id: str) -> None:
         """Walk over one image, and write its maps."""
         image, maps = read_image(self.records[image_id]), load_maps(self.maps / f"{image_id}.npz")
-        _, found = walked(self.network, image, maps.at_size(image.shape[:2]), self.config, self.pad_to)
-        other = load_maps(self.affinity / f"{image_id}.npz") if self.affinity is not None else None
-        scores = joined(found.cpu().numpy(), maps.size, other, self.config.affinity)
+        size = (image.shape[0], image.shape[1])  # that it is worked on at; maps say the photo's own
+        _, found = walked(self.network, image, maps.at_size(size), self.config, self.pad_to)
+        other = load_maps(self.affinity / f"{image_id}.npz").at_size(size) if self.affinity is not None else None
+        scores = joined(found.cpu().numpy(), size, other, self.config.affinity)
         save_maps(
             self.out / f"{image_id}.npz",
             replace(maps, scales=(1.0,), sums=[scores], absolute=True, whole=False),
