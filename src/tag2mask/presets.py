@@ -61,7 +61,6 @@ def backbone_settings(name: str) -> dict[str, Any]:
             **{f"partner_{key}": value for key, value in sizes.items()},
         },
         AFFINITY: {"taps": list(family.taps)},
-        "refine": {"threshold_power": 1.0},  # no preset's pooling makes peaks
         "segmenter": {
             "architecture": "fpn",
             "backbone": name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from tag2mask.config import to_mapping
 from tag2mask.data import Dataset, load_maps, read_mask
 from tag2mask.engine.execution import Execution
 from tag2mask.networks import build_boundary_network, save_module
+from tag2mask.networks.pooling import Kind
 from tag2mask.recipe import Recipe, load_recipe
 from tag2mask.refine.pseudo import walk_scores
 from tag2mask.runs.scores import rows_of
@@ -288,6 +290,30 @@ def test_the_same_work_is_done_once() -> None:
     assert (filled.backbone, filled.weights) == ("resnet18", "none")
     own = dataclasses.replace(IRN, boundary=BoundaryConfig(backbone="resnet34"))
     assert plan(own, {}, ClassifierConfig())[0].config.boundary.weights == "auto"
+
+
+@pytest.mark.parametrize(
+    ("pooling", "given", "power"),
+    [
+        (("average", None), "auto", 1.0),
+        (("log-sum-exp", None), "auto", 1.0),
+        (("generalised-mean", None), "auto", 0.5),  # its own power is 3
+        (("generalised-mean", 1.0), "auto", 1.0),  # which is the average
+        (("generalised-mean", None), 0.8, 0.8),
+    ],
+)
+def test_the_cut_allows_for_the_poolings_peaks(
+    pooling: tuple[Kind, float | None], given: float | Literal["auto"], power: float
+) -> None:
+    classifier = ClassifierConfig(pooling=pooling[0], pooling_parameter=pooling[1])
+    found = plan(RefineConfig(method="none", threshold="auto", threshold_power=given), {}, classifier)
+    assert found[0].config.threshold_power == power
+
+
+@pytest.mark.parametrize(("changes", "power"), [([], 0.5), (["backbone=resnet50"], 1.0)])
+def test_photos_of_large_things_are_cut_by_their_pooling(changes: list[str], power: float) -> None:
+    recipe = load_recipe("photos", ["variant=large", *changes])
+    assert plan(recipe.refine, {}, recipe.classifier)[0].config.threshold_power == power
 
 
 def test_a_comparison_that_cannot_run_here_is_left_out(

@@ -279,6 +279,7 @@ def _without_masks(
         return refined_labels(photo, own.full(), own.classes, score, method, device)
 
     records = {record.id: record for record in chosen.records}
+    power = recipe.refine.threshold_power
     maps, cam = places[row.name] / row.config.method, places[first.name] / "cam"
     score, found = automatic_threshold(
         out / row.name / "cam",
@@ -287,7 +288,7 @@ def _without_masks(
         recipe.seed,
         labels_at,
         None if affinity is None else places[row.name] / "cam",
-        recipe.refine.threshold_power,
+        recipe.classifier.pooled().parting_power if power == "auto" else power,
     )
     entry: dict[str, Any] = {"method": method, "found_threshold": score, "threshold_found": found}
     if affinity is not None:

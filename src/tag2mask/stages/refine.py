@@ -63,8 +63,8 @@ class RefineConfig(Settings):
     # background score against the normalised maps; irn alone has its own, walk.threshold
     # auto: found for the set, without masks
     threshold: Annotated[float | Literal["auto"], Range(ge=0, le=1)] = 0.25
-    # auto: the power of CAM's values that are parted; below 1 where the classifier's pooling makes peaks of them
-    threshold_power: Annotated[float, Range(gt=0, le=10)] = 1.0
+    # with threshold "auto": the power of CAM's values that are parted; "auto": as the classifier's pooling asks for
+    threshold_power: Annotated[float | Literal["auto"], Range(gt=0, le=10)] = "auto"
     # how that value was found, where it isn't "auto"; goes into scores.json
     threshold_chosen_on: Annotated[str, Free("any words")] = "fixed in the recipe"
     # background scores of single classes by name, in place of `threshold`; not for irn
@@ -174,7 +174,8 @@ def refine(
     """Write `out`/masks/ID.png (0 background, class index + 1, 255 unsure) for every image that has maps.
 
     `cam` is a folder of plain CAM, by which threshold "auto" is found, and CAM beside the maps too, if an affinity
-    made these (default: that beside the maps alone).
+    made these (default: that beside the maps alone). A `threshold_power` of "auto" is 1 here, as for CAM of an
+    average; `refinements.completed` knows the classifier's.
     `boundary` is the folder that `train_boundary` wrote, for method "irn"; of `execution.trace` images the edges and
     the walked maps are kept in `out`/steps/ID.npz. Resumes; broken images are noted in the manifest, and tried again
     by a later call. Raises ConfigError, MissingExtraError.
@@ -255,7 +256,8 @@ def _with_threshold(
         def labels_at(photo: np.ndarray, own: LocalizationMaps, score: float) -> np.ndarray:
             return refined_labels(photo, own.full(), own.classes, score, config.along_edges, device)
 
-        score, found = automatic_threshold(*maps, tagged, seed, labels_at, followed, config.threshold_power)
+        power = 1.0 if config.threshold_power == "auto" else config.threshold_power
+        score, found = automatic_threshold(*maps, tagged, seed, labels_at, followed, power)
         unsure = min(config.unsure, WIDEST_BAND * min(score, 1 - score))
         folder.save(threshold=score, threshold_found=found, unsure=round(unsure, 4))
     score, found = background_of(folder.manifest)

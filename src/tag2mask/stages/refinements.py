@@ -80,7 +80,7 @@ def plan(
     for name, asked in {"": own, **comparisons}.items():
         if name:
             check_name(name, "comparisons")
-        config = _filled_in(asked, classifier)
+        config = completed(asked, classifier)
         if not config.by_irn:
             found.append(Refinement(name, config))
             continue
@@ -155,14 +155,16 @@ def _folder(known: dict[str, str], key: str, kind: str, maps: str, name: str) ->
     return known[key]
 
 
-def _filled_in(config: RefineConfig, classifier: ClassifierConfig) -> RefineConfig:
-    """Fill in the classifier's backbone and weights where the boundary network has none."""
+def completed(config: RefineConfig, classifier: ClassifierConfig) -> RefineConfig:
+    """Fill in what goes by the classifier: the boundary network's backbone and weights, the threshold's power."""
     boundary = config.boundary
     backbone = boundary.backbone or classifier.backbone
     weights = boundary.weights
     if weights is None:
         weights = classifier.weights if backbone == classifier.backbone else "auto"
-    return dataclasses.replace(config, boundary=dataclasses.replace(boundary, backbone=backbone, weights=weights))
+    power = config.threshold_power if config.threshold_power != "auto" else classifier.pooled().parting_power
+    boundary = dataclasses.replace(boundary, backbone=backbone, weights=weights)
+    return dataclasses.replace(config, boundary=boundary, threshold_power=power)
 
 
 def check_name(name: str, where: str) -> None:
