@@ -77,13 +77,13 @@ def open_chain(
     splits = read_splits(recipe, data, limit)
     problems = before_training(splits.train, splits.val, prepared=prepared_before(data))
     _refuse_bad_input(problems, data)
-    if recipe.variant == AUTO:
-        first = next(iter(recipe.alternatives.values()))
+    if recipe.variant == AUTO or recipe.sizes is not None:
+        first = next(iter(recipe.alternatives.values()), recipe)
         if not old:
             refuse_other_run(out, {}, {})  # before a trial is written there
         if step is not None:
             Chain(Context(first, splits.train, splits.val, out), {}).refuse_early(step, upper_bound)
-        recipe, splits = _of_variant(recipe, splits, data, out, execution or Execution(), say)
+        recipe, splits = _as_tried(recipe, splits, data, out, execution or Execution(), say)
     record = _record(data, execution or Execution())
     info = describe_run(recipe.name, recipe_mapping(recipe), splits.train, splits.val, splits.limited_to, old, record)
     refuse_other_run(out, old, info)
@@ -102,10 +102,10 @@ def open_chain(
     return chain
 
 
-def _of_variant(
+def _as_tried(
     recipe: Recipe, splits: Splits, data: Path, out: Path, execution: Execution, say: Say
 ) -> tuple[Recipe, Splits]:
-    """The recipe's variant that suits the photos, and its splits."""
+    """The recipe's variant and size that suit the photos, and its splits."""
     with alone_in(out):
         found = as_chosen(decided(recipe, splits.train, out, execution, say), out)
     return found, splits if found.data == recipe.data else read_splits(found, data, splits.limited_to)

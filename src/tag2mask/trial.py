@@ -1,15 +1,18 @@
-"""Whether things are large or small in their photos: found by a short training on tags, no mask is read.
+"""What suits a set of photos, found by short trainings on tags; no mask is read.
 
-That decides which variant of a recipe suits a set. A classifier whose positions are averaged is trained for a few
-epochs; then the twentieth of each photo at which its class map is strongest is erased. Where things cover a few
-hundredths of a photo, they are gone with it, and the tag's score falls; where they cover much, most of them is left.
+Whether things are large or small in their photos decides which variant of a recipe is taken. A classifier whose
+positions are averaged is trained for a few epochs; then the twentieth of each photo at which its class map is
+strongest is erased. Where things cover a few hundredths of a photo, they are gone with it, and the tag's score falls;
+where they cover much, most of them is left. At what size photos are worked on is tried where a recipe names sizes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tag2mask.common.errors import DataError
@@ -32,16 +35,33 @@ ENOUGH = Enough(epochs=1, images=480, most=24)  # three epochs of a set of 240, 
 # Of a tag's score with the strongest twentieth of the photo erased; below it things are small. On photos that weren't
 # trained on: animals 0.91 (160 photos: 0.79, 80: 0.74), lesions on leaves 0.50 and 0.60 (160: 0.67, 80: 0.62).
 LEFT = 0.70
+NEAR = 0.05  # of mean average precision: so much chance is in that of 80 photos
+LARGER = 1.5  # than the size that they are worked on at: photos of which that is said
 # What a step of training costs by what is tuned: EfficientNet-Lite0, photos of 320 x 640 pixels, one core.
 COST = {"all": 1.0, "late": 0.72, "head": 0.62}
 
 
-def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say: Say) -> Recipe:
-    """The variant that the photos of `train` ask for, where the recipe leaves it open; else the recipe as it is.
+@dataclass(frozen=True)
+class Tried:
+    """What a short training at one size came to."""
 
-    The classifier of the trial is kept in `out`/trial, so that a run that goes on takes the same variant. Raises as
+    size: int  # pixels of the longer side
+    precision: float  # mean average precision 0..1 of tags of photos that it didn't learn
+    criterion: float  # of localization, -1..1, on the same photos
+    minutes: float | None  # that the run's own classifier would train for
+
+
+def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say: Say) -> Recipe:
+    """The variant and the size that the photos of `train` ask for, where the recipe leaves them open.
+
+    The classifiers of the trials are kept in `out`/trial, so that a run that goes on takes the same. Raises as
     `train_classifier`.
     """
+    return of_size(of_variant(recipe, train, out, execution, say), train, out, execution, say)
+
+
+def of_variant(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say: Say) -> Recipe:
+    """The variant that the photos ask for, where the recipe leaves it open; else the recipe as it is."""
     if recipe.variant != AUTO:
         return recipe
     learned, others = divided(train.worked_on_at((LONG_SIDE, LONG_SIDE)), recipe.seed)
@@ -57,10 +77,66 @@ def decided(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say
     )
     taken = recipe.alternatives[chosen]
     minutes = expected_minutes(taken, train, learned, folder, recipe.alternatives[LARGE].classifier)
-    if minutes is not None:
-        size = in_words(taken.data.long_side)
-        say(f"  photos are worked on {size}; the classifier will train for about {max(1, round(minutes))} min")
+    if minutes is not None and taken.sizes is None:
+        say(
+            f"  photos are worked on {in_words(taken.data.long_side)}; the classifier will train for {about(minutes)}"
+        )
+        say_of_larger(train, taken.data.long_side, say)
     return taken
+
+
+def of_size(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say: Say) -> Recipe:
+    """The recipe at the size of its `sizes` that suits the photos; as it is where it names none.
+
+    At each size the recipe's own classifier is shortly trained on the same photos.
+    """
+    if recipe.sizes is None:
+        return recipe
+    tried = [at_size(recipe, size, train, out / TRIAL / f"size_{size}", execution, say) for size in recipe.sizes]
+    best = best_of(tried)
+    say(f"  size {best.size}: looks best at things, of those that tell tags within {NEAR} of the best mAP")
+    data = dataclasses.replace(recipe.data, long_side=(best.size, best.size))
+    return dataclasses.replace(recipe, data=data, sizes=None)
+
+
+def at_size(recipe: Recipe, size: int, train: Dataset, folder: Path, execution: Execution, say: Say) -> Tried:
+    """Train the recipe's classifier shortly on photos of this size; say and return what came of it."""
+    learned, others = divided(train.worked_on_at((size, size)), recipe.seed)
+    epochs = epochs_of(learned, folder)
+    config = dataclasses.replace(recipe.classifier, epochs=epochs)
+    if not (folder / "manifest.json").is_file():
+        say(f"  trial at {size} pixels: {len(learned)} photos, {epochs} epochs, told by {len(others)} others")
+    train_shortly(config, learned, others, folder, recipe.seed, execution)
+    manifest = read_manifest(folder, "train-classifier")
+    looks = as_dict(manifest.get("localization_criterion"))
+    whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, long_side=(size, size)))
+    found = Tried(
+        size,
+        as_number(manifest.get("validation_map")) or 0.0,
+        as_number(looks.get("criterion")) or 0.0,
+        expected_minutes(whole, train, learned, folder, recipe.classifier),
+    )
+    cost = f"; the classifier would train for {about(found.minutes)}" if found.minutes is not None else ""
+    say(f"  at {size} pixels: mAP {found.precision:.3f}, localization criterion {found.criterion:.2f}{cost}")
+    return found
+
+
+def best_of(tried: Sequence[Tried]) -> Tried:
+    """The one with the best criterion of those whose precision is within `NEAR` of the best; of equals the first."""
+    most = max(one.precision for one in tried)
+    return max((one for one in tried if one.precision >= most - NEAR), key=lambda one: one.criterion)
+
+
+def say_of_larger(train: Dataset, long_side: LongSide, say: Say) -> None:
+    """Say how larger sizes are tried, where photos are made much smaller than they are."""
+    most = bounds_of(long_side)[1]
+    sides = [max(size) for size in sizes_of(train)]
+    if sides and sum(sides) / len(sides) > LARGER * most:
+        share, larger = most * len(sides) / sum(sides), round(most * math.sqrt(2))
+        say(
+            f"  which is {share:.2f} of their size: where things would be lost by that, try larger ones by "
+            f"--set sizes=[{most:.0f},{larger}] (twice the pixels take twice the time)"
+        )
 
 
 def divided(train: Dataset, seed: int) -> tuple[Dataset, Dataset]:
@@ -76,18 +152,19 @@ def left_by_erasing(
     recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, epochs: int, execution: Execution
 ) -> float:
     """Train shortly in `folder`; what is left of a tag's score on others, 0..1, 1 where that can't be told."""
-    train_classifier(
-        learned,
-        folder,
-        shortened(recipe.classifier, epochs),
-        seed=recipe.seed,
-        execution=execution,
-        validation=others,
-        looked_at=len(others),
-    )
+    train_shortly(shortened(recipe.classifier, epochs), learned, others, folder, recipe.seed, execution)
     looks = as_dict(read_manifest(folder, "train-classifier").get("localization_criterion"))
     value = next(map(as_number, as_list(looks.get("erased"))), None)  # of the smallest share
     return 1.0 if value is None else value
+
+
+def train_shortly(
+    config: ClassifierConfig, learned: Dataset, others: Dataset, folder: Path, seed: int, execution: Execution
+) -> None:
+    """Train a classifier in `folder`; all the others tell its precision and its criterion."""
+    train_classifier(
+        learned, folder, config, seed=seed, execution=execution, validation=others, looked_at=len(others)
+    )
 
 
 def expected_minutes(
@@ -111,12 +188,23 @@ def expected_minutes(
 
 def mean_pixels(dataset: Dataset) -> float:
     """Mean number of pixels that photos are worked on with, from some of them; 0 where none can be read."""
-    counts = []
+    long_side = dataset.records[0].long_side if len(dataset) else None
+    counts = [math.prod(limited_size(size, long_side)) for size in sizes_of(dataset)]
+    return sum(counts) / len(counts) if counts else 0.0
+
+
+def sizes_of(dataset: Dataset) -> list[tuple[int, int]]:
+    """(height, width) of some photos as their files have them; those that can't be read are left out."""
+    found = []
     for record in dataset.records[:: max(1, len(dataset) // MEASURED)]:
         with suppress(DataError):
-            height, width = limited_size(image_size(record.path), record.long_side)
-            counts.append(height * width)
-    return sum(counts) / len(counts) if counts else 0.0
+            found.append(image_size(record.path))
+    return found
+
+
+def about(minutes: float) -> str:
+    """Whole minutes, in words."""
+    return f"about {max(1, round(minutes))} min"
 
 
 def in_words(long_side: LongSide) -> str:

@@ -18,7 +18,7 @@ from tag2mask.data.settings import DataConfig, read_set
 from tag2mask.engine.execution import Execution
 from tag2mask.networks.erasing import SHARES
 from tag2mask.recipe import AUTO, load_recipe, recipe_mapping
-from tag2mask.trial import divided, epochs_of
+from tag2mask.trial import Tried, divided, epochs_of
 from tiny_run import write_photos
 
 RECIPE = """
@@ -189,6 +189,68 @@ def test_a_training_takes_as_much_longer_as_it_sees_more_pixels(
     drawn = dataclasses.replace(taken, classifier=dataclasses.replace(whole, long_side_min=32, long_side_max=64))
     assert trial.expected_minutes(drawn, train, train, tmp_path, whole) is None
     assert trial.expected_minutes(taken, train, train, tmp_path / "nothing", whole) is None
+
+
+@pytest.mark.parametrize(
+    ("precisions", "criteria", "best"),
+    [
+        ((0.738, 0.777, 0.740), (0.05, 0.11, 0.24), 320),  # tags are told about as well: where it looks decides
+        ((0.70, 0.777, 0.60), (0.05, 0.11, 0.24), 224),  # the last looks well at what it hardly knows
+        ((0.7, 0.7, 0.7), (0.2, 0.2, 0.2), 160),  # the smallest costs least
+    ],
+)
+def test_the_best_size_tells_tags_and_looks_at_things(
+    precisions: tuple[float, ...], criteria: tuple[float, ...], best: int
+) -> None:
+    found = zip((160, 224, 320), precisions, criteria, strict=True)
+    assert trial.best_of([Tried(size, told, looks, None) for size, told, looks in found]).size == best
+
+
+@pytest.mark.parametrize("variant", ["auto", "small"])
+def test_sizes_are_tried_and_the_run_keeps_the_best(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    monkeypatch.setattr(trial, "LEFT", 1.01)  # small
+    write_photos(tmp_path / "farm")
+    out, said = tmp_path / "run", list[str]()
+    free = ["classifier.long_side_min=null", "classifier.long_side_max=null"]
+    loaded = load_recipe(recipe, [f"variant={variant}", "sizes=[48,64]", *free])
+    chain = open_chain(loaded, tmp_path / "farm", out, execution=EXECUTION, say=said.append)
+    manifests = {size: read_json(out / "trial" / f"size_{size}" / "manifest.json") for size in (48, 64)}
+    assert {made["config"]["pooling"] for made in manifests.values()} == {"maximum"}  # the variant's own
+    tried = [
+        Tried(size, made["validation_map"], made["localization_criterion"]["criterion"], None)
+        for size, made in manifests.items()
+    ]
+    size = trial.best_of(tried).size
+    assert chain.context.recipe.data.long_side == (size, size)
+    assert {record.long_side for record in chain.context.train.records} == {(size, size)}
+    assert chain.context.recipe.sizes is None
+    told = [line for line in said if "localization criterion" in line]
+    assert [f"mAP {one.precision:.3f}" in line for one, line in zip(tried, told, strict=True)] == [True, True]
+
+    weights = out / "trial" / "size_64" / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = open_chain(loaded, tmp_path / "farm", out, execution=EXECUTION, say=said.append)
+    assert again.context.recipe == chain.context.recipe
+    assert weights.stat().st_mtime_ns == before
+    assert recipe_mapping(load_recipe(out / "recipe.yaml")) == recipe_mapping(chain.context.recipe)
+
+
+def test_sizes_in_vain_are_refused(recipe: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"classifier\.long_side_min is 48; expected null, as sizes are"
+    ):
+        load_recipe(recipe, ["sizes=[48,64]"])
+
+
+@pytest.mark.parametrize(("long_side", "said"), [(32, True), ((32, 60), False), (None, False)])
+def test_photos_made_much_smaller_are_told_of(tmp_path: Path, long_side: LongSide, said: bool) -> None:
+    write_photos(tmp_path / "farm")  # 64 pixels wide
+    train = read_set(tmp_path / "farm", DataConfig(mask_classes=("cat", "cow", "person"))).select("train")
+    lines = list[str]()
+    trial.say_of_larger(train, long_side, lines.append)
+    assert [("0.50 of their size" in line, "sizes=[32,45]" in line) for line in lines] == [(True, True)] * said
 
 
 def test_a_run_killed_in_its_trial_goes_on(recipe: Path, tmp_path: Path) -> None:
