@@ -14,7 +14,7 @@ import yaml
 from tag2mask.common.commands import command
 from tag2mask.common.errors import DataError
 from tag2mask.config import build, with_overrides
-from tag2mask.data import Dataset, Problem, check_dataset, image_size
+from tag2mask.data import Dataset, Problem, check_dataset, image_sizes
 from tag2mask.data.findings import before_training, few_images
 from tag2mask.data.readers import READERS, taken_for
 from tag2mask.data.records import printable
@@ -165,12 +165,7 @@ def _splits(dataset: Dataset) -> Iterator[Line]:
 
 
 def _long_side(dataset: Dataset) -> Line:
-    sides = []
-    for record in dataset.records[:: max(1, len(dataset) // _SIZES)]:
-        try:
-            sides.append(max(image_size(record.path)))
-        except DataError:
-            continue  # named by the check
+    sides = [max(size) for size in image_sizes(dataset.records, _SIZES)]
     span = "" if not sides else str(max(sides)) if min(sides) == max(sides) else f"{min(sides)} to {max(sides)}"
     found = f"photos have {span} pixels; " if span else ""
     why = f"{found}the size that they are worked on at, at least and at most; else as the variant says"
@@ -189,6 +184,7 @@ def _written(root: Path, name: str, settings: Iterable[Line]) -> str:
             *map(str, settings),
             "# large: things cover much of their photos; small: a few hundredths; auto: tried in a minute or two",
             "variant: auto",
+            "# sizes: [640, 896]  # tried first, the best becomes long_side: where things are too small for that",
             "",
         ]
     )

@@ -11,13 +11,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tag2mask.common.errors import DataError
 from tag2mask.common.values import as_dict, as_list, as_number
-from tag2mask.data import Dataset, image_size, limited_size
+from tag2mask.data import Dataset, image_sizes, limited_size
 from tag2mask.data.images import LongSide, bounds_of
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import Enough
@@ -130,7 +128,7 @@ def best_of(tried: Sequence[Tried]) -> Tried:
 def say_of_larger(train: Dataset, long_side: LongSide, say: Say) -> None:
     """Say how larger sizes are tried, where photos are made much smaller than they are."""
     most = bounds_of(long_side)[1]
-    sides = [max(size) for size in sizes_of(train)]
+    sides = [max(size) for size in image_sizes(train.records, MEASURED)]
     if sides and sum(sides) / len(sides) > LARGER * most:
         share, larger = most * len(sides) / sum(sides), round(most * math.sqrt(2))
         say(
@@ -189,17 +187,8 @@ def expected_minutes(
 def mean_pixels(dataset: Dataset) -> float:
     """Mean number of pixels that photos are worked on with, from some of them; 0 where none can be read."""
     long_side = dataset.records[0].long_side if len(dataset) else None
-    counts = [math.prod(limited_size(size, long_side)) for size in sizes_of(dataset)]
+    counts = [math.prod(limited_size(size, long_side)) for size in image_sizes(dataset.records, MEASURED)]
     return sum(counts) / len(counts) if counts else 0.0
-
-
-def sizes_of(dataset: Dataset) -> list[tuple[int, int]]:
-    """(height, width) of some photos as their files have them; those that can't be read are left out."""
-    found = []
-    for record in dataset.records[:: max(1, len(dataset) // MEASURED)]:
-        with suppress(DataError):
-            found.append(image_size(record.path))
-    return found
 
 
 def about(minutes: float) -> str:

@@ -59,10 +59,13 @@ def test_the_choices_stand_in_the_recipe_which_runs_as_written(tmp_path: Path, c
         "val_fraction: 0.2  # held out",
         "# long_side: [448, 640]  # photos have 64 pixels",
         "variant: auto",
+        "# sizes: [640, 896]",
         "under 50 photos, which tags hardly teach: cat, dog, healthy",
     ):
         assert expected in text, expected
     recipe = load_recipe(tmp_path / "mine.yaml")
+    (tmp_path / "tried.yaml").write_text(text.replace("# sizes", "sizes"), encoding="utf-8")
+    assert load_recipe(tmp_path / "tried.yaml").sizes == (640, 896)
     assert recipe.name == "mine"
     assert recipe.segmenter == load_recipe("photos").segmenter
     splits = read_splits(recipe, folder)

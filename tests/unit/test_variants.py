@@ -238,9 +238,7 @@ def test_sizes_are_tried_and_the_run_keeps_the_best(
 
 
 def test_sizes_in_vain_are_refused(recipe: Path) -> None:
-    with pytest.raises(
-        ConfigError, match=r"classifier\.long_side_min is 48; expected null, as sizes are"
-    ):
+    with pytest.raises(ConfigError, match=r"classifier\.long_side_min is 48; expected null, as sizes are"):
         load_recipe(recipe, ["sizes=[48,64]"])
 
 

@@ -1,7 +1,7 @@
 """Images, labels, masks and maps: reading and writing them, and nothing else."""
 
 from tag2mask.data.check import CheckReport, check_dataset, check_masks
-from tag2mask.data.images import decode_image, image_size, limited_size, read_image
+from tag2mask.data.images import decode_image, image_size, image_sizes, limited_size, read_image
 from tag2mask.data.maps import LocalizationMaps, at_full, at_stride4, load_maps, save_maps
 from tag2mask.data.masks import read_mask, resize_labels, voc_palette, write_mask
 from tag2mask.data.partners import PartnerIndex
@@ -28,6 +28,7 @@ __all__ = [
     "check_masks",
     "decode_image",
     "image_size",
+    "image_sizes",
     "joint_augment",
     "limited_size",
     "load_maps",

@@ -8,14 +8,14 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tag2mask.common.errors import GoneError
+from tag2mask.common.errors import DataError, GoneError
 from tag2mask.common.files import GONE
 from tag2mask.data import tiff
 from tag2mask.data.records import MAX_PIXELS, BadFileError, ImageRecord, LongSide, Reading
@@ -180,6 +180,15 @@ def image_size(path: Path | str, *, max_pixels: int = HEADER_PIXELS) -> tuple[in
     with open_picture(path, max_pixels) as picture:
         width, height = picture.size
         return (width, height) if _lies(Path(path), picture) else (height, width)
+
+
+def image_sizes(records: Sequence[ImageRecord], most: int) -> list[tuple[int, int]]:
+    """(height, width) of about `most` pictures, or all, spread over the records; unreadable ones are left out."""
+    found = []
+    for record in records[:: max(1, len(records) // most)]:
+        with suppress(DataError):
+            found.append(image_size(record.path))
+    return found
 
 
 def stored_turned(path: Path | str) -> bool:
