@@ -22,6 +22,7 @@ from tag2mask.networks.pooling import Pooling
 from tag2mask.recipe import Recipe
 from tag2mask.rib import RIBConfig
 from tag2mask.runs.log import read_epochs
+from tag2mask.runs.tags import tag_figures
 from tag2mask.stages import train_classifier as train_classifier_module
 from tag2mask.stages.localize import LocalizeConfig, Localizer
 from tag2mask.stages.stage import Context
@@ -123,8 +124,8 @@ def test_the_manifest_tells_what_was_learned(photos: Dataset, tmp_path: Path) ->
     train_classifier(photos, tmp_path / "classifier", config(), execution=HERE, validation=photos)
     manifest = read_json(tmp_path / "classifier" / "manifest.json")
     assert set(manifest["validation_ap"]) == set(photos.classes)
-    figures = list(manifest["validation_ap"].values())
-    assert manifest["validation_map"] == pytest.approx(sum(figures) / len(figures), abs=1e-5)
+    precisions = list(manifest["validation_ap"].values())
+    assert manifest["validation_map"] == pytest.approx(sum(precisions) / len(precisions), abs=1e-5)
     assert manifest["validation_images"] == len(photos) - 1  # one is broken
     rows = [json.loads(line) for line in (tmp_path / "classifier" / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["val_map"] == pytest.approx(manifest["validation_map"], abs=1e-5)
@@ -135,6 +136,12 @@ def test_the_manifest_tells_what_was_learned(photos: Dataset, tmp_path: Path) ->
     means = [sum(looks[name]) / len(looks[name]) for name in ("kept", "erased")]
     assert looks["criterion"] == pytest.approx(means[0] - means[1], abs=2e-4)
     assert set(looks["border"]) <= set(photos.classes)
+    figures = tag_figures(manifest)
+    assert figures is not None
+    assert figures.in_words() == (
+        f"held-out tags: mAP {manifest['validation_map']:.3f} on {len(photos) - 1} photos; "
+        f"localization criterion {looks['criterion']:.2f} on {looks['photos']}, the best is 1"
+    )
     for row in manifest["doubted_tags"]:
         assert row["split"] in ("train", "val")
         assert (row["score"] < 0.5) == row["tagged"]

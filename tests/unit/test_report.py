@@ -295,7 +295,9 @@ def test_what_the_classifier_makes_of_tags_is_shown_as_far_as_it_was_measured(ru
     precision = {"cat": 0.75, "cow": 1.0, "person": None}
     doubted = [{"id": PHOTO, "class": "cow", "tagged": False, "score": 0.93, "split": "train"}, {"id": "x"}, 3]
     manifest = run / "classifier" / "manifest.json"
-    edit(manifest, lambda m: m | {"validation_map": 0.875, "validation_ap": precision, "doubted_tags": doubted})
+    looks = {"criterion": 0.4321, "shares": [0.05, 0.4], "kept": [0.5, 0.9], "erased": [0.3, 0.2], "photos": 7}
+    told = {"validation_map": 0.875, "validation_ap": precision, "doubted_tags": doubted}
+    edit(manifest, lambda made: made | told | {"localization_criterion": looks})
     log = run / "classifier" / "log.jsonl"
     rows = [json.loads(line) | {"val_map": 0.5 + 0.25 * n} for n, line in enumerate(log.read_text().splitlines())]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -306,7 +308,12 @@ def test_what_the_classifier_makes_of_tags_is_shown_as_far_as_it_was_measured(ru
     assert "mAP, percent against epoch: Train classifier from 50 to 75" in text
     assert "1 tag that the classifier contradicts most" in shown
     assert f"{PHOTO}: not tagged cow, score 93.0 percent" in shown
-    edit(manifest, lambda made: made | {"validation_map": None, "doubted_tags": None})
+    assert "Where it looks, on 7 photos: of a tag's score, 50 percent stay" in shown
+    assert "and 30 where these are erased; of 40 percent of the photo 90 and 20. The mean difference, the" in shown
+    assert "localization criterion, is 0.43, 1 at the best" in shown
+    edit(manifest, lambda made: made | {"localization_criterion": looks | {"kept": [0.5, "x"]}})
+    assert "Where it looks" not in words(page_of(run, examples=0)[1])
+    edit(manifest, lambda made: made | dict.fromkeys((*told, "localization_criterion")))
     assert 'id="tags"' not in page_of(run, examples=0)[0]
 
 

@@ -20,6 +20,29 @@ class DoubtedTag:
 
 
 @dataclass(frozen=True)
+class Looks:
+    """Where the classifier looks, told without masks: tags' scores when the photo is kept or erased in part.
+
+    That part is where the tag's class map is strongest.
+    """
+
+    criterion: float  # mean of kept less erased, -1..1: the higher, the better the maps point at what is tagged
+    photos: int
+    shares: tuple[float, ...]  # 0..1, ascending
+    kept: tuple[float, ...]  # the score that remains where only the share is kept, in parts of the whole photo's
+    erased: tuple[float, ...]  # where it is erased
+
+    @property
+    def rows(self) -> list[tuple[float, float, float]]:
+        """(share, kept, erased) of each share."""
+        return list(zip(self.shares, self.kept, self.erased, strict=True))
+
+    def in_words(self) -> str:
+        """The criterion, for a line of text."""
+        return f"localization criterion {self.criterion:.2f} on {self.photos}, the best is 1"
+
+
+@dataclass(frozen=True)
 class TagFigures:
     """Average precision of the tags, 0..1, on held-out photos, and what the classifier contradicts most."""
 
@@ -27,6 +50,12 @@ class TagFigures:
     images: int | None
     by_class: dict[str, float]
     doubted: tuple[DoubtedTag, ...]
+    looks: Looks | None = None
+
+    def in_words(self) -> str:
+        """Average precision and criterion in a line; "" where neither was measured."""
+        told = f"held-out tags: mAP {self.mean:.3f} on {self.images} photos" if self.mean is not None else ""
+        return "; ".join(part for part in (told, self.looks.in_words() if self.looks else "") if part)
 
 
 def tag_figures(manifest: Mapping[str, Any]) -> TagFigures | None:
@@ -36,8 +65,18 @@ def tag_figures(manifest: Mapping[str, Any]) -> TagFigures | None:
         as_count(manifest.get("validation_images")),
         as_numbers(manifest.get("validation_ap")),
         tuple(_doubted(manifest.get("doubted_tags"))),
+        _looks(as_dict(manifest.get("localization_criterion"))),
     )
-    return None if figures.mean is None and not figures.doubted else figures
+    return None if figures.mean is None and not figures.doubted and figures.looks is None else figures
+
+
+def _looks(found: Mapping[str, Any]) -> Looks | None:
+    value, photos = as_number(found.get("criterion")), as_count(found.get("photos"))
+    rows = [[as_number(one) for one in as_list(found.get(key))] for key in ("shares", "kept", "erased")]
+    whole = [tuple(one for one in row if one is not None) for row in rows]
+    if value is None or photos is None or len({len(row) for row in (*rows, *whole)}) != 1:
+        return None
+    return Looks(value, photos, *whole)
 
 
 def _doubted(rows: Any) -> Iterable[DoubtedTag]:

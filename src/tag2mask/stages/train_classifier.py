@@ -26,6 +26,7 @@ from tag2mask.networks.backbones import family_of
 from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.pooling import Kind, Pooling
 from tag2mask.runs.folder import read_manifest
+from tag2mask.runs.tags import tag_figures
 from tag2mask.stages.criterion import localization_criterion
 from tag2mask.stages.learned_tags import warnings_of
 from tag2mask.stages.stage import Context, Planned, Stage
@@ -36,7 +37,7 @@ DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for w
 DOUBTED_SHOWN = 24  # tags in the manifest
 ENOUGH = Enough(epochs=6, images=2400, most=24)  # epochs: auto
 LARGEST_CROP = 4096  # pixels, where photos are taken whole
-CRITERION_IMAGES = 24  # photos with tags, class-balanced, on which is measured where the classifier looks
+CRITERION_IMAGES = 60  # photos with tags, class-balanced, on which is measured where the classifier looks
 
 
 @dataclass(frozen=True)
@@ -355,7 +356,11 @@ def _run(entry: Planned, context: Context) -> None:
     out = context.out / entry.folder
     seed, execution = context.seed, context.execution
     train_classifier(context.train, out, entry.config, seed=seed, execution=execution, validation=context.val)
-    for warning in read_manifest(out, STAGE.name).get("warnings", ()):
+    manifest = read_manifest(out, STAGE.name)
+    figures = tag_figures(manifest)
+    if figures is not None and (told := figures.in_words()):
+        context.say(f"  {told}")
+    for warning in manifest.get("warnings", ()):
         context.say(f"! {warning}")
 
 
