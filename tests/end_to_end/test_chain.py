@@ -318,7 +318,7 @@ def test_real_photos(animals_dir: Path, tmp_path: Path) -> None:
         "classifier.epochs=1",
         "segmenter.epochs=1",
         "localize.rib.steps=2",
-        "refine.boundary.epochs=1",
+        "refine.boundary.iterations=12",
         "predict.scales=[0.5]",
         "localize.rib.scales=[1.0, 0.5]",
         "localize.rib.loss_scales=[1.0]",
