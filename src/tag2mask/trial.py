@@ -133,7 +133,7 @@ def say_of_larger(train: Dataset, long_side: LongSide, say: Say) -> None:
         share, larger = most * len(sides) / sum(sides), round(most * math.sqrt(2))
         say(
             f"  which is {share:.2f} of their size: where things would be lost by that, try larger ones by "
-            f"--set sizes=[{most:.0f},{larger}] (twice the pixels take twice the time)"
+            f"--set 'sizes=[{most:.0f},{larger}]' (twice the pixels take twice the time)"
         )
 
 
