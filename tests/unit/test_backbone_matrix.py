@@ -35,9 +35,9 @@ def images(seed: int = 0, size: tuple[int, int] = SIZE, count: int = 1) -> Tenso
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def classifier_of(name: str, seed: int = 0) -> CAMClassifier:
+def classifier_of(name: str, seed: int = 0, stages: int = 5) -> CAMClassifier:
     """Three classes whose maps have positive and negative positions: nothing in them speaks for the photo's mean."""
-    classifier = build_classifier(name, 3, "none", seed=seed)
+    classifier = build_classifier(name, 3, "none", seed=seed, stages=stages)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         weight = nn.init.normal_(classifier.classifier.weight, std=0.5)
@@ -108,6 +108,31 @@ def test_sizes_parts_and_rib(name: str, tmp_path: Path) -> None:
     assert not torch.equal(after["classifier.weight"], before["classifier.weight"])
     head = [key for key in before if key.startswith("backbone.head.") and not key.endswith("num_batches_tracked")]
     assert any(not torch.equal(after[key], before[key]) for key in head)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_four_stages_are_the_first_four_of_five(name: str) -> None:
+    classifier = classifier_of(name, stages=4)
+    whole = build_classifier(name, 3, "none", seed=0)
+    assert (classifier.backbone.stages, whole.backbone.stages) == (4, 5)
+    own, its = parts_of(classifier), parts_of(whole)
+    assert len(own) < len(its)
+    for one, other in zip(own, its, strict=False):
+        pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+        assert all(torch.equal(value, same) for value, same in pairs)
+    features = classifier.backbone(images())
+    assert features.shape == (1, classifier.classifier.in_channels, *positions(name))
+
+    before = {key: value.clone() for key, value in classifier.state_dict().items()}
+    result = rib_of(classifier)
+    assert result.rib_sums[0].mean() > 2 * result.cam_sums[0].mean()  # the sum of two maps, the second raised
+    assert all(torch.equal(value, before[key]) for key, value in classifier.state_dict().items())
+
+
+def parts_of(classifier: CAMClassifier) -> list[nn.Module]:
+    """What photos pass one after the other, without what turns tokens and streams into maps."""
+    parts = [*classifier.backbone.trunk, *classifier.backbone.head]
+    return [part for part in parts if any(True for _ in part.parameters())]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -77,7 +77,7 @@ def test_a_small_set_is_gone_over_more_often_where_asked(
     photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = len(photos)
-    monkeypatch.setattr(train_classifier_module, "ENOUGH", Enough(epochs=2, images=3 * count, most=48))
+    monkeypatch.setattr(train_classifier_module, "ENOUGH", {5: Enough(epochs=2, images=3 * count, most=48)})
     train_classifier(photos, tmp_path / "auto", config(epochs="auto"), execution=HERE)
     train_classifier(photos, tmp_path / "three", config(epochs=3), execution=HERE)
     logged = [read_epochs((tmp_path / name / "log.jsonl").read_text())[0] for name in ("auto", "three")]
@@ -87,11 +87,23 @@ def test_a_small_set_is_gone_over_more_often_where_asked(
     assert load_classifier(tmp_path / "auto").pooling == Pooling.of("average", None)
 
 
-def test_the_whole_network_is_tuned_saved_and_loaded(photos: Dataset, tmp_path: Path) -> None:
+def test_four_stages_learn_for_longer() -> None:
+    counts = {
+        stages: [config(stages=stages, epochs="auto").epochs_for(n) for n in (80, 240, 400)] for stages in (4, 5)
+    }
+    assert counts == {4: [24, 17, 10], 5: [24, 10, 6]}
+    assert config(stages=4, epochs=3).epochs_for(80) == 3
+    with pytest.raises(ConfigError, match="classifier.stages is 3; expected one of 4, 5"):
+        config(stages=3)
+
+
+@pytest.mark.parametrize("stages", [4, 5])
+def test_the_whole_network_is_tuned_saved_and_loaded(stages: int, photos: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "classifier"
-    trained = train_classifier(photos, out, config(**LOCALIZING), execution=HERE, validation=photos)
-    start = train_classifier(photos, tmp_path / "start", config(epochs=0), execution=HERE)
+    trained = train_classifier(photos, out, config(**LOCALIZING, stages=stages), execution=HERE, validation=photos)
+    start = train_classifier(photos, tmp_path / "start", config(epochs=0, stages=stages), execution=HERE)
     loaded = load_classifier(out)
+    assert loaded.backbone.stages == stages
     assert loaded.pooling == Pooling("log-sum-exp", 4.0)
     assert loaded.state_dict().keys() == trained.state_dict().keys()
     for name, value in trained.state_dict().items():
@@ -155,14 +167,16 @@ def test_looking_at_held_out_photos_changes_no_weight(photos: Dataset, tmp_path:
     assert "validation_map" not in read_json(tmp_path / "b" / "manifest.json")
 
 
-def test_a_manifest_without_a_pooling_means_the_average(photos: Dataset, tmp_path: Path) -> None:
+def test_a_manifest_without_newer_settings_means_the_reference(photos: Dataset, tmp_path: Path) -> None:
     train_classifier(photos, tmp_path / "classifier", config(epochs=0), execution=HERE)
     path = tmp_path / "classifier" / "manifest.json"
     manifest = read_json(path)
-    new = {"pooling", "pooling_parameter", "tuned", "batch_norm", "schedule", "balance", "brightness", "crop"}
+    new = {"stages", "pooling", "pooling_parameter", "tuned", "batch_norm", "schedule", "balance", "brightness"}
+    new |= {"crop"}
     manifest["config"] = {key: value for key, value in manifest["config"].items() if key not in new}
     write_json(path, manifest)
     assert load_classifier(tmp_path / "classifier").pooling == Pooling("average")
+    assert load_classifier(tmp_path / "classifier").backbone.stages == 5
     train_classifier(photos, tmp_path / "classifier", config(epochs=0), execution=HERE)  # is finished, not refused
     with pytest.raises(ConfigError, match=r"config.pooling: .*'maximum' now"):
         train_classifier(photos, tmp_path / "classifier", config(epochs=0, pooling="maximum"), execution=HERE)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.networks.families import EARLY_STAGES, FAMILIES, TRUNK_STAGES, Family, Stages
+from tag2mask.networks.families import EARLY_STAGES, FAMILIES, STAGES, TRUNK_STAGES, Family, Stages
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -75,8 +75,9 @@ class Backbone(nn.Module):
     """A feature extractor in two parts: `trunk`, frozen, and `head` to the last features, tuned.
 
     The first `early` parts of the trunk are what comes before its third stage, on a ResNet before stride 8.
-    `channels` is the width of the last features: 2048 for ResNet-50/101, 1280 for EfficientNet-Lite0. `whole`: they
-    cover the photo exactly; else they begin at its left upper corner and may reach over its right and lower edges.
+    `channels` is the width of the last features: 2048 for ResNet-50/101, 1280 for EfficientNet-Lite0. `stages`: how
+    many of the network's five it has, from the first. `whole`: its features cover the photo exactly; else they begin
+    at its left upper corner and may reach over its right and lower edges.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Backbone(nn.Module):
         name: str,
         *,
         early: int = 0,
+        stages: int = STAGES,
         whole: bool = False,
     ) -> None:
         super().__init__()
@@ -95,6 +97,7 @@ class Backbone(nn.Module):
         self.channels = channels
         self.name = name
         self.early = early
+        self.stages = stages
         self.whole = whole
 
     def forward(self, images: Tensor) -> Tensor:
@@ -182,25 +185,30 @@ def entrance_of(network: Any, family: Family) -> list[nn.Module]:
     return [*cells, *normalisation_of(network)]
 
 
-def split_network(network: Any, name: str, *, classifies: bool = False) -> Backbone:
-    """Cut a timm network into trunk and head; its classifier is dropped. `classifies`: ours comes in its place."""
+def split_network(network: Any, name: str, *, classifies: bool = False, stages: int = STAGES) -> Backbone:
+    """Cut a timm network into trunk and head; its classifier is dropped. `classifies`: ours comes in its place.
+
+    Of the five stages the first `stages` are kept, at least one more than the trunk has.
+    """
     family = family_of_kind(type(network), name)
     own_cell = family.classifier_cell if classifies else None
-    stages = family.stages(network)
-    parts = [part for stage in stages for part in stage]
-    cut = _first_tuned(parts, family, stages)
-    shown = family.shown(network)[-1]
+    kept = family.stages(network)[:stages]
+    parts = [part for stage in kept for part in stage]
+    cut = _first_tuned(parts, family, kept)
+    shown = family.shown(network)[stages - 1]
     trunk = {str(place): part for place, part in enumerate([*entrance_of(network, family), *parts[:cut]])}
     if own_cell is not None:  # by a name, so that weights of earlier versions, whose parts are numbered, fit
         trunk = {"cells": WholeCells(own_cell, own_cell)} | trunk
-    early = len(trunk) - cut + sum(map(len, stages[:EARLY_STAGES]))
-    head = [*parts[cut:], *([] if isinstance(shown, nn.Identity) else [shown])]
+    early = len(trunk) - cut + sum(map(len, kept[:EARLY_STAGES]))
+    frozen = nn.Sequential(OrderedDict(trunk))
+    head = nn.Sequential(*parts[cut:], *([] if isinstance(shown, nn.Identity) else [shown]))
     return Backbone(
-        nn.Sequential(OrderedDict(trunk)),
-        nn.Sequential(*head),
-        family.channels(network),
+        frozen,
+        head,
+        family.channels(network) if stages == STAGES else _channels_of(nn.Sequential(frozen, head)),
         name,
         early=min(early, len(trunk)),
+        stages=stages,
         whole=family.cell is not None or own_cell is not None,
     )
 
@@ -211,6 +219,12 @@ def _first_tuned(parts: Sequence[nn.Module], family: Family, stages: Stages) -> 
         return sum(map(len, stages[:TRUNK_STAGES]))
     blocks = [place for place, part in enumerate(parts) if isinstance(part, family.blocks)]
     return blocks[-max(1, len(blocks) // 4)]
+
+
+@torch.no_grad()
+def _channels_of(network: nn.Module) -> int:
+    """How many channels a network's features have, by those of a blank image."""
+    return int(network.eval()(torch.zeros(1, 3, 64, 64)).shape[1])
 
 
 class StagedBackbone(nn.Module):

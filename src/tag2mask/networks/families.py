@@ -28,6 +28,7 @@ from tag2mask.networks.tokens import PatchMap, TokenBlock, token_stages
 from tag2mask.networks.windows import WindowBlock, in_phases, window_stages
 
 Stages = list[list[nn.Module]]
+STAGES = 5  # that each network is cut in
 TRUNK_STAGES = 3
 EARLY_STAGES = 2  # up to stride 4: the most pixels, and features that hardly change when they are tuned
 

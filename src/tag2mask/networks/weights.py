@@ -30,6 +30,7 @@ from tag2mask.networks.backbones import (
 )
 from tag2mask.networks.boundary import BoundaryNetwork
 from tag2mask.networks.classifier import CAMClassifier
+from tag2mask.networks.families import STAGES
 from tag2mask.networks.pyramid import PyramidEncoder
 
 State = Mapping[str, Tensor]
@@ -40,8 +41,10 @@ REFERENCE_STAGES = {"stage1.0.": "conv1.", "stage1.1.": "bn1.", "stage1.4.": "la
 _REFERENCE_LATE = {"stage3.0.": "layer3.", "stage4.0.": "layer4."}
 
 
-def build_classifier(name: str, n_classes: int, weights: str | None = "auto", *, seed: int = 0) -> CAMClassifier:
-    """Build the CAM classifier (stride 16, undilated) on backbone `name`.
+def build_classifier(
+    name: str, n_classes: int, weights: str | None = "auto", *, seed: int = 0, stages: int = STAGES
+) -> CAMClassifier:
+    """Build the CAM classifier (stride 16, undilated) on the first `stages`, 4 or 5, of backbone `name`'s five.
 
     `weights`: "auto" (installed package, else hub), "none" or None (random, from `seed`), or a file's path.
     Raises ConfigError for an unknown backbone, WeightsError when weights are missing or don't fit.
@@ -49,7 +52,8 @@ def build_classifier(name: str, n_classes: int, weights: str | None = "auto", *,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network, state = _network_and_state(name, weights)
-        classifier = CAMClassifier(split_network(network, name, classifies=True), n_classes)
+        backbone = split_network(network, name, classifies=True, stages=stages)
+        classifier = CAMClassifier(backbone, n_classes)
     if state is not None and "classifier.weight" in state and _is_cam_weight(state["classifier.weight"]):
         load_classifier_weight(classifier, state["classifier.weight"], str(weights))
     return classifier

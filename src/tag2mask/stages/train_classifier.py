@@ -24,6 +24,7 @@ from tag2mask.engine.loop import Enough, FitSettings, Sample, fit
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
 from tag2mask.networks.backbones import family_of
 from tag2mask.networks.classifier import BatchNorm, Tuned
+from tag2mask.networks.families import STAGES
 from tag2mask.networks.pooling import Kind, Pooling
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.tags import tag_figures
@@ -35,7 +36,8 @@ from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at while it learns
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
 DOUBTED_SHOWN = 24  # tags in the manifest
-ENOUGH = Enough(epochs=6, images=2400, most=24)  # epochs: auto
+# epochs: auto, by how many stages of the backbone learn; what is shallower takes longer to tell classes apart
+ENOUGH = {5: Enough(epochs=6, images=2400, most=24), 4: Enough(epochs=10, images=4000, most=24)}
 LARGEST_CROP = 4096  # pixels, where photos are taken whole
 CRITERION_IMAGES = 60  # photos with tags, class-balanced, on which is measured where the classifier looks
 
@@ -47,7 +49,10 @@ class ClassifierConfig(Settings):
     backbone: Annotated[str, Free("timm's names; the first thing that a run builds")] = "resnet50"
     # "auto", "none" (random) or a file's path
     weights: Annotated[str, Free("a path; the first thing that a run loads")] = "auto"
-    # auto: 6, and of fewer than 400 images as many as learn from 2,400, at most 24
+    # How many of the backbone's five are taken: 5 all (reference); 4 end at stride 16, where a position sees less of
+    # what is around it, so that maps of small things are sharper, and a step takes half of the time.
+    stages: Literal[4, 5] = 5
+    # auto: 6, of four stages 10, and of fewer than 400 images as many as learn from 2,400 or 4,000, at most 24
     epochs: Annotated[int | Literal["auto"], Range(ge=0, le=100_000)] = 5  # reference
     batch_size: Annotated[int, Range(ge=1, le=8192)] = 16  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -105,7 +110,7 @@ class ClassifierConfig(Settings):
 
     def epochs_for(self, images: int) -> int:
         """How often a set of so many images is gone over."""
-        return ENOUGH.of(self.epochs, images)
+        return ENOUGH[self.stages].of(self.epochs, images)
 
     def pooled(self) -> Pooling:
         """The pooling with its parameter."""
@@ -145,7 +150,8 @@ def train_classifier(
     folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     if folder.finished:
         return load_classifier(out)
-    classifier = build_classifier(config.backbone, len(dataset.classes), config.weights, seed=seed)
+    n_classes = len(dataset.classes)
+    classifier = build_classifier(config.backbone, n_classes, config.weights, seed=seed, stages=config.stages)
     classifier = classifier.to(memory_format=torch.channels_last)
     classifier.pooling = config.pooled()
     classifier.learn(config.tuned, config.batch_norm)
@@ -333,9 +339,11 @@ def mean_average_precision(
 def load_classifier(folder: Path) -> CAMClassifier:
     """Load the classifier that `train_classifier` wrote to `folder`."""
     manifest = read_manifest(folder, "train-classifier")
-    classifier = build_classifier(manifest["config"]["backbone"], len(manifest["classes"]), "none")
+    made = manifest["config"]
+    stages = made.get("stages", STAGES)  # earlier manifests name none
+    classifier = build_classifier(made["backbone"], len(manifest["classes"]), "none", stages=stages)
     load_module(classifier, folder / "weights.safetensors")
-    classifier.pooling = pooling_of(manifest["config"])
+    classifier.pooling = pooling_of(made)
     return classifier.to(memory_format=torch.channels_last)
 
 
