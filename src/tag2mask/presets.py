@@ -48,6 +48,7 @@ def backbone_settings(name: str) -> dict[str, Any]:
     return {
         "classifier": {
             "backbone": name,
+            "stages": [5],
             **steep,
             "new_layers_multiplier": 20.0,  # the 1x1 convolution begins at nothing
             "tuned": "head",

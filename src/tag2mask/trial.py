@@ -19,6 +19,7 @@ from tag2mask.data import Dataset, image_sizes, limited_size
 from tag2mask.data.images import LongSide, bounds_of
 from tag2mask.engine.execution import Execution
 from tag2mask.engine.loop import Enough
+from tag2mask.networks.families import LAST_STAGE
 from tag2mask.recipe import AUTO, LARGE, SMALL, Recipe
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.info import TRIAL
@@ -37,6 +38,7 @@ NEAR = 0.05  # of mean average precision: so much chance is in that of 80 photos
 LARGER = 1.5  # than the size that they are worked on at: photos of which that is said
 # What a step of training costs by what is tuned: EfficientNet-Lite0, photos of 320 x 640 pixels, one core.
 COST = {"all": 1.0, "late": 0.72, "head": 0.62}
+WITHOUT_LAST = 0.45  # and what is left of it without the last stage
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ def expected_minutes(
 ) -> float | None:
     """What the classifier of `recipe` will take for `train`, by the quickest epoch of one with settings `tried`.
 
-    Both go by their pixels and by what they tune. None where the recipe's classifier draws sizes of its own, and
-    where nothing can be told.
+    Both go by their pixels, by what they tune and by the stages that they have. None where the recipe's classifier
+    draws sizes of its own, and where nothing can be told.
     """
     log = folder / FILE
     rows = read_epochs(log.read_text(encoding="utf-8"))[0] if log.is_file() else []
@@ -180,8 +182,13 @@ def expected_minutes(
         return None
     a_photo = min(row.seconds for row in rows) / len(learned)
     more = mean_pixels(train.worked_on_at(recipe.data.long_side)) / before
-    more *= COST[recipe.classifier.tuned] / COST[tried.tuned]
+    more *= cost_of(recipe.classifier) / cost_of(tried)
     return a_photo * more * len(train) * recipe.classifier.epochs_for(len(train)) / 60
+
+
+def cost_of(config: ClassifierConfig) -> float:
+    """What a step of this classifier's training costs, in parts of one that tunes the whole network."""
+    return COST[config.tuned] * (1 if LAST_STAGE in config.stages else WITHOUT_LAST)
 
 
 def mean_pixels(dataset: Dataset) -> float:

@@ -19,7 +19,7 @@ from tag2mask.networks import (
     load_module,
     save_module,
 )
-from tag2mask.networks.backbones import WholeCells, entrance_of, family_of, family_of_kind, split_network
+from tag2mask.networks.backbones import TwoDepths, WholeCells, entrance_of, family_of, family_of_kind, split_network
 from tag2mask.networks.folding import FoldedHead, fold_trunk
 from tag2mask.networks.weights import build_stages
 from tag2mask.refine.feature_affinity import descriptors, tapped
@@ -35,7 +35,7 @@ def images(seed: int = 0, size: tuple[int, int] = SIZE, count: int = 1) -> Tenso
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def classifier_of(name: str, seed: int = 0, stages: int = 5) -> CAMClassifier:
+def classifier_of(name: str, seed: int = 0, stages: tuple[int, ...] = (5,)) -> CAMClassifier:
     """Three classes whose maps have positive and negative positions: nothing in them speaks for the photo's mean."""
     classifier = build_classifier(name, 3, "none", seed=seed, stages=stages)
     with torch.random.fork_rng(devices=[]):
@@ -110,29 +110,39 @@ def test_sizes_parts_and_rib(name: str, tmp_path: Path) -> None:
     assert any(not torch.equal(after[key], before[key]) for key in head)
 
 
+@pytest.mark.parametrize("stages", [(4,), (4, 5)])
 @pytest.mark.parametrize("name", EVERY)
-def test_four_stages_are_the_first_four_of_five(name: str) -> None:
-    classifier = classifier_of(name, stages=4)
+def test_features_of_the_fourth_stage(name: str, stages: tuple[int, ...], tmp_path: Path) -> None:
+    classifier = classifier_of(name, stages=stages)
     whole = build_classifier(name, 3, "none", seed=0)
-    assert (classifier.backbone.stages, whole.backbone.stages) == (4, 5)
+    assert (classifier.backbone.stages, whole.backbone.stages) == (stages, (5,))
     own, its = parts_of(classifier), parts_of(whole)
-    assert len(own) < len(its)
+    assert len(own) == len(its) if 5 in stages else len(own) < len(its)
     for one, other in zip(own, its, strict=False):
         pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
         assert all(torch.equal(value, same) for value, same in pairs)
     features = classifier.backbone(images())
-    assert features.shape == (1, classifier.classifier.in_channels, *positions(name))
+    channels = classifier.classifier.in_channels
+    assert features.shape == (1, channels, *positions(name))
+    if 5 in stages:  # those of the last stage come last, those of the fourth before them
+        deep, fourth = whole.backbone(images()), classifier_of(name, stages=(4,)).backbone(images())
+        assert torch.allclose(features, torch.cat([fourth, deep], dim=1), atol=1e-5)
 
     before = {key: value.clone() for key, value in classifier.state_dict().items()}
     result = rib_of(classifier)
     assert result.rib_sums[0].mean() > 2 * result.cam_sums[0].mean()  # the sum of two maps, the second raised
     assert all(torch.equal(value, before[key]) for key, value in classifier.state_dict().items())
+    save_module(classifier, tmp_path / "classifier.safetensors")
+    loaded = build_classifier(name, 3, "none", seed=5, stages=stages)
+    load_module(loaded, tmp_path / "classifier.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(rib_of(loaded).rib_sums, result.rib_sums, strict=True))
 
 
 def parts_of(classifier: CAMClassifier) -> list[nn.Module]:
     """What photos pass one after the other, without what turns tokens and streams into maps."""
-    parts = [*classifier.backbone.trunk, *classifier.backbone.head]
-    return [part for part in parts if any(True for _ in part.parameters())]
+    head = classifier.backbone.head
+    late = [*head.first, *head.second] if isinstance(head, TwoDepths) else [*head.children()]
+    return [part for part in [*classifier.backbone.trunk, *late] if any(True for _ in part.parameters())]
 
 
 @pytest.mark.parametrize("name", EVERY)

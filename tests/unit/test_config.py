@@ -204,6 +204,13 @@ def test_presets_are_networks_of_timm() -> None:
     assert settings["classifier"]["backbone"] == PRESETS["mobilenetv3_large"]
 
 
+def test_a_preset_takes_the_last_features_whatever_the_variant_has() -> None:
+    assert load_recipe("photos", ["variant=small"]).classifier.stages == (4, 5)
+    assert load_recipe("photos", ["variant=small", "backbone=dinov2_small"]).classifier.stages == (5,)
+    own = load_recipe("photos", ["variant=small", "backbone=resnet50", "classifier.stages=[4,5]"])
+    assert own.classifier.stages == (4, 5)
+
+
 def test_a_long_value_is_cut_in_its_message(tmp_path: Path) -> None:
     (tmp_path / "long.yaml").write_text(f"name: long\npredict: {{scales: [{', '.join(['1.0'] * 500)}]}}\n")
     with pytest.raises(ConfigError, match=r"predict.scales is \[1.0, 1.0.{500,600}\.\.\.; expected") as caught:

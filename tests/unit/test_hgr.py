@@ -68,6 +68,18 @@ def test_taps_joined_are_the_backbone() -> None:
         assert torch.equal(values, classifier.backbone(images))
 
 
+def test_a_head_of_two_depths_is_one_tap() -> None:
+    classifier = build_classifier("efficientnet_lite0", 2, "none", stages=(4, 5))
+    taps = taps_of(classifier)
+    assert [tap.name for tap in taps] == ["stem", "stage1", "stage2", "stage3", "features"]
+    values = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        whole = classifier.backbone(values)
+        for tap in taps:
+            values = tap.part(values)
+    assert torch.equal(values, whole)
+
+
 def test_gradients_are_those_of_the_classifier() -> None:
     classifier, image = tiny_classifier(), tiny_views()[0][:1]
     found = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -152,8 +151,8 @@ def test_the_stage_learns_it_and_it_counts_where_tags_are_unknown(noise: Dataset
         assert np.array_equal(known.confidence, predict_answer(bare, image, config, classes).confidence)
 
 
-@pytest.mark.parametrize("stages", [4, 5])
-def test_the_runs_classifier_is_asked(stages: Literal[4, 5], noise: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [(4,), (4, 5), (5,)])
+def test_the_runs_classifier_is_asked(stages: tuple[int, ...], noise: Dataset, tmp_path: Path) -> None:
     execution = Execution("cpu", workers=0)
     tags = ClassifierConfig(
         "resnet10t", "none", stages, epochs=0, crop_size=64, long_side_min=64, long_side_max=64, pooling="top-share"
@@ -165,7 +164,7 @@ def test_the_runs_classifier_is_asked(stages: Literal[4, 5], noise: Dataset, tmp
     classifier = tmp_path / "classifier"
     network = train_segmenter(noise, None, tmp_path / "net", config, execution=execution, classifier=classifier)
     manifest = read_json(tmp_path / "net" / "manifest.json")
-    made = {"backbone": "resnet10t", "stages": stages, "kind": "top-share", "parameter": 0.1}
+    made = {"backbone": "resnet10t", "stages": list(stages), "kind": "top-share", "parameter": 0.1}
     assert manifest["tag_prior"] == {"photos": 24, "classifier": made}
     assert manifest["inputs"]["classifier"]
     image = np.asarray(Image.open(noise.records[9].path))

@@ -185,6 +185,12 @@ def test_a_training_takes_as_much_longer_as_it_sees_more_pixels(
     shorter = trial.expected_minutes(quicker, train, train, tmp_path, tuned)
     assert shorter is not None
     assert 5 * more / 2 < shorter < 5 * more  # early features have no gradients
+    halved = dataclasses.replace(taken, classifier=dataclasses.replace(whole, stages=(4,)))
+    shallow = trial.expected_minutes(halved, train, train, tmp_path, whole)
+    assert shallow is not None
+    assert shallow < 5 * more / 2  # and half of a step is the last stage's
+    joined = dataclasses.replace(taken, classifier=dataclasses.replace(whole, stages=(4, 5)))
+    assert trial.expected_minutes(joined, train, train, tmp_path, whole) == pytest.approx(5 * more)
     assert trial.in_words(long_side) == words
     drawn = dataclasses.replace(taken, classifier=dataclasses.replace(whole, long_side_min=32, long_side_max=64))
     assert trial.expected_minutes(drawn, train, train, tmp_path, whole) is None

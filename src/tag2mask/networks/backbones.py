@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tag2mask.common.errors import ConfigError, did_you_mean
-from tag2mask.networks.families import EARLY_STAGES, FAMILIES, STAGES, TRUNK_STAGES, Family, Stages
+from tag2mask.networks.families import EARLY_STAGES, FAMILIES, LAST_STAGE, TRUNK_STAGES, Family, Stages
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -75,20 +75,20 @@ class Backbone(nn.Module):
     """A feature extractor in two parts: `trunk`, frozen, and `head` to the last features, tuned.
 
     The first `early` parts of the trunk are what comes before its third stage, on a ResNet before stride 8.
-    `channels` is the width of the last features: 2048 for ResNet-50/101, 1280 for EfficientNet-Lite0. `stages`: how
-    many of the network's five it has, from the first. `whole`: its features cover the photo exactly; else they begin
-    at its left upper corner and may reach over its right and lower edges.
+    `channels` is the width of the last features: 2048 for ResNet-50/101, 1280 for EfficientNet-Lite0. `stages`:
+    which of the network's five give them. `whole`: they cover the photo exactly; else they begin at its left upper
+    corner and may reach over its right and lower edges.
     """
 
     def __init__(
         self,
         trunk: nn.Sequential,
-        head: nn.Sequential,
+        head: nn.Module,
         channels: int,
         name: str,
         *,
         early: int = 0,
-        stages: int = STAGES,
+        stages: Sequence[int] = (LAST_STAGE,),
         whole: bool = False,
     ) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
         self.channels = channels
         self.name = name
         self.early = early
-        self.stages = stages
+        self.stages = tuple(stages)
         self.whole = whole
 
     def forward(self, images: Tensor) -> Tensor:
@@ -185,27 +185,34 @@ def entrance_of(network: Any, family: Family) -> list[nn.Module]:
     return [*cells, *normalisation_of(network)]
 
 
-def split_network(network: Any, name: str, *, classifies: bool = False, stages: int = STAGES) -> Backbone:
+def split_network(
+    network: Any, name: str, *, classifies: bool = False, stages: Sequence[int] = (LAST_STAGE,)
+) -> Backbone:
     """Cut a timm network into trunk and head; its classifier is dropped. `classifies`: ours comes in its place.
 
-    Of the five stages the first `stages` are kept, at least one more than the trunk has.
+    `stages`: those whose features are the last ones, of the fourth and the fifth; of both they are joined.
     """
     family = family_of_kind(type(network), name)
     own_cell = family.classifier_cell if classifies else None
-    kept = family.stages(network)[:stages]
+    kept = family.stages(network)[: max(stages)]
     parts = [part for stage in kept for part in stage]
-    cut = _first_tuned(parts, family, kept)
-    shown = family.shown(network)[stages - 1]
+    earlier = sum(map(len, kept[: min(stages)]))  # parts up to the first of the stages that are asked for
+    cut = min(earlier, _first_tuned(parts, family, kept))
+    shown = [family.shown(network)[stage - 1] for stage in sorted(stages)]
     trunk = {str(place): part for place, part in enumerate([*entrance_of(network, family), *parts[:cut]])}
     if own_cell is not None:  # by a name, so that weights of earlier versions, whose parts are numbered, fit
         trunk = {"cells": WholeCells(own_cell, own_cell)} | trunk
     early = len(trunk) - cut + sum(map(len, kept[:EARLY_STAGES]))
     frozen = nn.Sequential(OrderedDict(trunk))
-    head = nn.Sequential(*parts[cut:], *([] if isinstance(shown, nn.Identity) else [shown]))
+    head: nn.Module
+    if len(shown) > 1:
+        head = TwoDepths(nn.Sequential(*parts[cut:earlier]), nn.Sequential(*parts[earlier:]), shown)
+    else:
+        head = nn.Sequential(*parts[cut:], *([] if isinstance(shown[0], nn.Identity) else shown))
     return Backbone(
         frozen,
         head,
-        family.channels(network) if stages == STAGES else _channels_of(nn.Sequential(frozen, head)),
+        family.channels(network) if tuple(stages) == (LAST_STAGE,) else _channels_of(nn.Sequential(frozen, head)),
         name,
         early=min(early, len(trunk)),
         stages=stages,
@@ -219,6 +226,23 @@ def _first_tuned(parts: Sequence[nn.Module], family: Family, stages: Stages) -> 
         return sum(map(len, stages[:TRUNK_STAGES]))
     blocks = [place for place, part in enumerate(parts) if isinstance(part, family.blocks)]
     return blocks[-max(1, len(blocks) // 4)]
+
+
+class TwoDepths(nn.Module):
+    """A head whose features are those of two stages, joined along their channels.
+
+    A position of the deeper stage knows more of what is around it, one of the other where it ends.
+    """
+
+    def __init__(self, first: nn.Sequential, second: nn.Sequential, shown: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.shown = nn.ModuleList(shown)  # from what each gives to a map
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map the trunk's features to those of both stages (B, c1 + c2, h, w)."""
+        given = self.first(features)
+        return torch.cat([self.shown[0](given), self.shown[1](self.second(given))], dim=1)
 
 
 @torch.no_grad()

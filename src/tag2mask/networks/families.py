@@ -28,7 +28,7 @@ from tag2mask.networks.tokens import PatchMap, TokenBlock, token_stages
 from tag2mask.networks.windows import WindowBlock, in_phases, window_stages
 
 Stages = list[list[nn.Module]]
-STAGES = 5  # that each network is cut in
+LAST_STAGE = 5  # of the stages that each network is cut in, counted from 1
 TRUNK_STAGES = 3
 EARLY_STAGES = 2  # up to stride 4: the most pixels, and features that hardly change when they are tuned
 
@@ -82,6 +82,9 @@ class Family:
     channels: Callable[[Any], int] = lambda net: net.num_features  # of the last map
     plain: bool = False  # one stride throughout: decoders need a pyramid made of it
     signed: bool = False  # half of what the last stage gives is below 0: layer norm comes last
+    rectified: bool = (
+        False  # each stage ends in a ReLU; else half of what one gives is below 0, the last perhaps apart
+    )
     # what a preset of this family takes (presets.py)
     pooling: Pooling = field(default_factory=Pooling)  # of the classifier
     rate: float = 3e-4  # AdamW's learning rate, of what is pretrained
@@ -156,9 +159,9 @@ _SWIN: dict[str, Any] = {
 }
 
 FAMILIES: dict[type[nn.Module], Family | Callable[[Any], Stages]] = {
-    ResNet: Family(_resnet),  # ResNeXt, SE-ResNet and Wide ResNet among them
+    ResNet: Family(_resnet, rectified=True),  # ResNeXt, SE-ResNet and Wide ResNet among them
     EfficientNet: Family(_efficientnet, classifier_cell=16),  # Lite, V1, V2, MobileNetV2, MnasNet
-    RegNet: Family(_regnet, classifier_cell=16),
+    RegNet: Family(_regnet, classifier_cell=16, rectified=True),
     MobileNetV3: Family(_by_strides, classifier_cell=16, dilates=False),  # V3 and V4
     ConvNeXt: Family(  # V1, V2, DINOv3's
         _convnext,
@@ -180,6 +183,7 @@ FAMILIES: dict[type[nn.Module], Family | Callable[[Any], Stages]] = {
         lower=_nothing,
         dilates=False,
         shown=shown_streams,
+        rectified=True,
         channels=lambda net: sum(net.stage4[0].num_in_chs),
     ),
 }

@@ -6,7 +6,7 @@ import re
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +30,7 @@ from tag2mask.networks.backbones import (
 )
 from tag2mask.networks.boundary import BoundaryNetwork
 from tag2mask.networks.classifier import CAMClassifier
-from tag2mask.networks.families import STAGES
+from tag2mask.networks.families import LAST_STAGE
 from tag2mask.networks.pyramid import PyramidEncoder
 
 State = Mapping[str, Tensor]
@@ -42,9 +42,9 @@ _REFERENCE_LATE = {"stage3.0.": "layer3.", "stage4.0.": "layer4."}
 
 
 def build_classifier(
-    name: str, n_classes: int, weights: str | None = "auto", *, seed: int = 0, stages: int = STAGES
+    name: str, n_classes: int, weights: str | None = "auto", *, seed: int = 0, stages: Sequence[int] = (LAST_STAGE,)
 ) -> CAMClassifier:
-    """Build the CAM classifier (stride 16, undilated) on the first `stages`, 4 or 5, of backbone `name`'s five.
+    """Build the CAM classifier (stride 16, undilated) on `stages`, the fourth, the fifth or both, of backbone `name`.
 
     `weights`: "auto" (installed package, else hub), "none" or None (random, from `seed`), or a file's path.
     Raises ConfigError for an unknown backbone, WeightsError when weights are missing or don't fit.

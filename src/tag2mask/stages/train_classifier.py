@@ -24,7 +24,7 @@ from tag2mask.engine.loop import Enough, FitSettings, Sample, fit
 from tag2mask.networks import CAMClassifier, build_classifier, load_module, save_module
 from tag2mask.networks.backbones import family_of
 from tag2mask.networks.classifier import BatchNorm, Tuned
-from tag2mask.networks.families import STAGES
+from tag2mask.networks.families import LAST_STAGE
 from tag2mask.networks.pooling import Kind, Pooling
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.tags import tag_figures
@@ -36,8 +36,7 @@ from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at while it learns
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
 DOUBTED_SHOWN = 24  # tags in the manifest
-# epochs: auto, by how many stages of the backbone learn; what is shallower takes longer to tell classes apart
-ENOUGH = {5: Enough(epochs=6, images=2400, most=24), 4: Enough(epochs=10, images=4000, most=24)}
+ENOUGH = Enough(epochs=6, images=2400, most=24)  # epochs: auto
 LARGEST_CROP = 4096  # pixels, where photos are taken whole
 CRITERION_IMAGES = 60  # photos with tags, class-balanced, on which is measured where the classifier looks
 
@@ -49,10 +48,10 @@ class ClassifierConfig(Settings):
     backbone: Annotated[str, Free("timm's names; the first thing that a run builds")] = "resnet50"
     # "auto", "none" (random) or a file's path
     weights: Annotated[str, Free("a path; the first thing that a run loads")] = "auto"
-    # How many of the backbone's five are taken: 5 all (reference); 4 end at stride 16, where a position sees less of
-    # what is around it, so that maps of small things are sharper, and a step takes half of the time.
-    stages: Literal[4, 5] = 5
-    # auto: 6, of four stages 10, and of fewer than 400 images as many as learn from 2,400 or 4,000, at most 24
+    # Which of the backbone's five give the features that class maps are made of: [5], the last (reference), [4] or
+    # [4, 5]. A position of the fourth sees less of what is around it, so that maps of small things are sharper.
+    stages: Annotated[tuple[int, ...], Range(ge=LAST_STAGE - 1, le=LAST_STAGE, items=(1, 2))] = (LAST_STAGE,)
+    # auto: 6, and of fewer than 400 images as many as learn from 2,400, at most 24
     epochs: Annotated[int | Literal["auto"], Range(ge=0, le=100_000)] = 5  # reference
     batch_size: Annotated[int, Range(ge=1, le=8192)] = 16  # images, of all processes together (reference)
     optimiser: Literal["sgd", "adamw"] = "sgd"
@@ -94,6 +93,8 @@ class ClassifierConfig(Settings):
             raise SettingError(self, keys, "null for both, or for neither")
         if self.long_sides is not None and self.long_sides[0] > self.long_sides[1]:
             raise SettingError(self, keys, f"at most long_side_max, {self.long_side_max}")
+        if sorted(set(self.stages)) != list(self.stages):
+            raise SettingError(self, ("stages",), "[5], [4] or [4, 5]")
         if self.crop_size is None and self.crop == "square":
             raise SettingError(self, ("crop_size", "crop"), "a number of pixels where crop is square")
         if self.pooling in ("top-share", "ranking") and (self.pooling_parameter or 0) > 1:
@@ -110,7 +111,7 @@ class ClassifierConfig(Settings):
 
     def epochs_for(self, images: int) -> int:
         """How often a set of so many images is gone over."""
-        return ENOUGH[self.stages].of(self.epochs, images)
+        return ENOUGH.of(self.epochs, images)
 
     def pooled(self) -> Pooling:
         """The pooling with its parameter."""
@@ -119,11 +120,20 @@ class ClassifierConfig(Settings):
 
 def check(config: ClassifierConfig) -> None:
     """Raise ConfigError for a pooling that the backbone's features don't suit."""
-    if config.pooling == "generalised-mean" and family_of(config.backbone).signed:
+    if config.pooling != "generalised-mean":
+        return
+    family = family_of(config.backbone)
+    if family.signed:
         raise ConfigError(
             "classifier.pooling: 'generalised-mean' is a power mean of features, of which "
             f"'{config.backbone}' has as many below 0 as above; expected another pooling, average say, or "
             f"--set backbone={config.backbone} in place of classifier.backbone, which sets all that fits it"
+        )
+    if config.stages != (LAST_STAGE,) and not family.rectified:
+        raise ConfigError(
+            "classifier.pooling: 'generalised-mean' is a power mean of features, of which the fourth stage of "
+            f"'{config.backbone}' has as many below 0 as above; expected another pooling, log-sum-exp say, or "
+            "classifier.stages: [5]"
         )
 
 
@@ -340,7 +350,7 @@ def load_classifier(folder: Path) -> CAMClassifier:
     """Load the classifier that `train_classifier` wrote to `folder`."""
     manifest = read_manifest(folder, "train-classifier")
     made = manifest["config"]
-    stages = made.get("stages", STAGES)  # earlier manifests name none
+    stages = made.get("stages", (LAST_STAGE,))  # earlier manifests name none
     classifier = build_classifier(made["backbone"], len(manifest["classes"]), "none", stages=stages)
     load_module(classifier, folder / "weights.safetensors")
     classifier.pooling = pooling_of(made)

@@ -38,7 +38,7 @@ from tag2mask.networks import (
     segmentation_loss,
 )
 from tag2mask.networks.decoders import SegmentationNetwork
-from tag2mask.networks.families import STAGES
+from tag2mask.networks.families import LAST_STAGE
 from tag2mask.networks.pooling import Pooling
 from tag2mask.networks.tag_prior import WORTH, ClassifierPrior, TagPrior
 from tag2mask.runs.decisions import mask_path
@@ -266,7 +266,8 @@ def _ask_classifier(
     tags = torch.from_numpy(dataset.label_matrix()[[bool(r.labels) or dataset.background for r in dataset.records]])
     prior.learn(tags)
     network.prior = prior.to(next(network.parameters()).device)
-    made = {"backbone": asked.backbone.name, "stages": asked.backbone.stages, **dataclasses.asdict(asked.pooling)}
+    backbone = asked.backbone
+    made = {"backbone": backbone.name, "stages": list(backbone.stages), **dataclasses.asdict(asked.pooling)}
     return {"tag_prior": {"photos": len(tags), "classifier": made}}
 
 
@@ -413,7 +414,7 @@ def load_segmenter(folder: Path) -> SegmentationNetwork:
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
     if config.asks_classifier:
         made = manifest["tag_prior"]["classifier"]
-        stages = made.get("stages", STAGES)  # earlier ones name none
+        stages = made.get("stages", (LAST_STAGE,))  # earlier ones name none
         classifier = build_classifier(made["backbone"], len(manifest["classes"]), "none", stages=stages)
         classifier.pooling = Pooling(made["kind"], made["parameter"])
         network.prior = ClassifierPrior(classifier.to(memory_format=torch.channels_last), config.tag_prior)

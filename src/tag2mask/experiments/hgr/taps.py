@@ -25,10 +25,15 @@ def taps_of(classifier: CAMClassifier) -> list[Tap]:
     """Cut trunk and head after their stages, in order; joined they are the backbone.
 
     A stage is a child that is a `Sequential`; what lies before the first is the stem, what lies after the last
-    belongs to the features. So batch norms and activations stay with their convolution.
+    belongs to the features, as does a head that joins two stages. So batch norms and activations stay with their
+    convolution.
     """
     halves = ((classifier.backbone.trunk, False), (classifier.backbone.head, True))
-    children = [(child, tuned) for half, tuned in halves for child in half.children()]
+    children = [
+        (child, tuned)
+        for half, tuned in halves
+        for child in (half.children() if isinstance(half, nn.Sequential) else [half])
+    ]
     taps: list[Tap] = []
     pending: list[nn.Module] = []
     stages = 0
