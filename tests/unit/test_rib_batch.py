@@ -173,9 +173,10 @@ def test_the_classifier_leaves_as_it_came() -> None:
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_convnext", "tiny_swin", "tiny_dinov3"])
-def test_every_kind_of_layer(name: str) -> None:
+@pytest.mark.parametrize("stages", [(5,), (4, 5)])
+def test_every_kind_of_layer(name: str, stages: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    classifier = build_classifier(name, 5, "none").double()
+    classifier = build_classifier(name, 5, "none", stages=stages).double()
     torch.nn.init.normal_(classifier.classifier.weight, std=0.3)
     config = FAST.replace(partners="none", scales=(1.0, 0.5), loss_scales=(1.0,))
     random = torch.Generator().manual_seed(1)
