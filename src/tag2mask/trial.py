@@ -38,7 +38,7 @@ NEAR = 0.05  # of mean average precision: so much chance is in that of 80 photos
 LARGER = 1.5  # than the size that they are worked on at: photos of which that is said
 # What a step of training costs by what is tuned: EfficientNet-Lite0, photos of 320 x 640 pixels, one core.
 COST = {"all": 1.0, "late": 0.72, "head": 0.62}
-WITHOUT_LAST = 0.45  # and what is left of it without the last stage
+WITHOUT_LAST = 0.45  # and what is left of it without the last stage, as measured with "late"
 
 
 @dataclass(frozen=True)

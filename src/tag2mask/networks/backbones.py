@@ -190,7 +190,8 @@ def split_network(
 ) -> Backbone:
     """Cut a timm network into trunk and head; its classifier is dropped. `classifies`: ours comes in its place.
 
-    `stages`: those whose features are the last ones, of the fourth and the fifth; of both they are joined.
+    `stages`: those whose features are the last ones, of the fourth and the fifth; of both they are joined, and all
+    that follows the fourth is in the head.
     """
     family = family_of_kind(type(network), name)
     own_cell = family.classifier_cell if classifies else None

@@ -82,9 +82,7 @@ class Family:
     channels: Callable[[Any], int] = lambda net: net.num_features  # of the last map
     plain: bool = False  # one stride throughout: decoders need a pyramid made of it
     signed: bool = False  # half of what the last stage gives is below 0: layer norm comes last
-    rectified: bool = (
-        False  # each stage ends in a ReLU; else half of what one gives is below 0, the last perhaps apart
-    )
+    rectified: bool = False  # what each stage gives is at least 0; else that of the last alone may be
     # what a preset of this family takes (presets.py)
     pooling: Pooling = field(default_factory=Pooling)  # of the classifier
     rate: float = 3e-4  # AdamW's learning rate, of what is pretrained

@@ -350,11 +350,15 @@ def load_classifier(folder: Path) -> CAMClassifier:
     """Load the classifier that `train_classifier` wrote to `folder`."""
     manifest = read_manifest(folder, "train-classifier")
     made = manifest["config"]
-    stages = made.get("stages", (LAST_STAGE,))  # earlier manifests name none
-    classifier = build_classifier(made["backbone"], len(manifest["classes"]), "none", stages=stages)
+    classifier = build_classifier(made["backbone"], len(manifest["classes"]), "none", stages=stages_of(made))
     load_module(classifier, folder / "weights.safetensors")
     classifier.pooling = pooling_of(made)
     return classifier.to(memory_format=torch.channels_last)
+
+
+def stages_of(settings: Mapping[str, Any]) -> Sequence[int]:
+    """The stages that a manifest's settings name; earlier ones name none and mean the last."""
+    return settings.get("stages", (LAST_STAGE,))
 
 
 def pooling_of(settings: Mapping[str, Any]) -> Pooling:

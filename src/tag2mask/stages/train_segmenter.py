@@ -38,7 +38,6 @@ from tag2mask.networks import (
     segmentation_loss,
 )
 from tag2mask.networks.decoders import SegmentationNetwork
-from tag2mask.networks.families import LAST_STAGE
 from tag2mask.networks.pooling import Pooling
 from tag2mask.networks.tag_prior import WORTH, ClassifierPrior, TagPrior
 from tag2mask.runs.decisions import mask_path
@@ -47,7 +46,7 @@ from tag2mask.runs.log import FILE, loss_points, read_epochs
 from tag2mask.stages.answer import answer_of_logits, combined_logits
 from tag2mask.stages.learned_masks import LONG_SIDE, complaint, handful, look
 from tag2mask.stages.stage import LAST, Context, Planned, Stage, has_masks, say_late
-from tag2mask.stages.train_classifier import load_classifier
+from tag2mask.stages.train_classifier import load_classifier, stages_of
 
 
 @dataclass(frozen=True)
@@ -414,8 +413,7 @@ def load_segmenter(folder: Path) -> SegmentationNetwork:
     network = build_segmenter(config, len(manifest["classes"]) + 1, "none")
     if config.asks_classifier:
         made = manifest["tag_prior"]["classifier"]
-        stages = made.get("stages", (LAST_STAGE,))  # earlier ones name none
-        classifier = build_classifier(made["backbone"], len(manifest["classes"]), "none", stages=stages)
+        classifier = build_classifier(made["backbone"], len(manifest["classes"]), "none", stages=stages_of(made))
         classifier.pooling = Pooling(made["kind"], made["parameter"])
         network.prior = ClassifierPrior(classifier.to(memory_format=torch.channels_last), config.tag_prior)
     elif config.tag_prior:
