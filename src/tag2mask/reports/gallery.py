@@ -205,7 +205,7 @@ def _final_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) ->
 
 def _doubtful_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
     card = _start(facts, image, groups)
-    kind = next((kind for kind in ("rib", "cam") if (facts.folder / "localization" / kind).is_dir()), "")
+    kind = _maps_of_masks(facts)
     if kind:
         card.panels.append(_heat_panel(facts, image, kind, kind.upper()))
         _name_views(facts, card)
@@ -213,6 +213,13 @@ def _doubtful_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int])
         if (facts.folder / folder / "masks").is_dir():
             card.panels.append(_mask_panel(facts, image, folder, title, score)[0])
     return card
+
+
+def _maps_of_masks(facts: RunFacts) -> str:
+    """The maps that the pseudo-masks were made of, else the last that there are; "" without any."""
+    own = next((stage.manifest.config.get("maps") for stage in facts.stages if stage.step.folder == OWN), None)
+    kinds = [own, "rib", "cam"]
+    return next((str(kind) for kind in kinds if kind and (facts.folder / "localization" / str(kind)).is_dir()), "")
 
 
 def _compared_card(facts: RunFacts, image: IndexedImage, groups: dict[str, int]) -> Card:
