@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tag2mask.common.errors import ConfigError, did_you_mean
 from tag2mask.config import (
@@ -50,8 +50,11 @@ class Recipe(Settings):
     seed: Annotated[int, Range(ge=0, lt=2**63)] = 0
     # which of the recipe's variants: a name, or "auto" = large or small, told by a short trial
     variant: Annotated[str, Free("looked up among the recipe's variants when it is read")] = ""
-    # sizes that short trainings on tags are tried at; the best becomes data.long_side. null: that one as it is
-    sizes: Annotated[tuple[int, ...] | None, Range(ge=32, le=65_536, note="pixels", items=(2, 4))] = None
+    # sizes that short trainings on tags are tried at; the best becomes data.long_side. auto: the least that
+    # data.long_side allows and it as it is, where photos are larger than that least. null: it as it is
+    sizes: Annotated[
+        tuple[int, ...] | Literal["auto"] | None, Range(ge=32, le=65_536, note="pixels", items=(2, 4))
+    ] = None
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     classifier: ClassifierConfig = dataclasses.field(default_factory=ClassifierConfig)
     localize: LocalizeConfig = dataclasses.field(default_factory=LocalizeConfig)
@@ -76,7 +79,7 @@ class Recipe(Settings):
 
     def check_relations(self) -> None:
         """Raise ConfigError for a refinement of maps that the localization doesn't make, and for sizes in vain."""
-        if self.sizes is not None and self.classifier.long_sides is not None:
+        if self.sizes not in (None, AUTO) and self.classifier.long_sides is not None:
             raise SettingError(self, ("classifier.long_side_min", "sizes"), "null, as sizes are to be tried")
         refinements = {"refine": self.refine} | {f"comparisons.{name}": one for name, one in self.comparisons.items()}
         for place, one in refinements.items():

@@ -3,7 +3,8 @@
 Whether things are large or small in their photos decides which variant of a recipe is taken. A classifier whose
 positions are averaged is trained for a few epochs; then the twentieth of each photo at which its class map is
 strongest is erased. Where things cover a few hundredths of a photo, they are gone with it, and the tag's score falls;
-where they cover much, most of them is left. At what size photos are worked on is tried where a recipe names sizes.
+where they cover much, most of them is left. At what size photos are worked on is tried where a recipe names sizes or
+leaves it open.
 """
 
 from __future__ import annotations
@@ -23,18 +24,22 @@ from tag2mask.networks.families import LAST_STAGE
 from tag2mask.recipe import AUTO, LARGE, SMALL, Recipe
 from tag2mask.runs.folder import read_manifest
 from tag2mask.runs.info import TRIAL
-from tag2mask.runs.log import FILE, read_epochs
+from tag2mask.runs.log import epochs_in
+from tag2mask.stages.best_epoch import merit
 from tag2mask.stages.stage import Say
 from tag2mask.stages.train_classifier import ClassifierConfig, train_classifier
 
 MEASURED = 100  # photos whose size is looked at
 PHOTOS = 240  # class-balanced; two thirds are trained on
+LOOKED_AT = 30  # of the others, class-balanced, that tell where a classifier of some size looks
 LONG_SIDE = 320  # pixels; smaller photos are enlarged, as small things don't show in them
 ENOUGH = Enough(epochs=1, images=480, most=24)  # three epochs of a set of 240, more of a smaller one
+ENOUGH_OF_SIZES = Enough(epochs=1, images=320, most=24)  # two, at each size
 # Of a tag's score with the strongest twentieth of the photo erased; below it things are small. On photos that weren't
 # trained on: animals 0.91 (160 photos: 0.79, 80: 0.74), lesions on leaves 0.50 and 0.60 (160: 0.67, 80: 0.62).
 LEFT = 0.70
-NEAR = 0.05  # of mean average precision: so much chance is in that of 80 photos
+TELLING = 60  # photos; of fewer a third, which tells, says little of two sizes
+NOTABLY = 1.2  # larger than the lower bound of sizes: photos for which that is tried
 LARGER = 1.5  # than the size that they are worked on at: photos of which that is said
 # What a step of training costs by what is tuned: EfficientNet-Lite0, photos of 320 x 640 pixels, one core.
 COST = {"all": 1.0, "late": 0.72, "head": 0.62}
@@ -45,7 +50,7 @@ WITHOUT_LAST = 0.45  # and what is left of it without the last stage, as measure
 class Tried:
     """What a short training at one size came to."""
 
-    size: int  # pixels of the longer side
+    long_side: LongSide
     precision: float  # mean average precision 0..1 of tags of photos that it didn't learn
     criterion: float  # of localization, -1..1, on the same photos
     minutes: float | None  # that the run's own classifier would train for
@@ -66,7 +71,7 @@ def of_variant(recipe: Recipe, train: Dataset, out: Path, execution: Execution, 
         return recipe
     learned, others = divided(train.worked_on_at((LONG_SIDE, LONG_SIDE)), recipe.seed)
     folder = out / TRIAL / LARGE
-    epochs = epochs_of(learned, folder)
+    epochs = epochs_of(learned, folder, ENOUGH)
     if not (folder / "manifest.json").is_file():
         say(f"  trial of variants: {len(learned)} photos, {epochs} epochs, told by {len(others)} others")
     left = left_by_erasing(recipe.alternatives[LARGE], learned, others, folder, epochs, execution)
@@ -77,7 +82,7 @@ def of_variant(recipe: Recipe, train: Dataset, out: Path, execution: Execution, 
     )
     taken = recipe.alternatives[chosen]
     minutes = expected_minutes(taken, train, learned, folder, recipe.alternatives[LARGE].classifier)
-    if minutes is not None and taken.sizes is None:
+    if minutes is not None and not sizes_of(taken, train):
         say(
             f"  photos are worked on {in_words(taken.data.long_side)}; the classifier will train for {about(minutes)}"
         )
@@ -86,30 +91,50 @@ def of_variant(recipe: Recipe, train: Dataset, out: Path, execution: Execution, 
 
 
 def of_size(recipe: Recipe, train: Dataset, out: Path, execution: Execution, say: Say) -> Recipe:
-    """The recipe at the size of its `sizes` that suits the photos; as it is where it names none.
+    """The recipe at the size that suits the photos, of those that it names or leaves open; else as it is.
 
     At each size the recipe's own classifier is shortly trained on the same photos.
     """
-    if recipe.sizes is None:
+    sizes = sizes_of(recipe, train)
+    recipe, left_open = dataclasses.replace(recipe, sizes=None), recipe.sizes == AUTO
+    if not sizes:
         return recipe
-    tried = [at_size(recipe, size, train, out / TRIAL / f"size_{size}", execution, say) for size in recipe.sizes]
-    best = best_of(tried)
-    say(f"  size {best.size}: looks best at things, of those that tell tags within {NEAR} of the best mAP")
-    data = dataclasses.replace(recipe.data, long_side=(best.size, best.size))
-    return dataclasses.replace(recipe, data=data, sizes=None)
+    best = best_of([at_size(recipe, size, train, out / TRIAL, execution, say) for size in sizes])
+    say(f"  photos are worked on {in_words(best.long_side)}: there mAP and criterion together are highest")
+    if left_open:
+        say_of_larger(train, best.long_side, say)
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, long_side=best.long_side))
 
 
-def at_size(recipe: Recipe, size: int, train: Dataset, folder: Path, execution: Execution, say: Say) -> Tried:
+def sizes_of(recipe: Recipe, train: Dataset) -> tuple[LongSide, ...]:
+    """The sizes to try, in the order in which they are named; none where nothing is left open.
+
+    `sizes: auto` leaves open what lies between the bounds of `data.long_side`, where the photos are larger than the
+    lower one, and enough to tell.
+    """
+    if isinstance(recipe.sizes, tuple):
+        return tuple((size, size) for size in recipe.sizes)
+    if recipe.sizes is None or recipe.classifier.long_sides is not None or len(train) < TELLING:
+        return ()
+    least, most = bounds_of(recipe.data.long_side)
+    sides = [max(limited_size(size, recipe.data.long_side)) for size in image_sizes(train.records, MEASURED)]
+    if not 0 < least < most or not sides or sum(sides) / len(sides) < NOTABLY * least:
+        return ()
+    return (round(least), round(least)), recipe.data.long_side
+
+
+def at_size(recipe: Recipe, size: LongSide, train: Dataset, trials: Path, execution: Execution, say: Say) -> Tried:
     """Train the recipe's classifier shortly on photos of this size; say and return what came of it."""
-    learned, others = divided(train.worked_on_at((size, size)), recipe.seed)
-    epochs = epochs_of(learned, folder)
-    config = dataclasses.replace(recipe.classifier, epochs=epochs)
+    learned, others = divided(train.worked_on_at(size), recipe.seed)
+    folder = trials / "_".join(["size", *(f"{bound:.0f}" for bound in sorted(set(bounds_of(size))))])
+    epochs = epochs_of(learned, folder, ENOUGH_OF_SIZES)
     if not (folder / "manifest.json").is_file():
-        say(f"  trial at {size} pixels: {len(learned)} photos, {epochs} epochs, told by {len(others)} others")
-    train_shortly(config, learned, others, folder, recipe.seed, execution)
+        say(f"  trial {in_words(size)}: {len(learned)} photos, {epochs} epochs, told by {len(others)} others")
+    config = dataclasses.replace(recipe.classifier, epochs=epochs)
+    train_shortly(config, learned, others, folder, recipe.seed, execution, LOOKED_AT)
     manifest = read_manifest(folder, "train-classifier")
     looks = as_dict(manifest.get("localization_criterion"))
-    whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, long_side=(size, size)))
+    whole = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, long_side=size))
     found = Tried(
         size,
         as_number(manifest.get("validation_map")) or 0.0,
@@ -117,14 +142,13 @@ def at_size(recipe: Recipe, size: int, train: Dataset, folder: Path, execution: 
         expected_minutes(whole, train, learned, folder, recipe.classifier),
     )
     cost = f"; the classifier would train for {about(found.minutes)}" if found.minutes is not None else ""
-    say(f"  at {size} pixels: mAP {found.precision:.3f}, localization criterion {found.criterion:.2f}{cost}")
+    say(f"  {in_words(size)}: mAP {found.precision:.3f}, localization criterion {found.criterion:.2f}{cost}")
     return found
 
 
 def best_of(tried: Sequence[Tried]) -> Tried:
-    """The one with the best criterion of those whose precision is within `NEAR` of the best; of equals the first."""
-    most = max(one.precision for one in tried)
-    return max((one for one in tried if one.precision >= most - NEAR), key=lambda one: one.criterion)
+    """The one of most merit, of precision and criterion together; of equals the first."""
+    return max(tried, key=lambda one: merit(one.precision, one.criterion))
 
 
 def say_of_larger(train: Dataset, long_side: LongSide, say: Say) -> None:
@@ -152,19 +176,25 @@ def left_by_erasing(
     recipe: Recipe, learned: Dataset, others: Dataset, folder: Path, epochs: int, execution: Execution
 ) -> float:
     """Train shortly in `folder`; what is left of a tag's score on others, 0..1, 1 where that can't be told."""
-    train_shortly(shortened(recipe.classifier, epochs), learned, others, folder, recipe.seed, execution)
+    config = shortened(recipe.classifier, epochs)
+    train_shortly(config, learned, others, folder, recipe.seed, execution, len(others))
     looks = as_dict(read_manifest(folder, "train-classifier").get("localization_criterion"))
     value = next(map(as_number, as_list(looks.get("erased"))), None)  # of the smallest share
     return 1.0 if value is None else value
 
 
 def train_shortly(
-    config: ClassifierConfig, learned: Dataset, others: Dataset, folder: Path, seed: int, execution: Execution
+    config: ClassifierConfig,
+    learned: Dataset,
+    others: Dataset,
+    folder: Path,
+    seed: int,
+    execution: Execution,
+    looked_at: int,
 ) -> None:
-    """Train a classifier in `folder`; all the others tell its precision and its criterion."""
-    train_classifier(
-        learned, folder, config, seed=seed, execution=execution, validation=others, looked_at=len(others)
-    )
+    """Train a classifier in `folder`; the others tell its precision, and so many of them its criterion."""
+    config = dataclasses.replace(config, keep="last", patience=None)
+    train_classifier(learned, folder, config, seed=seed, execution=execution, validation=others, trial=looked_at)
 
 
 def expected_minutes(
@@ -175,8 +205,7 @@ def expected_minutes(
     Both go by their pixels, by what they tune and by the stages that they have. None where the recipe's classifier
     draws sizes of its own, and where nothing can be told.
     """
-    log = folder / FILE
-    rows = read_epochs(log.read_text(encoding="utf-8"))[0] if log.is_file() else []
+    rows = epochs_in(folder)
     before = mean_pixels(learned)
     if recipe.classifier.long_sides is not None or not rows or not before:
         return None
@@ -208,18 +237,20 @@ def in_words(long_side: LongSide) -> str:
     least, most = bounds_of(long_side)
     if most == math.inf:
         return "at their own size"
+    if least == most:
+        return f"at {most:.0f} pixels"
     return f"at {least:.0f} to {most:.0f} pixels" if least else f"at {most:.0f} pixels at most"
 
 
-def epochs_of(learned: Dataset, folder: Path) -> int:
-    """How often a trial goes over its photos: those of the trial that is in `folder`, else as `ENOUGH` says."""
+def epochs_of(learned: Dataset, folder: Path, enough: Enough) -> int:
+    """How often a trial goes over its photos: as the trial that is in `folder`, else as `enough` says."""
     if (folder / "manifest.json").is_file():
         begun = as_number(
             as_dict(read_manifest(folder, "train-classifier", unfinished=True).get("config")).get("epochs")
         )
         if begun is not None:
             return int(begun)
-    return ENOUGH.of("auto", len(learned))
+    return enough.of("auto", len(learned))
 
 
 def shortened(config: ClassifierConfig, epochs: int) -> ClassifierConfig:

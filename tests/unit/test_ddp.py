@@ -77,7 +77,7 @@ RECIPE = """
 name: tiny
 data: {classes: [four, six, three, two, zero], mask_classes: [four, six, three, two, zero]}
 classifier: {backbone: efficientnet_lite0, weights: none, epochs: 2, batch_size: 3, learning_rate: 0.01,
-             long_side_min: 48, long_side_max: 64, crop_size: 64}
+             long_side_min: 48, long_side_max: 64, crop_size: 64, keep: best, patience: 1}
 """
 
 
@@ -106,7 +106,9 @@ def test_the_command_line_trains_a_classifier_in_two_processes(tmp_path: Path) -
     for name, value in one.items():
         assert torch.allclose(value.double(), two[name].double(), rtol=1e-6, atol=1e-9), name
     assert one["classifier.weight"].abs().max() > 0.05  # it has moved
-    manifest = read_json(tmp_path / "2" / "classifier" / "manifest.json")
+    manifests = [read_json(tmp_path / devices / "classifier" / "manifest.json") for devices in ("1", "2")]
+    assert manifests[0]["kept"] == manifests[1]["kept"]
+    manifest = manifests[1]
     states = {name: state["status"] for name, state in manifest["images"].items()}
     assert [name for name, status in states.items() if status == "failed"] == ["broken"]
     assert len(states) == 7

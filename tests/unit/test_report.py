@@ -90,6 +90,23 @@ def words(page: Page) -> str:
     return " ".join(page.text.split())
 
 
+@pytest.mark.parametrize(("maps", "shown"), [("rib", "rib"), ("cam", "cam"), ("gone", "rib")])
+def test_a_doubtful_photo_has_the_map_that_its_mask_was_made_of(run: Path, maps: str, shown: str) -> None:
+    change(run / "pseudo_masks" / "manifest.json", "config", maps=maps)
+    facts = gather(run)
+    assert gallery._maps_of_masks(facts) == shown
+    doubtful = look(run, facts.index, 0).doubts[0].id
+    card = gallery._doubtful_card(facts, facts.index.images[doubtful], {})
+    assert card.panels[1].title == shown.upper()
+
+
+def test_the_epoch_that_held_out_photos_chose_is_told_of(run: Path) -> None:
+    kept = {"epoch": 3, "learned": 7, "planned": 24, "photos": 4}
+    edit(run / "classifier" / "manifest.json", lambda whole: whole | {"kept": kept})
+    shown = words(page_of(run)[1])
+    assert "They are no judge of it any more: weights of epoch 3, ended early after 7 of 24" in shown
+
+
 def test_a_finished_run_shows_every_part(finished_run: Path, tmp_path: Path) -> None:
     text, page = page_of(finished_run, out=tmp_path / "report.html")
     shown = words(page)

@@ -209,7 +209,7 @@ def test_the_best_size_tells_tags_and_looks_at_things(
     precisions: tuple[float, ...], criteria: tuple[float, ...], best: int
 ) -> None:
     found = zip((160, 224, 320), precisions, criteria, strict=True)
-    assert trial.best_of([Tried(size, told, looks, None) for size, told, looks in found]).size == best
+    assert trial.best_of([Tried(size, told, looks, None) for size, told, looks in found]).long_side == best
 
 
 @pytest.mark.parametrize("variant", ["auto", "small"])
@@ -225,12 +225,12 @@ def test_sizes_are_tried_and_the_run_keeps_the_best(
     manifests = {size: read_json(out / "trial" / f"size_{size}" / "manifest.json") for size in (48, 64)}
     assert {made["config"]["pooling"] for made in manifests.values()} == {"maximum"}  # the variant's own
     tried = [
-        Tried(size, made["validation_map"], made["localization_criterion"]["criterion"], None)
+        Tried((size, size), made["validation_map"], made["localization_criterion"]["criterion"], None)
         for size, made in manifests.items()
     ]
-    size = trial.best_of(tried).size
-    assert chain.context.recipe.data.long_side == (size, size)
-    assert {record.long_side for record in chain.context.train.records} == {(size, size)}
+    size = trial.best_of(tried).long_side
+    assert chain.context.recipe.data.long_side == size
+    assert {record.long_side for record in chain.context.train.records} == {size}
     assert chain.context.recipe.sizes is None
     told = [line for line in said if "localization criterion" in line]
     assert [f"mAP {one.precision:.3f}" in line for one, line in zip(tried, told, strict=True)] == [True, True]
@@ -246,6 +246,77 @@ def test_sizes_are_tried_and_the_run_keeps_the_best(
 def test_sizes_in_vain_are_refused(recipe: Path) -> None:
     with pytest.raises(ConfigError, match=r"classifier\.long_side_min is 48; expected null, as sizes are"):
         load_recipe(recipe, ["sizes=[48,64]"])
+    assert load_recipe(recipe, ["sizes=auto"]).sizes == AUTO  # leaves open what there is to leave open
+    with pytest.raises(ConfigError, match=r"sizes is 'all'; expected .*'auto'"):
+        load_recipe(recipe, ["sizes=all"])
+
+
+FREE = ["variant=small", "sizes=auto", "classifier.long_side_min=null", "classifier.long_side_max=null"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["data.long_side=[48,128]"], ((48, 48), (48, 128))),  # the photos have 64 pixels
+        (["data.long_side=[32,40]"], ((32, 32), (32, 40))),
+        (["data.long_side=[60,128]"], ()),  # as good as no larger than the least
+        (["data.long_side=[96,128]"], ()),  # smaller: they are enlarged
+        (["data.long_side=[48,48]"], ()),
+        (["data.long_side=48"], ()),  # the size that somebody asks for
+        (["data.long_side=null"], ()),
+        (["data.long_side=[48,128]", "sizes=null"], ()),
+        (["data.long_side=[48,128]", "sizes=[32,40,48]"], ((32, 32), (40, 40), (48, 48))),
+        (["data.long_side=[48,128]", "classifier.long_side_min=32", "classifier.long_side_max=48"], ()),
+    ],
+)
+def test_sizes_left_open_are_those_that_the_photos_have(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], expected: tuple[LongSide, ...]
+) -> None:
+    monkeypatch.setattr(trial, "TELLING", 9)
+    write_photos(tmp_path / "farm")
+    loaded = load_recipe(recipe, [*FREE, *settings])
+    assert trial.sizes_of(loaded, read_set(tmp_path / "farm", loaded.data).select("train")) == expected
+
+
+@pytest.mark.parametrize(("better", "chosen"), [(48, (48, 48)), (64, (48, 128))])
+def test_a_size_left_open_is_chosen_and_kept(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, better: int, chosen: LongSide
+) -> None:
+    """Photos larger than the least are tried at that and as they are; the run says so and keeps what it chose."""
+    monkeypatch.setattr(trial, "TELLING", 9)
+    write_photos(tmp_path / "farm")
+    found, said = list[int](), list[str]()
+
+    def best_of(tried: list[Tried]) -> Tried:
+        found.extend(int(trial.bounds_of(one.long_side)[1]) for one in tried)
+        return tried[better == 64]
+
+    monkeypatch.setattr(trial, "best_of", best_of)
+    loaded = load_recipe(recipe, [*FREE, "data.long_side=[48,128]"])
+    out = tmp_path / "run"
+    chain = open_chain(loaded, tmp_path / "farm", out, execution=EXECUTION, say=said.append)
+    assert found == [48, 128]
+    assert sorted(path.name for path in (out / "trial").iterdir()) == ["size_48", "size_48_128"]
+    assert chain.context.recipe.data.long_side == chosen
+    assert chain.context.recipe.sizes is None
+    assert any("photos are worked on at 48" in line and "looks best at things" in line for line in said)
+    own = load_recipe(out / "recipe.yaml")
+    assert (own.data.long_side, own.sizes) == (chosen, None)
+
+
+@pytest.mark.parametrize(
+    ("photos", "long_side"),
+    [(9, (96, 128)), (10, (48, 128))],  # nothing to choose; too few photos to tell
+)
+def test_where_no_size_is_left_open_none_is_tried(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: int, long_side: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(trial, "TELLING", photos)
+    write_photos(tmp_path / "farm")
+    loaded = load_recipe(recipe, [*FREE, f"data.long_side={list(long_side)}"])
+    chain = open_chain(loaded, tmp_path / "farm", tmp_path / "run", execution=EXECUTION, say=lambda _: None)
+    assert not (tmp_path / "run" / "trial").exists()
+    assert (chain.context.recipe.data.long_side, chain.context.recipe.sizes) == (long_side, None)
 
 
 @pytest.mark.parametrize(("long_side", "said"), [(32, True), ((32, 60), False), (None, False)])
@@ -290,6 +361,8 @@ def test_a_step_that_comes_too_early_is_refused_before_the_trial(recipe: Path, t
 @pytest.mark.parametrize(("photos", "epochs"), [(160, 3), (107, 5), (53, 10), (1, 24)])
 def test_a_small_set_is_gone_over_more_often(tmp_path: Path, photos: int, epochs: int) -> None:
     records = tuple(ImageRecord(str(number), tmp_path / f"{number}.jpg", (0,), "train") for number in range(photos))
-    assert epochs_of(Dataset("set", ("spot",), records), tmp_path) == epochs
+    assert epochs_of(Dataset("set", ("spot",), records), tmp_path, trial.ENOUGH) == epochs
     write_json(tmp_path / "manifest.json", {"stage": "train-classifier", "config": {"epochs": 2}})
-    assert epochs_of(Dataset("set", ("spot",), records), tmp_path) == 2  # a trial that was begun goes on
+    assert (
+        epochs_of(Dataset("set", ("spot",), records), tmp_path, trial.ENOUGH) == 2
+    )  # a trial that was begun goes on

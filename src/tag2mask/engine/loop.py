@@ -34,7 +34,7 @@ from tag2mask.common.seeding import rng_for, seed_for
 from tag2mask.common.workers import may_start_processes, script_left_out
 from tag2mask.engine.execution import Cluster, Execution, resolve_device
 from tag2mask.runs.folder import StageFolder
-from tag2mask.runs.log import Epoch, append_epoch
+from tag2mask.runs.log import Epoch, append_epoch, epochs_in
 
 Sample = tuple[Tensor, Tensor]  # image (3, H, W) and target
 LOOKS = 12  # at the network within a training, at most: a small set has many short epochs
@@ -92,7 +92,9 @@ class Enough:
 Key = tuple[int, int]  # (epoch, index of the image)
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of the network, images and targets of a batch
 Groups = tuple[list[nn.Parameter], list[nn.Parameter]]  # pretrained and new parameters
-AfterEpoch = Callable[[nn.Module], dict[str, Any]]  # looks at the network and gives more for the log's row
+# looks at the network after an epoch, knowing the rows before it, and gives more for the log's row
+AfterEpoch = Callable[[nn.Module, Sequence[Epoch]], dict[str, Any]]
+NoMore = Callable[[Sequence[Epoch]], bool]  # whether, by the log's rows so far, no further epoch is needed
 NO_IMAGE = -1  # index of a row that is only there so that a process has one
 
 
@@ -194,6 +196,7 @@ class Job:
     precision: str
     weights: Sequence[float] = ()
     after_epoch: AfterEpoch | None = None
+    no_more: NoMore | None = None
 
 
 def fit(
@@ -210,14 +213,15 @@ def fit(
     blank: float = 255,
     weights: Sequence[float] = (),
     after_epoch: AfterEpoch | None = None,
+    no_more: NoMore | None = None,
 ) -> None:
     """Train `module` in place; continue from the last whole epoch when the folder has a checkpoint.
 
     `groups` are the pretrained and the new parameters; the latter learn `new_layers_multiplier` times faster.
     Learning rates follow the settings' schedule. `weights`, one an image, say how often each is drawn in an epoch of
     as many images as there are. What `after_epoch` says of the network, after every epoch or a dozen of many, goes
-    into the log. Writes log.jsonl and checkpoint.pt. ConfigError where the loss is no number and where the checkpoint
-    was made in another precision.
+    into the log; `no_more` reads that before each epoch and may end the training. Writes log.jsonl and checkpoint.pt.
+    ConfigError where the loss is no number and where the checkpoint was made in another precision.
 
     On several devices one process each is started (DDP), all on this machine; the result is that of one process up
     to round-off. For that `loss_of` must give the mean over the whole batch (`mean_of_batch`, `shared_counts`), not
@@ -238,6 +242,7 @@ def fit(
         execution.precision,
         weights,
         after_epoch,
+        no_more,
     )
     train = partial(_train, job=job)
     fabric = _fabric(execution)
@@ -340,6 +345,8 @@ def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> No
     module.train()
     epochs = settings.planned(len(job.names))[0]
     for epoch in range(state.epoch, epochs):
+        if _no_more(fabric, job, epoch):
+            break
         started = time.monotonic()
         with _remedies(job):
             losses = _epoch(fabric, wrapped, optimiser, job, state, average)
@@ -349,11 +356,19 @@ def _train(fabric: Fabric, module: nn.Module, groups: Groups, *, job: Job) -> No
         if fabric.is_global_zero:
             more = {}
             if job.after_epoch is not None and looked_at(epoch, epochs):
-                more = job.after_epoch(module)
+                more = job.after_epoch(module, epochs_in(folder.path)[:epoch])
                 module.train()
             append_epoch(folder.path, Epoch(epoch + 1, state.iteration, _mean(losses), rate, seconds, **more))
             _save_checkpoint(checkpoint, job.precision, module, optimiser, state, average)
             folder.save()
+
+
+def _no_more(fabric: Fabric, job: Job, epoch: int) -> bool:
+    """Whether the rows of the `epoch` epochs so far say that no other is needed; the same in every process."""
+    if job.no_more is None:
+        return False
+    told = fabric.is_global_zero and job.no_more(epochs_in(job.folder.path)[:epoch])
+    return float(summed(torch.tensor(float(told), device=fabric.device))) > 0
 
 
 def looked_at(epoch: int, epochs: int) -> bool:

@@ -23,6 +23,7 @@ class Epoch:
     lr: float  # after its last update
     seconds: float
     val_map: float | None = None  # mean average precision of the tags of some held-out images
+    val_criterion: float | None = None  # where it looks in some of them: -1..1, the higher the better
 
 
 def append_epoch(folder: Path, row: Epoch) -> None:
@@ -55,7 +56,14 @@ def _row(values: dict[str, float]) -> Epoch:
         float(values["lr"]),
         float(values["seconds"]),
         as_number(values.get("val_map")),
+        as_number(values.get("val_criterion")),
     )
+
+
+def epochs_in(folder: Path) -> list[Epoch]:
+    """The rows of the log in a training's folder; none where there is no log."""
+    path = folder / FILE
+    return read_epochs(path.read_text(encoding="utf-8"))[0] if path.is_file() else []
 
 
 def loss_points(rows: Iterable[Epoch]) -> list[tuple[float, float]]:

@@ -43,6 +43,21 @@ class Looks:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Which epoch's weights are the result, where held-out photos told."""
+
+    epoch: int  # from 1
+    learned: int  # epochs, before the training ended
+    planned: int
+    photos: int  # that told
+
+    def in_words(self) -> str:
+        """Which, for a line of text."""
+        early = f", ended early after {self.learned} of {self.planned}" if self.learned < self.planned else ""
+        return f"weights of epoch {self.epoch}{early or f' of {self.planned}'}, the best on {self.photos} of these"
+
+
+@dataclass(frozen=True)
 class TagFigures:
     """Average precision of the tags, 0..1, on held-out photos, and what the classifier contradicts most."""
 
@@ -51,11 +66,13 @@ class TagFigures:
     by_class: dict[str, float]
     doubted: tuple[DoubtedTag, ...]
     looks: Looks | None = None
+    kept: Kept | None = None
 
     def in_words(self) -> str:
-        """Average precision and criterion in a line; "" where neither was measured."""
+        """Average precision, epoch and criterion in a line; "" where none was measured."""
         told = f"held-out tags: mAP {self.mean:.3f} on {self.images} photos" if self.mean is not None else ""
-        return "; ".join(part for part in (told, self.looks.in_words() if self.looks else "") if part)
+        parts = [told, *(one.in_words() for one in (self.kept, self.looks) if one is not None)]
+        return "; ".join(part for part in parts if part)
 
 
 def tag_figures(manifest: Mapping[str, Any]) -> TagFigures | None:
@@ -66,6 +83,7 @@ def tag_figures(manifest: Mapping[str, Any]) -> TagFigures | None:
         as_numbers(manifest.get("validation_ap")),
         tuple(_doubted(manifest.get("doubted_tags"))),
         _looks(as_dict(manifest.get("localization_criterion"))),
+        _kept(as_dict(manifest.get("kept"))),
     )
     return None if figures.mean is None and not figures.doubted and figures.looks is None else figures
 
@@ -77,6 +95,12 @@ def _looks(found: Mapping[str, Any]) -> Looks | None:
     if value is None or photos is None or len({len(row) for row in (*rows, *whole)}) != 1:
         return None
     return Looks(value, photos, *whole)
+
+
+def _kept(found: Mapping[str, Any]) -> Kept | None:
+    counts = [as_count(found.get(key)) for key in ("epoch", "learned", "planned", "photos")]
+    known = [count for count in counts if count is not None]
+    return Kept(*known) if len(known) == len(counts) else None
 
 
 def _doubted(rows: Any) -> Iterable[DoubtedTag]:

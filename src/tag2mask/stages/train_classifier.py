@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -27,13 +28,15 @@ from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.families import LAST_STAGE
 from tag2mask.networks.pooling import Kind, Pooling
 from tag2mask.runs.folder import read_manifest
+from tag2mask.runs.log import epochs_in
 from tag2mask.runs.tags import tag_figures
+from tag2mask.stages.best_epoch import CURVE_IMAGES, Curve, figure, kept, no_better
 from tag2mask.stages.criterion import localization_criterion
 from tag2mask.stages.learned_tags import warnings_of
 from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 
-CURVE_IMAGES = 100  # held-out photos, class-balanced, that are looked at while it learns
+BEST = "best.safetensors"  # weights of the best epoch so far, while it learns
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
 DOUBTED_SHOWN = 24  # tags in the manifest
 ENOUGH = Enough(epochs=6, images=2400, most=24)  # epochs: auto
@@ -63,6 +66,12 @@ class ClassifierConfig(Settings):
     momentum: Annotated[float, Range(ge=0, lt=1)] = 1e-4
     schedule: Literal["poly", "one_cycle"] = "poly"  # of the learning rates: polynomial decay (reference)
     power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of the polynomial decay (reference)
+    # Which epoch's weights are the result: the last's (reference), or the best's, by tags of held-out photos. auto:
+    # the best's where these have no masks, so that nothing is chosen by photos that masks are scored on.
+    keep: Literal["last", "best", "auto"] = "last"
+    # looks at the held-out photos, after an epoch each or a dozen of many, without a better one, behind which the
+    # training ends; null: never. Only where the best epoch is kept.
+    patience: Annotated[int | None, Range(ge=1, le=100_000)] = None
     # How positions are joined to a logit; the parameter of each and its source: networks/pooling.py
     pooling: Kind = "average"  # reference
     # null = the pooling's own default
@@ -113,6 +122,12 @@ class ClassifierConfig(Settings):
         """How often a set of so many images is gone over."""
         return ENOUGH.of(self.epochs, images)
 
+    def keeps_best(self, held_out: Dataset | None) -> bool:
+        """Whether the best epoch on these photos is kept, and not the last."""
+        if self.keep == "last" or held_out is None or not len(held_out):
+            return False
+        return self.keep == "best" or all(record.mask_path is None for record in held_out.records)
+
     def pooled(self) -> Pooling:
         """The pooling with its parameter."""
         return Pooling.of(self.pooling, self.pooling_parameter)
@@ -145,18 +160,23 @@ def train_classifier(
     seed: int = 0,
     execution: Execution | None = None,
     validation: Dataset | None = None,
-    looked_at: int = CRITERION_IMAGES,
+    trial: int | None = None,
 ) -> CAMClassifier:
     """Train on the images and labels of `dataset`; write weights.safetensors, log.jsonl and a manifest to `out`.
 
-    Masks are never read. Resumes from the last whole epoch. `validation`, where given, is only for reporting: the
-    average precision of its tags by class, after each epoch and at the end. The manifest also has the localization
-    criterion on `looked_at` photos, the tags that the classifier contradicts most and warnings of classes that it
-    can't have learned. Raises ConfigError, DataError, WeightsError.
+    Masks are never read. Resumes from the last whole epoch. `validation`, where given, is for reporting: the average
+    precision of its tags by class, after each epoch and at the end; and where the settings say so, it tells whose
+    epoch's weights are kept. The manifest also has the localization criterion, the tags that the classifier
+    contradicts most and warnings of classes that it can't have learned. A `trial` has none of these but precision,
+    and the criterion on so many photos, at the end. Raises ConfigError, DataError, WeightsError.
     """
     check(config)
     execution = execution or Execution()
+    validation = validation if validation is not None and len(validation) else None
+    best = out / BEST if config.keeps_best(validation) else None
     inputs = {"dataset": dataset.digest()}
+    if best is not None and validation is not None:
+        inputs["validation"] = validation.digest()
     folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     if folder.finished:
         return load_classifier(out)
@@ -165,8 +185,9 @@ def train_classifier(
     classifier = classifier.to(memory_format=torch.channels_last)
     classifier.pooling = config.pooled()
     classifier.learn(config.tuned, config.batch_norm)
-    validation = validation if validation is not None and len(validation) else None
-    curve = Curve(validation.limit(CURVE_IMAGES, seed), config.long_side_max) if validation is not None else None
+    curve = None
+    if validation is not None and trial is None:
+        curve = Curve(validation.limit(CURVE_IMAGES, seed), config.long_side_max, seed, best)
     names = [record.id for record in dataset.records]
     fit(
         classifier,
@@ -181,30 +202,23 @@ def train_classifier(
         blank=-1,
         weights=balanced_weights(dataset.label_matrix(), config.balance),
         after_epoch=curve,
+        no_more=partial(no_better, patience=config.patience) if best and config.patience else None,
     )
     classifier.learn()
+    if best is not None and best.is_file():
+        load_module(classifier, best)
     save_module(classifier, out / "weights.safetensors")
     device = resolve_device(execution.device)
-    learned = what_was_learned(classifier, dataset, validation, config, seed, device, looked_at)
+    learned = what_was_learned(classifier, dataset, validation, config, seed, device, trial)
+    if best is not None and validation is not None:
+        learned["kept"] = kept(epochs_in(out), config.epochs_for(len(names)), len(validation))
     if dataset.own_labels:
         learned["corrected_tags"] = dataset.corrected_tags()
     done = (name for name in names if name not in folder.failures)
     folder.finish(done, classes=list(dataset.classes), class_source=dataset.class_source, **learned)
+    (out / BEST).unlink(missing_ok=True)
     (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return classifier
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Held-out mean average precision after an epoch; a class, so that it can be handed to other processes."""
-
-    validation: Dataset
-    long_side: int | None
-
-    def __call__(self, module: nn.Module) -> dict[str, float | None]:
-        """A figure for the log's row: `val_map` 0..1, null where no photo can be read."""
-        scores = tag_scores(cast(CAMClassifier, module), self.validation, self.long_side)
-        return {"val_map": _figure(mean_of(scores.average_precision()))}
 
 
 def what_was_learned(
@@ -214,20 +228,27 @@ def what_was_learned(
     config: ClassifierConfig,
     seed: int,
     device: torch.device,
-    looked_at: int = CRITERION_IMAGES,
+    trial: int | None = None,
 ) -> dict[str, Any]:
     """Figures on held-out photos, where the classifier looks, tags to doubt, and warnings, for the manifest.
 
-    Computed in float32 on `device`; `classifier` comes back in float32 on the CPU.
+    Of a `trial` the first two, the second on so many photos. Computed in float32 on `device`; `classifier` comes back
+    in float32 on the CPU.
     """
     classifier = classifier.float().to(device)
-    parts = {"train": tag_scores(classifier, dataset.limit(DOUBTED_IMAGES, seed), config.long_side_max)}
+    parts = {}
+    if trial is None:
+        parts["train"] = tag_scores(classifier, dataset.limit(DOUBTED_IMAGES, seed), config.long_side_max)
     if validation is not None:
         parts["val"] = tag_scores(classifier, validation, config.long_side_max)
-    looks = localization_criterion(classifier, validation or dataset, config.long_side_max, looked_at, seed)
+    looked_at = validation or dataset
+    count = CRITERION_IMAGES if trial is None else trial
+    looks = localization_criterion(classifier, looked_at, config.long_side_max, count, seed)
     classifier.to("cpu")
     held_out = parts.get("val")
     found = _held_out_figures(held_out) if held_out is not None else {}
+    if trial is not None:
+        return found | {"localization_criterion": looks}
     doubted = [row | {"split": split} for split, part in parts.items() for row in part.most_wrong(DOUBTED_SHOWN)]
     doubted.sort(key=lambda row: row["score"] if row["tagged"] else 1 - row["score"])
     return found | {
@@ -240,14 +261,10 @@ def what_was_learned(
 def _held_out_figures(scores: TagScores) -> dict[str, Any]:
     precision = scores.average_precision()
     return {
-        "validation_map": _figure(mean_of(precision)),
-        "validation_ap": {name: _figure(value) for name, value in precision.items()},
+        "validation_map": figure(mean_of(precision)),
+        "validation_ap": {name: figure(value) for name, value in precision.items()},
         "validation_images": len(scores.ids),
     }
-
-
-def _figure(value: float) -> float | None:
-    return None if value != value else round(value, 6)
 
 
 def balanced_weights(labels: np.ndarray, balance: float) -> tuple[float, ...]:
