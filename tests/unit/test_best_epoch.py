@@ -90,6 +90,7 @@ def test_patience_counts_looks_behind_the_best() -> None:
 def test_the_best_epochs_weights_are_the_result(
     photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
 ) -> None:
+    monkeypatch.setattr("tag2mask.stages.train_classifier.TELLING", len(photos))
     told = Told(monkeypatch, [0.2, 0.6, 0.9, 0.3, 0.9 - 1e-6, 0.5])
     out, held_out = tmp_path / "classifier", untouched(photos)
     trained = train_classifier(photos, out, config(keep=keep), execution=HERE, validation=held_out)
@@ -158,6 +159,10 @@ def test_nothing_is_chosen_by_photos_that_have_masks(
         records=(dataclasses.replace(photos.records[0], mask_path=tmp_path / "mask.png"), *photos.records[1:]),
     )
     settings = config(keep="auto", patience=1)
+    monkeypatch.setattr("tag2mask.stages.train_classifier.TELLING", len(photos) + 1)
+    assert not settings.keeps_best(untouched(photos))  # too few
+    assert config(keep="best").keeps_best(untouched(photos))
+    monkeypatch.setattr("tag2mask.stages.train_classifier.TELLING", len(photos))
     assert settings.keeps_best(untouched(photos))
     assert not settings.keeps_best(masked)
     assert not settings.keeps_best(None)

@@ -104,7 +104,7 @@ def test_the_epoch_that_held_out_photos_chose_is_told_of(run: Path) -> None:
     kept = {"epoch": 3, "learned": 7, "planned": 24, "photos": 4}
     edit(run / "classifier" / "manifest.json", lambda whole: whole | {"kept": kept})
     shown = words(page_of(run)[1])
-    assert "They are no judge of it any more: weights of epoch 3, ended early after 7 of 24" in shown
+    assert "the figure is a little too good: weights of epoch 3, ended early after 7 of 24, the best on 4 of" in shown
 
 
 def test_a_finished_run_shows_every_part(finished_run: Path, tmp_path: Path) -> None:

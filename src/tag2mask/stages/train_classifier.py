@@ -37,6 +37,7 @@ from tag2mask.stages.stage import Context, Planned, Stage
 from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
 
 BEST = "best.safetensors"  # weights of the best epoch so far, while it learns
+TELLING = 20  # held-out photos, at least, for keep: auto
 DOUBTED_IMAGES = 300  # training photos, class-balanced, that are searched for wrong tags
 DOUBTED_SHOWN = 24  # tags in the manifest
 ENOUGH = Enough(epochs=6, images=2400, most=24)  # epochs: auto
@@ -67,7 +68,7 @@ class ClassifierConfig(Settings):
     schedule: Literal["poly", "one_cycle"] = "poly"  # of the learning rates: polynomial decay (reference)
     power: Annotated[float, Range(ge=0, le=1000)] = 0.9  # of the polynomial decay (reference)
     # Which epoch's weights are the result: the last's (reference), or the best's, by tags of held-out photos. auto:
-    # the best's where these have no masks, so that nothing is chosen by photos that masks are scored on.
+    # the best's where these are 20 or more and have no masks, so that nothing is chosen by photos that scores are of.
     keep: Literal["last", "best", "auto"] = "last"
     # looks at the held-out photos, after an epoch each or a dozen of many, without a better one, behind which the
     # training ends; null: never. Only where the best epoch is kept.
@@ -126,7 +127,8 @@ class ClassifierConfig(Settings):
         """Whether the best epoch on these photos is kept, and not the last."""
         if self.keep == "last" or held_out is None or not len(held_out):
             return False
-        return self.keep == "best" or all(record.mask_path is None for record in held_out.records)
+        unscored = len(held_out) >= TELLING and all(record.mask_path is None for record in held_out.records)
+        return self.keep == "best" or unscored
 
     def pooled(self) -> Pooling:
         """The pooling with its parameter."""
