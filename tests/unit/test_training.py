@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tag2mask.engine.loop import (
     set_learning_rate,
 )
 from tag2mask.runs.folder import StageFolder
+from tag2mask.runs.log import Epoch
 
 SETTINGS = FitSettings(4, 4, 0.1, 10.0, 1e-4, 0.9)
 NAMES = [f"image{number}" for number in range(10)]
@@ -195,11 +197,12 @@ def test_what_is_said_after_an_epoch_goes_into_the_log(tmp_path: Path) -> None:
     net = Net()
     folder = StageFolder(tmp_path, "train-classifier", config={}, seed=0, inputs={})
 
-    def after(module: nn.Module) -> dict[str, float]:
+    def after(module: nn.Module, before: Sequence[Epoch]) -> dict[str, float]:
         module.eval()
+        known.append([row.epoch for row in before])
         return {"val_map": 0.5}
 
-    modes = []
+    modes, known = [], list[list[int]]()
 
     def loss_of(module: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         modes.append(module.training)
@@ -218,6 +221,7 @@ def test_what_is_said_after_an_epoch_goes_into_the_log(tmp_path: Path) -> None:
         after_epoch=after,
     )
     assert all(modes)
+    assert known == [[], [1], [1, 2], [1, 2, 3]]
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["val_map"] for row in rows] == [0.5] * 4
 

@@ -299,7 +299,7 @@ def test_a_size_left_open_is_chosen_and_kept(
     assert sorted(path.name for path in (out / "trial").iterdir()) == ["size_48", "size_48_128"]
     assert chain.context.recipe.data.long_side == chosen
     assert chain.context.recipe.sizes is None
-    assert any("photos are worked on at 48" in line and "looks best at things" in line for line in said)
+    assert any("photos are worked on at 48" in line and "are highest" in line for line in said)
     own = load_recipe(out / "recipe.yaml")
     assert (own.data.long_side, own.sizes) == (chosen, None)
 
