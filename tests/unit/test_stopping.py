@@ -74,7 +74,11 @@ def test_a_signal_that_meets_a_destructor_is_not_lost(
     parser.set_defaults(command=command)
     monkeypatch.setattr(cli, "_parser", lambda: parser)
     hook = sys.unraisablehook
-    assert cli.main([]) == code
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        assert cli.main([]) == code
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert reached
     assert sys.unraisablehook is hook
     assert "stopped" in capsys.readouterr().err
