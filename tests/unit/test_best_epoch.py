@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from tag2mask.common.errors import ConfigError
 from tag2mask.common.files import read_json
 from tag2mask.data import Dataset
 from tag2mask.engine.execution import Execution
+from tag2mask.recipe import Recipe
 from tag2mask.runs.log import Epoch, epochs_in
 from tag2mask.runs.tags import Kept, tag_figures
 from tag2mask.stages import best_epoch as module
 from tag2mask.stages.best_epoch import best_epoch, merit, no_better
-from tag2mask.stages.train_classifier import BEST, ClassifierConfig, load_classifier, train_classifier
+from tag2mask.stages.stage import Context
+from tag2mask.stages.train_classifier import BEST, STAGE, ClassifierConfig, load_classifier, train_classifier
 
 HERE = Execution("cpu", workers=0, processes=1)
 EPOCHS = 6
@@ -41,8 +44,8 @@ def photos(tmp_path: Path) -> Dataset:
     return make_world(tmp_path / "world")[0]
 
 
-def untouched(dataset: Dataset) -> Dataset:
-    """The set without masks."""
+def without_masks(dataset: Dataset) -> Dataset:
+    """The same photos, on which nothing can be scored."""
     return dataclasses.replace(
         dataset, records=tuple(dataclasses.replace(record, mask_path=None) for record in dataset.records)
     )
@@ -92,7 +95,7 @@ def test_the_best_epochs_weights_are_the_result(
 ) -> None:
     monkeypatch.setattr("tag2mask.stages.train_classifier.TELLING", len(photos))
     told = Told(monkeypatch, [0.2, 0.6, 0.9, 0.3, 0.9 - 1e-6, 0.5])
-    out, held_out = tmp_path / "classifier", untouched(photos)
+    out, held_out = tmp_path / "classifier", without_masks(photos)
     trained = train_classifier(photos, out, config(keep=keep), execution=HERE, validation=held_out)
     assert len(told.weights) == EPOCHS
     assert same(dict(trained.state_dict()), told.weights[2])
@@ -113,7 +116,7 @@ def test_a_training_that_is_no_longer_better_ends_wherever_it_was_killed(
     photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
 ) -> None:
     precisions = [0.2, 0.9, 0.3, 0.4, 0.5, 0.6]
-    settings, held_out = config(patience=2), untouched(photos)
+    settings, held_out = config(patience=2), without_masks(photos)
     whole = Told(monkeypatch, precisions)
     train_classifier(photos, tmp_path / "whole", settings, execution=HERE, validation=held_out)
     assert len(whole.weights) == 4  # two behind the second
@@ -135,7 +138,7 @@ def test_killed_between_the_training_and_its_end_it_ends_as_it_would_have(
     photos: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Told(monkeypatch, [0.2, 0.9, 0.3, 0.4, 0.5, 0.6])
-    settings, held_out, out = config(patience=2), untouched(photos), tmp_path / "classifier"
+    settings, held_out, out = config(patience=2), without_masks(photos), tmp_path / "classifier"
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -155,18 +158,18 @@ def test_nothing_is_chosen_by_photos_that_have_masks(
 ) -> None:
     told = Told(monkeypatch, [0.9, 0.2, 0.2, 0.2, 0.2, 0.1])
     masked = dataclasses.replace(
-        untouched(photos),
+        without_masks(photos),
         records=(dataclasses.replace(photos.records[0], mask_path=tmp_path / "mask.png"), *photos.records[1:]),
     )
     settings = config(keep="auto", patience=1)
     monkeypatch.setattr("tag2mask.stages.train_classifier.TELLING", len(photos) + 1)
-    assert not settings.keeps_best(untouched(photos))  # too few
-    assert config(keep="best").keeps_best(untouched(photos))
+    assert not settings.keeps_best(without_masks(photos))  # too few
+    assert config(keep="best").keeps_best(without_masks(photos))
     monkeypatch.setattr("tag2mask.stages.train_classifier.TELLING", len(photos))
-    assert settings.keeps_best(untouched(photos))
+    assert settings.keeps_best(without_masks(photos))
     assert not settings.keeps_best(masked)
     assert not settings.keeps_best(None)
-    assert not config(keep="last").keeps_best(untouched(photos))
+    assert not config(keep="last").keeps_best(without_masks(photos))
     assert config(keep="best").keeps_best(masked)
     train_classifier(photos, tmp_path / "classifier", settings, execution=HERE, validation=masked)
     manifest = read_json(tmp_path / "classifier" / "manifest.json")
@@ -177,7 +180,7 @@ def test_nothing_is_chosen_by_photos_that_have_masks(
 
 
 def test_a_training_that_chose_by_other_photos_is_not_gone_on_with(photos: Dataset, tmp_path: Path) -> None:
-    held_out = untouched(photos)
+    held_out = without_masks(photos)
     settings = config(epochs=1)
     train_classifier(photos, tmp_path / "classifier", settings, execution=HERE, validation=held_out)
     train_classifier(photos, tmp_path / "classifier", settings, execution=HERE, validation=held_out)  # is finished
@@ -186,9 +189,18 @@ def test_a_training_that_chose_by_other_photos_is_not_gone_on_with(photos: Datas
         train_classifier(photos, tmp_path / "classifier", settings, execution=HERE, validation=fewer)
 
 
+def test_a_best_epoch_that_nothing_can_tell_is_refused(photos: Dataset, tmp_path: Path) -> None:
+    recipe = Recipe("x", classifier=config())
+    for val, told in ((None, False), (photos, True)):
+        context = Context(recipe, photos, val, tmp_path)
+        (entry,) = STAGE.entries(context)
+        with nullcontext() if told else pytest.raises(ConfigError, match=r"classifier.keep is 'best'.*val_fraction"):
+            STAGE.check(entry, context)
+
+
 def test_really_looking_measures_both(photos: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "classifier"
-    train_classifier(photos, out, config(epochs=3), execution=HERE, validation=untouched(photos))
+    train_classifier(photos, out, config(epochs=3), execution=HERE, validation=without_masks(photos))
     rows = epochs_in(out)
     assert all(one.val_map is not None and one.val_criterion is not None for one in rows)
     manifest, best = read_json(out / "manifest.json"), best_epoch(rows)

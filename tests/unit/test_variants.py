@@ -363,6 +363,5 @@ def test_a_small_set_is_gone_over_more_often(tmp_path: Path, photos: int, epochs
     records = tuple(ImageRecord(str(number), tmp_path / f"{number}.jpg", (0,), "train") for number in range(photos))
     assert epochs_of(Dataset("set", ("spot",), records), tmp_path, trial.ENOUGH) == epochs
     write_json(tmp_path / "manifest.json", {"stage": "train-classifier", "config": {"epochs": 2}})
-    assert (
-        epochs_of(Dataset("set", ("spot",), records), tmp_path, trial.ENOUGH) == 2
-    )  # a trial that was begun goes on
+    begun = epochs_of(Dataset("set", ("spot",), records), tmp_path, trial.ENOUGH)
+    assert begun == 2  # a trial that was begun goes on

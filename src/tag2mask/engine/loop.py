@@ -250,16 +250,22 @@ def fit(
         train(fabric, module, groups)
     else:
         _launch(fabric, execution.devices, partial(_together, train), module, groups)
-    if (folder.path / "checkpoint.pt").is_file():  # there is none where no epoch was asked for
-        average = averaged(module, settings)
-        folder.failures |= _restore(folder.path / "checkpoint.pt", execution.precision, module, average).failures
-        if average is not None:
-            module.load_state_dict(average.module.state_dict())
+    _load_result(module, settings, folder, execution.precision)
     folder.save(precision=execution.precision, device=str(fabric.device))
     module.eval()
     module.to("cpu")
     if fabric.device.type == "cuda":
         torch.cuda.empty_cache()  # for the processes of the next stages
+
+
+def _load_result(module: nn.Module, settings: FitSettings, folder: StageFolder, precision: str) -> None:
+    """Take up what the training left in its checkpoint; there is none where no epoch was asked for."""
+    checkpoint = folder.path / "checkpoint.pt"
+    if checkpoint.is_file():
+        average = averaged(module, settings)
+        folder.failures |= _restore(checkpoint, precision, module, average).failures
+        if average is not None:
+            module.load_state_dict(average.module.state_dict())
 
 
 def _launch(fabric: Fabric, devices: int, train: Callable[..., None], module: nn.Module, groups: Groups) -> None:

@@ -14,7 +14,7 @@ from tag2mask.data import Dataset
 from tag2mask.networks import CAMClassifier, save_module
 from tag2mask.runs.log import Epoch
 from tag2mask.stages.criterion import localization_criterion
-from tag2mask.stages.tag_scores import mean_of, tag_scores
+from tag2mask.stages.tag_scores import figure, mean_of, tag_scores
 
 CURVE_IMAGES = 60  # held-out photos, class-balanced, of which tags are told while it learns
 LOOKED_AT = 20  # of them, class-balanced, on which is measured where it looks
@@ -72,14 +72,9 @@ class Curve:
         return found
 
 
-def figure(value: float) -> float | None:
-    """A number for a manifest; null for NaN."""
-    return None if value != value else round(value, 6)
-
-
 def kept(rows: Sequence[Epoch], epochs: int, photos: int) -> dict[str, Any]:
     """What a manifest says of the epoch whose weights are kept; empty where none was measured."""
     best = best_epoch(rows)
     if best is None:
         return {}
-    return {"epoch": best.epoch, "learned": rows[-1].epoch, "planned": epochs, "photos": min(photos, CURVE_IMAGES)}
+    return {"epoch": best.epoch, "learned": rows[-1].epoch, "planned": epochs, "photos": photos}

@@ -83,3 +83,8 @@ def mean_of(values: Sequence[float] | dict[str, float]) -> float:
     """Mean of figures by class; NaN where there are none."""
     figures = list(values.values()) if isinstance(values, dict) else list(values)
     return sum(figures) / len(figures) if figures else math.nan
+
+
+def figure(value: float) -> float | None:
+    """A number for a manifest; null for NaN."""
+    return None if value != value else round(value, 6)

@@ -27,14 +27,14 @@ from tag2mask.networks.backbones import family_of
 from tag2mask.networks.classifier import BatchNorm, Tuned
 from tag2mask.networks.families import LAST_STAGE
 from tag2mask.networks.pooling import Kind, Pooling
-from tag2mask.runs.folder import read_manifest
+from tag2mask.runs.folder import StageFolder, read_manifest
 from tag2mask.runs.log import epochs_in
 from tag2mask.runs.tags import tag_figures
-from tag2mask.stages.best_epoch import CURVE_IMAGES, Curve, figure, kept, no_better
+from tag2mask.stages.best_epoch import CURVE_IMAGES, Curve, kept, no_better
 from tag2mask.stages.criterion import localization_criterion
 from tag2mask.stages.learned_tags import warnings_of
 from tag2mask.stages.stage import Context, Planned, Stage
-from tag2mask.stages.tag_scores import TagScores, mean_of, tag_scores
+from tag2mask.stages.tag_scores import TagScores, figure, mean_of, tag_scores
 
 BEST = "best.safetensors"  # weights of the best epoch so far, while it learns
 TELLING = 20  # held-out photos, at least, for keep: auto
@@ -175,21 +175,43 @@ def train_classifier(
     check(config)
     execution = execution or Execution()
     validation = validation if validation is not None and len(validation) else None
-    best = out / BEST if config.keeps_best(validation) else None
-    inputs = {"dataset": dataset.digest()}
-    if best is not None and validation is not None:
-        inputs["validation"] = validation.digest()
+    inputs, curve = {"dataset": dataset.digest()}, None
+    if validation is not None and trial is None:
+        best = out / BEST if config.keeps_best(validation) else None
+        curve = Curve(validation.limit(CURVE_IMAGES, seed), config.long_side_max, seed, best)
+        inputs |= {"validation": validation.digest()} if best is not None else {}
     folder = STAGE.open(out, config, seed=seed, inputs=inputs)
     if folder.finished:
         return load_classifier(out)
-    n_classes = len(dataset.classes)
+    classifier = _learned(dataset, config, folder, curve, seed, execution)
+    save_module(classifier, out / "weights.safetensors")
+    device = resolve_device(execution.device)
+    learned = what_was_learned(classifier, dataset, validation, config, seed, device, trial)
+    if curve is not None and curve.best is not None:
+        learned["kept"] = kept(epochs_in(out), config.epochs_for(len(dataset)), len(curve.photos))
+    if dataset.own_labels:
+        learned["corrected_tags"] = dataset.corrected_tags()
+    done = (record.id for record in dataset.records if record.id not in folder.failures)
+    folder.finish(done, classes=list(dataset.classes), class_source=dataset.class_source, **learned)
+    (out / BEST).unlink(missing_ok=True)
+    (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
+    return classifier
+
+
+def _learned(
+    dataset: Dataset,
+    config: ClassifierConfig,
+    folder: StageFolder,
+    curve: Curve | None,
+    seed: int,
+    execution: Execution,
+) -> CAMClassifier:
+    """The trained classifier, with the weights of its last epoch, or of its best where `curve` keeps them."""
+    n_classes, best = len(dataset.classes), curve.best if curve is not None else None
     classifier = build_classifier(config.backbone, n_classes, config.weights, seed=seed, stages=config.stages)
     classifier = classifier.to(memory_format=torch.channels_last)
     classifier.pooling = config.pooled()
     classifier.learn(config.tuned, config.batch_norm)
-    curve = None
-    if validation is not None and trial is None:
-        curve = Curve(validation.limit(CURVE_IMAGES, seed), config.long_side_max, seed, best)
     names = [record.id for record in dataset.records]
     fit(
         classifier,
@@ -209,17 +231,6 @@ def train_classifier(
     classifier.learn()
     if best is not None and best.is_file():
         load_module(classifier, best)
-    save_module(classifier, out / "weights.safetensors")
-    device = resolve_device(execution.device)
-    learned = what_was_learned(classifier, dataset, validation, config, seed, device, trial)
-    if best is not None and validation is not None:
-        learned["kept"] = kept(epochs_in(out), config.epochs_for(len(names)), len(validation))
-    if dataset.own_labels:
-        learned["corrected_tags"] = dataset.corrected_tags()
-    done = (name for name in names if name not in folder.failures)
-    folder.finish(done, classes=list(dataset.classes), class_source=dataset.class_source, **learned)
-    (out / BEST).unlink(missing_ok=True)
-    (out / "checkpoint.pt").unlink(missing_ok=True)  # last: without it a killed training would begin anew
     return classifier
 
 
@@ -385,6 +396,16 @@ def pooling_of(settings: Mapping[str, Any]) -> Pooling:
     return Pooling.of(settings.get("pooling", "average"), settings.get("pooling_parameter"))
 
 
+def _check(entry: Planned, context: Context) -> None:
+    """Raise ConfigError for a pooling that doesn't fit, and where a best epoch is asked for that nothing can tell."""
+    check(entry.config)
+    if entry.config.keep == "best" and not context.val:
+        raise ConfigError(
+            "classifier.keep is 'best', which held-out photos tell, and the set has none; name a split val, set "
+            "data.val_fraction above 0, or classifier.keep: auto"
+        )
+
+
 def _entries(context: Context) -> Iterable[Planned]:
     train = context.train
     config = context.recipe.classifier
@@ -411,6 +432,6 @@ STAGE = Stage(
     config=ClassifierConfig,
     entries=_entries,
     run=_run,
-    check=lambda entry, context: check(entry.config),
+    check=_check,
     per_image=False,
 )
